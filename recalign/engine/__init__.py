@@ -1,0 +1,1 @@
+"""The tensor plane: network, losses, optimiser, decoding, checkpoints. No TensorFlow."""
