@@ -1,0 +1,204 @@
+"""Metrics against brute force, against `ir_measures`, and by the rules they state."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.evaluation import metrics
+
+NUM_ITEMS = 30
+
+
+@st.composite
+def lists(draw, depth=20):
+    """Random lists with repeats, empty slots and non-items; targets; histories."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    examples = draw(st.integers(1, 12))
+    ranked = rng.integers(-3, NUM_ITEMS + 3, (examples, depth)).astype(np.int32)
+    targets = rng.integers(0, NUM_ITEMS, examples).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 6, examples))])
+    events = rng.integers(0, NUM_ITEMS, offsets[-1]).astype(np.int32)
+    return ranked, targets, offsets, events
+
+
+def brute_force(ranked, targets, num_items):
+    """`full_ranking`, as slow and plain as can be."""
+    sums = dict.fromkeys(metrics.full_ranking(ranked, targets, num_items), 0.0)
+    shown, slots = set(), ranked.size
+    for row, target in zip(ranked.tolist(), targets.tolist(), strict=True):
+        rank = row.index(target) + 1 if target in row else math.inf
+        for k in (1, 5, 10, 20):
+            if rank <= k:
+                sums[f"full/hr@{k}"] += 1 / len(targets)
+                sums[f"full/ndcg@{k}"] += 1 / math.log2(rank + 1) / len(targets)
+        if rank <= 10:
+            sums["full/mrr@10"] += 1 / rank / len(targets)
+        for slot, item in enumerate(row):
+            real = 0 <= item < num_items
+            sums["full/invalid_rate"] += (not real and item != -1) / slots
+            sums["full/duplicate_rate"] += (real and item in row[:slot]) / slots
+            if real and slot < 10:
+                shown.add(item)
+    sums["full/coverage@10"] = len(shown) / num_items
+    return sums
+
+
+@given(lists())
+@settings(deadline=None, max_examples=60)
+def test_full_ranking_agrees_with_brute_force(drawn):
+    ranked, targets, *_ = drawn
+    got = metrics.full_ranking(ranked, targets, NUM_ITEMS)
+    assert got == pytest.approx(brute_force(ranked, targets, NUM_ITEMS), abs=1e-12)
+    assert all(type(value) is float for value in got.values())
+
+
+def test_full_ranking_agrees_with_ir_measures():
+    ir = pytest.importorskip("ir_measures", reason="ir_measures is not installed: no oracle")
+    rng = np.random.default_rng(0)
+    ranked = np.stack([rng.permutation(60)[:20] for _ in range(300)]).astype(np.int32)
+    targets = rng.integers(0, 60, 300).astype(np.int32)
+    oracle = ir.calc_aggregate(
+        [ir.RR @ 10, *(measure @ k for measure in (ir.Success, ir.nDCG) for k in (1, 5, 10, 20))],
+        [ir.Qrel(str(e), str(t), 1) for e, t in enumerate(targets)],
+        [
+            ir.ScoredDoc(str(e), str(item), -float(slot))
+            for e, row in enumerate(ranked)
+            for slot, item in enumerate(row)
+        ],
+    )
+    ours = {"Success": "hr", "nDCG": "ndcg", "RR": "mrr"}
+    got = metrics.full_ranking(ranked, targets, 60)
+    for measure, value in oracle.items():
+        name = f"full/{ours[measure.NAME]}@{measure['cutoff']}"
+        assert got[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_repeats_and_non_items_keep_their_slots():
+    ranked = np.array([[4, 4, -2, 99, 7, 7]], np.int32)
+    got = metrics.full_ranking(ranked, np.array([7]), num_items=10)
+    assert got["full/hr@1"] == 0
+    assert got["full/ndcg@5"] == pytest.approx(1 / math.log2(6))  # rank 5, and only once
+    assert got["full/duplicate_rate"] == pytest.approx(2 / 6)
+    assert got["full/invalid_rate"] == pytest.approx(2 / 6)
+
+
+def test_empty_slots_are_neither_invalid_nor_repeats():
+    ranked = np.full((3, 20), -1, np.int32)
+    got = metrics.full_ranking(ranked, np.array([0, 1, 2]), num_items=5)
+    assert set(got.values()) == {0.0}
+
+
+def test_cut_offs_deeper_than_the_list_are_left_out():
+    ranked = np.arange(8, dtype=np.int32)[None]
+    got = metrics.full_ranking(ranked, np.array([0]), num_items=8)
+    assert set(got) == {
+        *("full/hr@1", "full/hr@5", "full/ndcg@1", "full/ndcg@5"),
+        *("full/invalid_rate", "full/duplicate_rate"),
+    }
+
+
+def test_names_of_twenty_slots_are_those_of_the_protocol():
+    ranked = np.arange(20, dtype=np.int32)[None]
+    got = metrics.full_and_unseen(
+        ranked, np.array([0]), np.array([0, 0]), np.empty(0, np.int32), num_items=20
+    )
+    expected = {f"{metric}@{k}" for metric in ("hr", "ndcg") for k in (1, 5, 10, 20)}
+    expected |= {"mrr@10", "coverage@10", "invalid_rate", "duplicate_rate"}
+    assert set(got) == {f"{p}/{name}" for p in ("full", "full_unseen") for name in expected}
+
+
+@given(lists())
+@settings(deadline=None, max_examples=60)
+def test_remove_seen_agrees_with_brute_force(drawn):
+    ranked, _, offsets, events = drawn
+    expected = []
+    for e, row in enumerate(ranked.tolist()):
+        seen = set(events[offsets[e] : offsets[e + 1]].tolist())
+        kept = [item for item in row if item not in seen]
+        expected.append(kept + [-1] * (len(row) - len(kept)))
+    got = metrics.remove_seen(ranked, offsets, events)
+    assert got.dtype == ranked.dtype
+    assert got.tolist() == expected
+
+
+@given(lists(depth=40))
+@settings(deadline=None, max_examples=30)
+def test_unseen_metrics_are_those_of_the_closed_up_lists(drawn):
+    ranked, targets, offsets, events = drawn
+    got = metrics.full_and_unseen(ranked, targets, offsets, events, NUM_ITEMS)
+    closed = metrics.remove_seen(ranked, offsets, events)[:, :20]
+    expected = brute_force(ranked[:, :20], targets, NUM_ITEMS)
+    unseen = brute_force(closed, targets, NUM_ITEMS)
+    expected |= {name.replace("full/", "full_unseen/"): v for name, v in unseen.items()}
+    assert got == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ranked", "targets", "message"),
+    [
+        (np.zeros((0, 5), np.int32), np.zeros(0, np.int32), "not empty"),
+        (np.zeros((2, 5), np.int32), np.zeros(3, np.int32), "a target each"),
+        (np.zeros((1, 5), np.int32), np.array([9]), "targets must be items"),
+        (np.zeros((1, 5), np.int32), np.array([-1]), "targets must be items"),
+    ],
+)
+def test_full_ranking_refuses_what_it_cannot_judge(ranked, targets, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.full_ranking(ranked, targets, num_items=9)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_candidate_ranking_agrees_with_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 40, (6, 100)).astype(np.float32)  # few values, so many ties
+    positives = rng.integers(0, 100, 6)
+    ranks = []
+    for row, column in zip(scores, positives, strict=True):
+        others = np.delete(row, column)
+        ranks.append(1 + sum(score >= row[column] for score in others))
+    got = metrics.candidate_ranking(scores, positives)
+    expected = {f"cand100/hr@{k}": np.mean([r <= k for r in ranks]) for k in (1, 5, 10)}
+    expected |= {
+        f"cand100/ndcg@{k}": np.mean([(r <= k) / math.log2(r + 1) for r in ranks]) for k in (5, 10)
+    }
+    assert got == pytest.approx(expected)
+    # Where the columns stand must not matter.
+    order = rng.permutation(100)
+    assert metrics.candidate_ranking(scores[:, order], np.argsort(order)[positives]) == got
+
+
+def test_a_constant_scorer_earns_nothing():
+    assert set(metrics.candidate_ranking(np.zeros((4, 100)), 0).values()) == {0.0}
+
+
+def test_a_lone_best_positive_earns_all():
+    scores = np.zeros((4, 100))
+    scores[:, 3] = 1
+    assert set(metrics.candidate_ranking(scores, 3).values()) == {1.0}
+
+
+def test_candidate_scores_must_have_a_rank():
+    with pytest.raises(ValueError, match="1 candidate scores are NaN"):
+        metrics.candidate_ranking(np.array([[1.0, np.nan]]), 0)
+
+
+def test_unparsable_ratings_are_filled_not_dropped():
+    got = metrics.rating(np.array([5.0, np.nan, 3.0, np.inf]), np.array([4, 1, 3, 5]), fallback=4)
+    assert got == pytest.approx(
+        {
+            "rating/rmse": math.sqrt((1 + 9 + 0 + 1) / 4),
+            "rating/mae": (1 + 3 + 0 + 1) / 4,
+            "rating/parse_rate": 0.5,
+        }
+    )
+
+
+def test_rating_refuses_what_it_cannot_judge():
+    with pytest.raises(ValueError, match="predictions for"):
+        metrics.rating(np.ones(3), np.ones(4), fallback=3)
+    with pytest.raises(ValueError, match="finite"):
+        metrics.rating(np.ones(3), np.ones(3), fallback=np.nan)
