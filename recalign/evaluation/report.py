@@ -1,0 +1,160 @@
+"""The report of an evaluation: a table to read, and two files for machines.
+
+* `metrics.json`: the last evaluation, a flat object
+  `"<task>/<split>/<protocol>/<metric>": number`.
+* `metrics.jsonl`: one line an evaluation, `{"step": …, "split": …, "<name>": number, …}`.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from recalign.errors import UserError
+
+HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
+"""Columns of a ranking table. Below them stand the rates that say what the lists are made of."""
+
+RATES = ("invalid_rate", "duplicate_rate", "coverage@10")
+
+RATING = ("rmse", "mae", "parse_rate")
+
+PROTOCOLS = {
+    "full": "the whole catalogue ranked",
+    "full_unseen": "the whole catalogue ranked, items of the history removed",
+    "cand100": "1 positive among 99 sampled negatives",
+    "rating": "every rating counted",
+}
+
+HIGHER_IS_BETTER = ("hr@", "ndcg@", "mrr@")
+
+
+def format_tables(
+    rows: Mapping[str, Mapping[str, float]],
+    columns: Sequence[str] = HEADLINE + RATES + RATING,
+    baseline: str = "popularity",
+) -> str:
+    """Lays out metrics as aligned Markdown, a table a protocol.
+
+    Protocols never share a table, so that no column can be read across them. Hit rate, NDCG and
+    MRR show their ratio to the baseline's in brackets, where that is not zero.
+
+    Args:
+      rows: `{"model": {"full/hr@10": …}, "popularity": …}`, in the order to print.
+      columns: metrics to show, without protocol; those that no row has are left out.
+      baseline: the row that ratios refer to; without such a row there are none.
+
+    Returns:
+      The tables, each under a line that says its protocol.
+    """
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    protocols = dict.fromkeys([*PROTOCOLS, *(name.rpartition("/")[0] for name in names)])
+    tables = []
+    for protocol in protocols:
+        shown = [c for c in columns if f"{protocol}/{c}" in names]
+        if not shown:
+            continue
+        head = ["", *shown]
+        body = [
+            [name, *(_cell(rows, name, f"{protocol}/{c}", baseline) for c in shown)]
+            for name, row in rows.items()
+            if any(f"{protocol}/{c}" in row for c in shown)
+        ]
+        meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
+        tables.append(f"{protocol}{meaning}\n\n{_markdown([head, *body])}")
+    return "\n\n".join(tables)
+
+
+def add_prefix(metrics: Mapping[str, float], task: str, split: str) -> dict[str, float]:
+    """Names metrics by where they come from: `full/hr@10` → `<task>/<split>/full/hr@10`."""
+    return {f"{task}/{split}/{name}": value for name, value in metrics.items()}
+
+
+def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
+    """Writes `metrics.json` whole or not at all: beside its place, then renamed.
+
+    Args:
+      path: the file.
+      metrics: full names and numbers.
+
+    Raises:
+      ValueError: a number is NaN or infinite, which JSON cannot hold.
+    """
+    path = Path(path)
+    text = json.dumps(_floats(metrics), indent=2, sort_keys=True, allow_nan=False)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+        draft = Path(beside) / path.name
+        draft.write_text(text + "\n", encoding="utf-8")
+        os.replace(draft, path)
+
+
+def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Adds an evaluation to `metrics.jsonl`, after mending what a killed run left there.
+
+    Args:
+      path: the file; made if absent.
+      step: the train step evaluated.
+      split: `validation` or `test`.
+      metrics: names and numbers.
+
+    Raises:
+      ValueError: a number is NaN or infinite, which JSON cannot hold.
+    """
+    record = {"step": int(step), "split": split} | _floats(metrics)
+    line = json.dumps(record, allow_nan=False) + "\n"
+    with open(path, "a+b") as file:
+        file.seek(0)
+        whole = _whole_lines(file.read())
+        file.truncate(len(whole))
+        file.write(line.encode())
+
+
+def read_metrics(path: Path | str) -> list[dict]:
+    """Reads `metrics.jsonl`, passing over an unfinished last line.
+
+    Raises:
+      UserError: a finished line is not JSON.
+    """
+    records = []
+    lines = _whole_lines(Path(path).read_bytes()).decode().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: not JSON ({error.msg}); remove or repair the line"
+            ) from error
+    return records
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """The lines that were written to their end; the newline comes last."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Plain floats in place of numpy's and JAX's scalars."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _cell(rows: Mapping[str, Mapping[str, float]], name: str, metric: str, baseline: str) -> str:
+    value = rows[name].get(metric)
+    if value is None:
+        return "-"
+    reference = rows.get(baseline, {}).get(metric)
+    comparable = metric.rpartition("/")[2].startswith(HIGHER_IS_BETTER)
+    if not reference or not comparable or name == baseline:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({value / reference:.1f}x)"
+
+
+def _markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Aligned Markdown: the first row is the head, the first column is to the left."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in (cells[0], rule, *cells[1:])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,76 @@
+"""Tables keep protocols apart; files survive a killed run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recalign.errors import UserError
+from recalign.evaluation import report
+
+ROWS = {
+    "model": {"full/hr@10": 0.06, "full_unseen/hr@10": 0.08, "full/invalid_rate": 0.5},
+    "popularity": {"full/hr@10": 0.02, "full_unseen/hr@10": 0.0, "full/invalid_rate": 0.25},
+    "sampled": {"cand100/hr@10": 0.4, "full/coverage@10": 0.5},
+}
+
+
+def test_tables_keep_protocols_apart():
+    assert report.format_tables(ROWS) == (
+        "full: the whole catalogue ranked\n\n"
+        "|            |         hr@10 | invalid_rate | coverage@10 |\n"
+        "| ---------- | ------------: | -----------: | ----------: |\n"
+        "| model      | 0.0600 (3.0x) |       0.5000 |           - |\n"
+        "| popularity |        0.0200 |       0.2500 |           - |\n"
+        "| sampled    |             - |            - |      0.5000 |\n\n"
+        "full_unseen: the whole catalogue ranked, items of the history removed\n\n"
+        "|            |  hr@10 |\n"
+        "| ---------- | -----: |\n"
+        "| model      | 0.0800 |\n"
+        "| popularity | 0.0000 |\n\n"
+        "cand100: 1 positive among 99 sampled negatives\n\n"
+        "|         |  hr@10 |\n"
+        "| ------- | -----: |\n"
+        "| sampled | 0.4000 |"
+    )
+
+
+def test_a_table_needs_no_baseline():
+    assert "x)" not in report.format_tables({"model": {"full/hr@10": 0.06}})
+
+
+def test_metrics_json_is_flat_and_replaced_whole(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("the last one")
+    named = report.add_prefix({"full/hr@10": np.float32(0.25)}, "shop_retrieval", "test")
+    report.write_metrics(path, named)
+    assert json.loads(path.read_text()) == {"shop_retrieval/test/full/hr@10": 0.25}
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_failed_write_leaves_the_last_metrics(tmp_path):
+    path = tmp_path / "metrics.json"
+    report.write_metrics(path, {"a": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        report.write_metrics(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1.0}
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_half_written_line_is_mended(tmp_path, cut):
+    path = tmp_path / "metrics.jsonl"
+    report.append_metrics(path, 100, "validation", {"t/validation/full/hr@10": 0.5})
+    report.append_metrics(path, 200, "validation", {"t/validation/full/hr@10": 0.6})
+    path.write_bytes(path.read_bytes()[:-cut])
+    first = {"step": 100, "split": "validation", "t/validation/full/hr@10": 0.5}
+    assert report.read_metrics(path) == [first]
+    report.append_metrics(path, 200, "test", {})
+    assert report.read_metrics(path) == [first, {"step": 200, "split": "test"}]
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "split": "test"}\n{"step": \n{"step": 3, "split": "test"}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not JSON"):
+        report.read_metrics(path)
