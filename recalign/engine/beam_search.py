@@ -1,0 +1,255 @@
+"""Beam search over the catalogue: only items can come out, each at most once.
+
+A hypothesis is a node of the catalogue's trie. Live hypotheses and complete items are kept apart,
+K of each: a complete item can be pushed out only by a better item, so the result is at least as
+good as that of a search in which the two share one beam. Early steps are unrolled, as wide as the
+trie is at their depth (the first one runs on one hypothesis, not on K copies of it); the rest is
+one loop, which ends when no live hypothesis can still beat the K-th item.
+
+Letters in shapes: B examples, K beams asked for, k live hypotheses at a step, W children of one
+hypothesis, E exclusions, V vocabulary, A alphabet of the catalogue.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from recalign.engine.catalogue import PAD, CatalogueIndex
+
+Cache = Any  # a pytree of arrays [B, k, ...]
+Step = Callable[[jax.Array, Cache, jax.Array | int], tuple[jax.Array, Cache]]
+
+MINUS_INFINITY = float("-inf")
+
+
+class Ranked(NamedTuple):
+    """The best items of each example, best first.
+
+    Attributes:
+        items: int32[B, K], positions in the catalogue; -1 in slots that no item could fill.
+        scores: float32[B, K], log-probabilities; -inf in those slots.
+    """
+
+    items: jax.Array
+    scores: jax.Array
+
+
+class _Hypotheses(NamedTuple):
+    """Live prefixes and complete items, between two steps.
+
+    Attributes:
+        nodes: int32[B, k], of no meaning where the score is -inf.
+        tokens: int32[B, k], the vocabulary id that led to the node (the start token at the root).
+        scores: float32[B, k], descending.
+        cache: the decoder's cache of each prefix.
+        ranks: int32[B, K], the best complete items.
+        rank_scores: float32[B, K], descending; -inf in empty slots.
+    """
+
+    nodes: jax.Array
+    tokens: jax.Array
+    scores: jax.Array
+    cache: Cache
+    ranks: jax.Array
+    rank_scores: jax.Array
+
+
+class _Continuations(NamedTuple):
+    """What may follow each hypothesis: one of its children, or the end if it is an item.
+
+    Attributes:
+        nodes: int32[B, k, W].
+        log_probs: float32[B, k, W], -inf where there is no such child.
+        end_log_probs: float32[B, k], -inf where the prefix is no item.
+    """
+
+    nodes: jax.Array
+    log_probs: jax.Array
+    end_log_probs: jax.Array
+
+
+def beam_search(
+    step: Step,
+    cache: Cache,
+    index: CatalogueIndex,
+    *,
+    num_beams: int,
+    batch: int,
+    excluded: jax.Array | None = None,
+    renormalise: bool = False,
+    alphabet_logits: bool = False,
+    unrolled_steps: int = 8,
+) -> Ranked:
+    """The best items of each example by their log-probability, under `jax.jit`.
+
+    By default an item's score is its log-probability, EOS included, over the full vocabulary, with
+    no length penalty. With at least as many beams as items the ranking is exact.
+
+    Args:
+        step: `(tokens int32[B, k], cache, position) -> (logits float32[B, k, V], cache)`, one step
+            of the decoder for k hypotheses of equal length an example.
+        cache: a pytree of arrays [B, 1, ...], the decoder's cache before the start token.
+        index: the catalogue.
+        num_beams: K.
+        batch: B.
+        excluded: int32[B, E], items that must not come out, padded with -1. They take up no beam,
+            and the scores of the other items are what they are without exclusions.
+        renormalise: take probabilities over the legal continuations only, so that those of all
+            items sum to one. What is certain then costs no step: the search is over an item as soon
+            as no other one shares its prefix.
+        alphabet_logits: `step` gives logits [B, k, A] for `index.alphabet` alone; only with
+            `renormalise`.
+        unrolled_steps: how many steps are compiled one by one, each with its own width.
+    """
+    if alphabet_logits and not renormalise:
+        raise ValueError("logits of the alphabet alone do not give log-probabilities over V")
+    seen = None if excluded is None else _excluded_ranks(index, excluded)
+    sizes = live_sizes(index, renormalise)
+    widths = [min(num_beams, size) for size in sizes]
+
+    def advance(state: _Hypotheses, position, frame: int, width: int) -> _Hypotheses:
+        logits, cache = step(state.tokens, state.cache, position)
+        follow = continuations(index, logits, state.nodes, frame, renormalise, alphabet_logits)
+        state = _collect_items(index, state._replace(cache=cache), follow, seen, renormalise)
+        return _keep_best(index, state, follow, seen, renormalise, width)
+
+    state = _Hypotheses(
+        nodes=jnp.zeros((batch, 1), jnp.int32),
+        tokens=jnp.full((batch, 1), PAD, jnp.int32),
+        scores=jnp.zeros((batch, 1), jnp.float32),
+        cache=cache,
+        ranks=jnp.zeros((batch, num_beams), jnp.int32),
+        rank_scores=jnp.full((batch, num_beams), MINUS_INFINITY, jnp.float32),
+    )
+    head = min(unrolled_steps, len(sizes))
+    tail_width = max(widths[head:], default=0)
+    for depth in range(head):
+        width = widths[depth + 1] if depth + 1 < head else tail_width
+        state = advance(state, depth, index.branching[depth], width)
+    if tail_width:
+        frame = max(index.branching[head : len(sizes)])
+
+        def can_improve(carry):
+            position, state = carry
+            improvable = jnp.max(state.scores, axis=1) > state.rank_scores[:, -1]
+            return (position < len(sizes)) & jnp.any(improvable)
+
+        def body(carry):
+            position, state = carry
+            return position + 1, advance(state, position, frame, tail_width)
+
+        _, state = jax.lax.while_loop(can_improve, body, (jnp.int32(head), state))
+    found = state.rank_scores > MINUS_INFINITY
+    return Ranked(jnp.where(found, index.item_of_rank[state.ranks], -1), state.rank_scores)
+
+
+def live_sizes(index: CatalogueIndex, renormalise: bool) -> tuple[int, ...]:
+    """How many prefixes of each depth need a step of the decoder, depth by depth."""
+    if not renormalise:
+        return index.level_sizes
+    return (1, *(size for size in index.open_sizes[1:] if size))
+
+
+def continuations(
+    index: CatalogueIndex,
+    logits: jax.Array,
+    nodes: jax.Array,
+    frame: int,
+    renormalise: bool,
+    alphabet_logits: bool,
+) -> _Continuations:
+    """The log-probabilities of what may legally follow each hypothesis.
+
+    Args:
+        index: the catalogue.
+        logits: float32[B, k, V], or [B, k, A] with `alphabet_logits`.
+        nodes: int32[B, k].
+        frame: W, at least the branching of the nodes.
+        renormalise: probabilities over the legal continuations, not over the last axis of logits.
+        alphabet_logits: which of both the last axis of `logits` is.
+    """
+    children, exists = index.children(nodes, frame)
+    codes = index.code[children]
+    columns = codes if alphabet_logits else index.alphabet[codes]
+    child_logits = jnp.take_along_axis(logits, columns, axis=-1)
+    child_logits = jnp.where(exists, child_logits, MINUS_INFINITY)
+    end_logits = logits[..., 0 if alphabet_logits else index.alphabet[0]]
+    end_logits = jnp.where(index.terminal[nodes], end_logits, MINUS_INFINITY)
+    if renormalise:
+        legal = jnp.concatenate([child_logits, end_logits[..., None]], axis=-1)
+        normaliser = jax.nn.logsumexp(legal, axis=-1)
+    else:
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+    return _Continuations(children, child_logits - normaliser[..., None], end_logits - normaliser)
+
+
+def _excluded_ranks(index: CatalogueIndex, excluded: jax.Array) -> jax.Array:
+    """int32[B, E], each excluded rank once, and N (no item's rank) in the slots left over."""
+    nobody = index.num_items
+    ranks = jnp.where(excluded >= 0, index.rank_of_item[excluded], nobody)
+    ranks = jnp.sort(ranks, axis=-1)
+    again = jnp.concatenate([jnp.zeros_like(ranks[:, :1], bool), ranks[:, 1:] == ranks[:, :-1]], 1)
+    return jnp.where(again, nobody, ranks)
+
+
+def _all_excluded(first: jax.Array, end: jax.Array, seen: jax.Array) -> jax.Array:
+    """bool[B, ...], whether `seen` int32[B, E] has every rank from first to end, [B, ...] each."""
+    seen = seen.reshape(seen.shape[0], *(1,) * (first.ndim - 1), seen.shape[1])
+    within = (seen >= first[..., None]) & (seen < end[..., None])
+    return jnp.sum(within, axis=-1) == end - first
+
+
+def _collect_items(index, state, follow, seen, renormalise) -> _Hypotheses:
+    """Lets the items that this step completes compete for the K places of complete items."""
+    ranks = index.first_rank[state.nodes]
+    scores = state.scores + follow.end_log_probs
+    if seen is not None:
+        scores = jnp.where(_all_excluded(ranks, ranks + 1, seen), MINUS_INFINITY, scores)
+    ranks, scores = [state.ranks, ranks], [state.rank_scores, scores]
+    if renormalise:  # a child with one item below it is that item: the rest of it is certain
+        first, end = index.first_rank[follow.nodes], index.end_rank[follow.nodes]
+        alone = state.scores[..., None] + follow.log_probs
+        alone = jnp.where(end - first == 1, alone, MINUS_INFINITY)
+        if seen is not None:
+            alone = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, alone)
+        ranks.append(_flat(first))
+        scores.append(_flat(alone))
+    scores, places = jax.lax.top_k(jnp.concatenate(scores, 1), state.rank_scores.shape[1])
+    ranks = jnp.take_along_axis(jnp.concatenate(ranks, 1), places, axis=1)
+    return state._replace(ranks=ranks, rank_scores=scores)
+
+
+def _keep_best(index, state, follow, seen, renormalise, width) -> _Hypotheses:
+    """The `width` best children of all hypotheses become the live ones."""
+    scores = state.scores[..., None] + follow.log_probs
+    first, end = index.first_rank[follow.nodes], index.end_rank[follow.nodes]
+    if renormalise:
+        scores = jnp.where(end - first == 1, MINUS_INFINITY, scores)
+    if seen is not None:
+        scores = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, scores)
+    scores = _flat(scores)
+    if scores.shape[1] < width:  # the trie widens later than here
+        spare = ((0, 0), (0, width - scores.shape[1]))
+        scores = jnp.pad(scores, spare, constant_values=MINUS_INFINITY)
+    scores, places = jax.lax.top_k(scores, width)
+    places = jnp.minimum(places, follow.nodes[0].size - 1)
+    nodes = jnp.take_along_axis(_flat(follow.nodes), places, axis=1)
+    parents = places // follow.nodes.shape[-1]
+    return state._replace(
+        nodes=nodes,
+        tokens=index.alphabet[index.code[nodes]],
+        scores=scores,
+        cache=select_beams(state.cache, parents) if width else None,
+    )
+
+
+def select_beams(cache: Cache, beams: jax.Array) -> Cache:
+    """For int32[B, j] beams, the cache [B, j, ...] of a cache [B, k, ...]."""
+    return jax.tree.map(lambda leaf: jax.vmap(lambda rows, i: rows[i])(leaf, beams), cache)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """[B, k, W] as [B, k * W]."""
+    return x.reshape(x.shape[0], -1)

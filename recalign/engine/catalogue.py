@@ -1,0 +1,297 @@
+"""The catalogue as a static index: every item's token sequence in one flat trie.
+
+The nodes are the prefixes of the items' sequences, numbered level by level and, within a level, in
+lexicographic order. So the children of a node are a run of consecutive nodes, the items below a
+node are a run of consecutive ranks (an item's rank is its place in lexicographic order), and two
+offsets a node say everything. No table has the size of the vocabulary times anything.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recalign.errors import UserError
+
+PAD = 0  # fills rows after the end of a sequence; also the decoder's start token
+EOS = 1
+
+_static = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CatalogueIndex:
+    """A trie of M prefixes over N items whose tokens come from an alphabet of A tokens.
+
+    Node 0 is the empty prefix. The end-of-sequence token is no edge: a node whose prefix is a whole
+    item is `terminal`, and that item has the first rank below it.
+
+    Attributes:
+        code: int32[M], the last token of the prefix as an index into `alphabet` (0 for the root).
+        first_child: int32[M + 1]; the children of node n are first_child[n] .. first_child[n + 1].
+        first_rank: int32[M], the first rank below the node.
+        end_rank: int32[M], one past the last rank below the node.
+        terminal: bool[M], whether the prefix is itself an item.
+        item_of_rank: int32[N].
+        rank_of_item: int32[N].
+        alphabet: int32[A], vocabulary ids; entry 0 is the end-of-sequence token, the rest ascend.
+        level_sizes: the number of nodes at each depth.
+        open_sizes: the number of nodes at each depth with more than one item below.
+        branching: the largest number of children of a node at each depth.
+    """
+
+    code: jax.Array
+    first_child: jax.Array
+    first_rank: jax.Array
+    end_rank: jax.Array
+    terminal: jax.Array
+    item_of_rank: jax.Array
+    rank_of_item: jax.Array
+    alphabet: jax.Array
+    level_sizes: tuple[int, ...] = dataclasses.field(metadata=_static)
+    open_sizes: tuple[int, ...] = dataclasses.field(metadata=_static)
+    branching: tuple[int, ...] = dataclasses.field(metadata=_static)
+
+    @classmethod
+    def build(
+        cls, sequences: np.ndarray | Sequence[Sequence[int]], num_vocab: int | None = None
+    ) -> Self:
+        """Builds the index of a catalogue, in numpy; `jax.device_put` moves it to a device.
+
+        Args:
+            sequences: one sequence of vocabulary ids an item, each ending with EOS: an int array
+                [N, L] padded with PAD after EOS (the form for millions of items), or a ragged list.
+            num_vocab: the size of the vocabulary, to check the ids against.
+
+        Raises:
+            UserError: a sequence is malformed, or two items share one; the message gives positions.
+        """
+        tokens = _as_matrix(sequences)
+        _check(tokens, num_vocab)
+        alphabet, codes = _remap(tokens)
+        item_of_rank = _lexicographic_order(codes, len(alphabet))
+        levels, first_child = _trie_levels(codes, item_of_rank)
+        rank_of_item = np.empty_like(item_of_rank)
+        rank_of_item[item_of_rank] = np.arange(len(item_of_rank), dtype=np.int32)
+        starts = np.cumsum([0] + [len(level.code) for level in levels])
+        return cls(
+            code=np.concatenate([level.code for level in levels]),
+            first_child=first_child,
+            first_rank=np.concatenate([level.first_rank for level in levels]),
+            end_rank=np.concatenate([level.end_rank for level in levels]),
+            terminal=np.concatenate([level.terminal for level in levels]),
+            item_of_rank=item_of_rank,
+            rank_of_item=rank_of_item,
+            alphabet=alphabet,
+            level_sizes=tuple(len(level.code) for level in levels),
+            open_sizes=tuple(
+                int(np.count_nonzero(level.end_rank - level.first_rank > 1)) for level in levels
+            ),
+            branching=tuple(
+                int(np.diff(first_child[start : stop + 1]).max())
+                for start, stop in itertools.pairwise(starts)
+            ),
+        )
+
+    @property
+    def num_items(self) -> int:
+        """N, the size of the catalogue."""
+        return self.item_of_rank.shape[0]
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens an item has, EOS included: the decoding steps that suffice."""
+        return len(self.level_sizes)
+
+    def children(self, nodes: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+        """The children of each node, in a frame of `width` (at least the nodes' branching).
+
+        Args:
+            nodes: int32[...].
+            width: the size of the frame, W.
+
+        Returns:
+            Nodes int32[..., W] and bool[..., W], false where the frame is wider than the family;
+            the node there is within bounds and of no meaning.
+        """
+        slots = self.first_child[nodes][..., None] + jnp.arange(width, dtype=jnp.int32)
+        exists = slots < self.first_child[nodes + 1][..., None]
+        return jnp.where(exists, slots, 0), exists
+
+    def descend(self, nodes: jax.Array, ranks: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The child of each node on the path to the item of the given rank.
+
+        Args:
+            nodes: int32[...], prefixes of the items.
+            ranks: int32[...], ranks below those nodes.
+
+        Returns:
+            Nodes int32[...] and bool[...], false where the item ends at its node (or is not below
+            it); the node there is within bounds and of no meaning.
+        """
+        low, high = self.first_child[nodes], self.first_child[nodes + 1]
+        for _ in range(max(self.branching).bit_length()):  # bisection: first_rank ascends
+            middle = (low + high) // 2
+            left = (middle < high) & (jnp.take(self.first_rank, middle, mode="clip") <= ranks)
+            low, high = jnp.where(left, middle + 1, low), jnp.where(left, high, middle)
+        child = jnp.maximum(low - 1, 0)
+        found = (low > self.first_child[nodes]) & (ranks < self.end_rank[child])
+        return child, found
+
+    def save(self, path: Path | str) -> None:
+        """Writes the index as a folder of .npy files, one an array."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        for field in dataclasses.fields(self):
+            if not field.metadata:
+                np.save(path / f"{field.name}.npy", np.asarray(getattr(self, field.name)))
+        static = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata}
+        (path / "levels.json").write_text(json.dumps(static))
+
+    @classmethod
+    def load(cls, path: Path | str, mmap: bool = True) -> Self:
+        """Reads an index written by `save`; with `mmap` its arrays stay on disk until touched."""
+        path = Path(path)
+        if not (path / "levels.json").is_file():
+            raise UserError(f"no catalogue index in {path}: levels.json is missing")
+        arrays = {
+            field.name: np.load(path / f"{field.name}.npy", mmap_mode="r" if mmap else None)
+            for field in dataclasses.fields(cls)
+            if not field.metadata
+        }
+        static = json.loads((path / "levels.json").read_text())
+        return cls(**arrays, **{name: tuple(sizes) for name, sizes in static.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Level:
+    """The nodes of one depth; fields as in `CatalogueIndex`."""
+
+    code: np.ndarray
+    first_rank: np.ndarray
+    end_rank: np.ndarray
+    terminal: np.ndarray
+
+
+def _as_matrix(sequences) -> np.ndarray:
+    """int[N, L] rows padded with PAD, from such a matrix or from a ragged list."""
+    if isinstance(sequences, np.ndarray) and sequences.ndim == 2:
+        return sequences
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    matrix = np.full((len(lengths), lengths.max(initial=0)), PAD, dtype=np.int32)
+    if len(lengths):
+        held = np.arange(matrix.shape[1]) < lengths[:, None]
+        matrix[held] = np.concatenate([np.asarray(row, dtype=np.int32) for row in sequences])
+    return matrix
+
+
+def _check(tokens: np.ndarray, num_vocab: int | None) -> None:
+    """Raises unless each row is: no, one or more tokens of the vocabulary, one EOS, then PAD."""
+    if not len(tokens):
+        raise UserError("the catalogue is empty: there is no item to retrieve")
+    ended = np.zeros(len(tokens), dtype=bool)
+    bad = np.zeros(len(tokens), dtype=bool)
+    for column in tokens.T:
+        bad |= np.where(ended, column != PAD, column <= PAD)
+        if num_vocab is not None:
+            bad |= column >= num_vocab
+        ended |= column == EOS
+    bad |= ~ended
+    if bad.any():
+        item = int(np.flatnonzero(bad)[0])
+        raise UserError(
+            f"item {item} of the catalogue has the token sequence {tokens[item].tolist()}: "
+            f"expected vocabulary ids between 2 and {num_vocab or 'the size of the vocabulary'}, "
+            f"then one end-of-sequence token ({EOS}), then only padding ({PAD}); "
+            f"{int(bad.sum())} of {len(tokens)} items are malformed"
+        )
+
+
+def _remap(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The alphabet int32[A], and codes unsigned[L - 1, N]: 0 from EOS on, else an alphabet index.
+
+    A whole row never is EOS-free, so its last column holds EOS or PAD and is left out. Mapping both
+    to 0 keeps rows distinct, and sorts an item before those it is a prefix of.
+    """
+    occurs = np.zeros(int(tokens.max()) + 1, dtype=bool)
+    for column in tokens.T:
+        occurs[column] = True
+    occurs[[PAD, EOS]] = False
+    alphabet = np.concatenate([[EOS], np.flatnonzero(occurs)]).astype(np.int32)
+    code_of_token = np.zeros(len(occurs), dtype=np.min_scalar_type(len(alphabet) - 1))
+    code_of_token[alphabet[1:]] = np.arange(1, len(alphabet))
+    codes = np.empty((tokens.shape[1] - 1, len(tokens)), dtype=code_of_token.dtype)
+    for depth, row in enumerate(codes):  # by column: no second matrix of int64 indices
+        np.take(code_of_token, tokens[:, depth], out=row)
+    return alphabet, codes
+
+
+def _lexicographic_order(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """int32[N], the items in lexicographic order of their codes [L, N].
+
+    As many codes as fit are packed into one word of 64 bits; the words are sorted last to first.
+    """
+    bits = max(1, (num_codes - 1).bit_length())
+    per_word = 64 // bits
+    order = None
+    for start in reversed(range(0, len(codes), per_word)):
+        word = np.zeros(codes.shape[1], dtype=np.uint64)
+        for row in codes[start : start + per_word]:
+            word <<= np.uint64(bits)
+            word |= row
+        step = np.argsort(word if order is None else word[order], kind="stable")
+        order = step if order is None else order[step]
+    return np.zeros(codes.shape[1], np.int32) if order is None else order.astype(np.int32)
+
+
+def _trie_levels(codes: np.ndarray, order: np.ndarray) -> tuple[list[_Level], np.ndarray]:
+    """The nodes depth by depth, and first_child int32[M + 1] over all of them."""
+    num_items = len(order)
+    root = _Level(
+        code=np.zeros(1, np.int32),
+        first_rank=np.zeros(1, np.int32),
+        end_rank=np.full(1, num_items, np.int32),
+        terminal=np.array([not len(codes) or codes[0, order[0]] == 0]),
+    )
+    levels, first_child, num_nodes = [root], [], 1
+    differs = np.zeros(num_items, dtype=bool)  # from the item of the rank before, up to this depth
+    differs[0] = True
+    column = codes[0][order] if len(codes) else None
+    for depth in range(len(codes)):
+        following = codes[depth + 1][order] if depth + 1 < len(codes) else None
+        differs[1:] |= column[1:] != column[:-1]
+        starts = np.flatnonzero(differs).astype(np.int32)
+        stops = np.append(starts[1:], np.int32(num_items))
+        continues = column[starts] > 0
+        if not continues.any():
+            break
+        starts, stops = starts[continues], stops[continues]
+        terminal = np.ones(len(starts), bool) if following is None else following[starts] == 0
+        parents = levels[-1].first_rank
+        first_child.append((num_nodes + np.searchsorted(starts, parents)).astype(np.int32))
+        levels.append(_Level(column[starts].astype(np.int32), starts, stops, terminal))
+        num_nodes += len(starts)
+        column = following
+    if not differs.all():
+        _raise_shared(order, differs)
+    first_child.append(np.full(len(levels[-1].code) + 1, num_nodes, np.int32))
+    return levels, np.concatenate(first_child)
+
+
+def _raise_shared(order: np.ndarray, differs: np.ndarray) -> None:
+    """Raises the error for items whose sequence is that of the item of the rank before."""
+    second = np.flatnonzero(~differs)
+    pairs = sorted(zip(order[second - 1].tolist(), order[second].tolist(), strict=True))
+    named = ", ".join(f"{one} and {other}" for one, other in pairs[:5])
+    more = f", and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+    raise UserError(
+        f"items of the catalogue share a token sequence, so neither can be retrieved: items {named}"
+        f"{more} (positions in the catalogue, from 0)"
+    )
