@@ -1,10 +1,9 @@
 """Beam search over the catalogue: only items can come out, each at most once.
 
 A hypothesis is a node of the catalogue's trie. Live hypotheses and complete items are kept apart,
-K of each: a complete item can be pushed out only by a better item, so the result is at least as
-good as that of a search in which the two share one beam. Early steps are unrolled, as wide as the
-trie is at their depth (the first one runs on one hypothesis, not on K copies of it); the rest is
-one loop, which ends when no live hypothesis can still beat the K-th item.
+K of each, so that a complete item can be pushed out only by a better item. Early steps are
+unrolled, as wide as the trie is at their depth (the first one runs on one hypothesis, not on K
+copies of it); the rest is one loop, which ends when no live hypothesis can beat the K-th item.
 
 Letters in shapes: B examples, K beams asked for, k live hypotheses at a step, W children of one
 hypothesis, E exclusions, V vocabulary, A alphabet of the catalogue.
@@ -79,6 +78,7 @@ def beam_search(
     batch: int,
     excluded: jax.Array | None = None,
     renormalise: bool = False,
+    ends_compete: bool = True,
     alphabet_logits: bool = False,
     unrolled_steps: int = 8,
 ) -> Ranked:
@@ -99,6 +99,9 @@ def beam_search(
         renormalise: take probabilities over the legal continuations only, so that those of all
             items sum to one. What is certain then costs no step: the search is over an item as soon
             as no other one shares its prefix.
+        ends_compete: an item counts only if it is among the K best of its last step, prefixes of
+            longer items included, as in Hugging Face's `generate`. False lets every item reached
+            count: where lengths differ the result is as good or better, at the same cost.
         alphabet_logits: `step` gives logits [B, k, A] for `index.alphabet` alone; only with
             `renormalise`.
         unrolled_steps: how many steps are compiled one by one, each with its own width.
@@ -112,8 +115,13 @@ def beam_search(
     def advance(state: _Hypotheses, position, frame: int, width: int) -> _Hypotheses:
         logits, cache = step(state.tokens, state.cache, position)
         follow = continuations(index, logits, state.nodes, frame, renormalise, alphabet_logits)
-        state = _collect_items(index, state._replace(cache=cache), follow, seen, renormalise)
-        return _keep_best(index, state, follow, seen, renormalise, width)
+        children, ranks, scores = _candidates(index, state, follow, seen, renormalise)
+        state = state._replace(cache=cache)
+        if width:
+            state = _keep_best(index, state, follow, children, width)
+        else:
+            state = state._replace(scores=jnp.full((batch, 0), MINUS_INFINITY))
+        return _collect_items(state, ranks, scores, ends_compete)
 
     state = _Hypotheses(
         nodes=jnp.zeros((batch, 1), jnp.int32),
@@ -195,41 +203,35 @@ def _excluded_ranks(index: CatalogueIndex, excluded: jax.Array) -> jax.Array:
 
 
 def _all_excluded(first: jax.Array, end: jax.Array, seen: jax.Array) -> jax.Array:
-    """bool[B, ...], whether `seen` int32[B, E] has every rank from first to end, [B, ...] each."""
-    seen = seen.reshape(seen.shape[0], *(1,) * (first.ndim - 1), seen.shape[1])
-    within = (seen >= first[..., None]) & (seen < end[..., None])
+    """bool[B, n], whether `seen` int32[B, E] has every rank from first to end, int32[B, n] each."""
+    within = (seen[:, None] >= first[..., None]) & (seen[:, None] < end[..., None])
     return jnp.sum(within, axis=-1) == end - first
 
 
-def _collect_items(index, state, follow, seen, renormalise) -> _Hypotheses:
-    """Lets the items that this step completes compete for the K places of complete items."""
+def _candidates(index, state, follow, seen, renormalise) -> tuple[jax.Array, ...]:
+    """What one more token makes of the live hypotheses.
+
+    Returns:
+        The scores of the children, float32[B, k * W], -inf unless they are legal and still open;
+        the ranks and scores of complete items, int32[B, n] and float32[B, n], -inf likewise.
+    """
+    child_scores = _flat(state.scores[..., None] + follow.log_probs)
+    first, end = _flat(index.first_rank[follow.nodes]), _flat(index.end_rank[follow.nodes])
     ranks = index.first_rank[state.nodes]
     scores = state.scores + follow.end_log_probs
     if seen is not None:
         scores = jnp.where(_all_excluded(ranks, ranks + 1, seen), MINUS_INFINITY, scores)
-    ranks, scores = [state.ranks, ranks], [state.rank_scores, scores]
+        child_scores = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, child_scores)
     if renormalise:  # a child with one item below it is that item: the rest of it is certain
-        first, end = index.first_rank[follow.nodes], index.end_rank[follow.nodes]
-        alone = state.scores[..., None] + follow.log_probs
-        alone = jnp.where(end - first == 1, alone, MINUS_INFINITY)
-        if seen is not None:
-            alone = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, alone)
-        ranks.append(_flat(first))
-        scores.append(_flat(alone))
-    scores, places = jax.lax.top_k(jnp.concatenate(scores, 1), state.rank_scores.shape[1])
-    ranks = jnp.take_along_axis(jnp.concatenate(ranks, 1), places, axis=1)
-    return state._replace(ranks=ranks, rank_scores=scores)
+        alone = end - first == 1
+        ranks = jnp.concatenate([ranks, first], 1)
+        scores = jnp.concatenate([scores, jnp.where(alone, child_scores, MINUS_INFINITY)], 1)
+        child_scores = jnp.where(alone, MINUS_INFINITY, child_scores)
+    return child_scores, ranks, scores
 
 
-def _keep_best(index, state, follow, seen, renormalise, width) -> _Hypotheses:
-    """The `width` best children of all hypotheses become the live ones."""
-    scores = state.scores[..., None] + follow.log_probs
-    first, end = index.first_rank[follow.nodes], index.end_rank[follow.nodes]
-    if renormalise:
-        scores = jnp.where(end - first == 1, MINUS_INFINITY, scores)
-    if seen is not None:
-        scores = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, scores)
-    scores = _flat(scores)
+def _keep_best(index, state, follow, scores, width) -> _Hypotheses:
+    """The `width` best children, of scores float32[B, k * W], become the live hypotheses."""
     if scores.shape[1] < width:  # the trie widens later than here
         spare = ((0, 0), (0, width - scores.shape[1]))
         scores = jnp.pad(scores, spare, constant_values=MINUS_INFINITY)
@@ -241,8 +243,20 @@ def _keep_best(index, state, follow, seen, renormalise, width) -> _Hypotheses:
         nodes=nodes,
         tokens=index.alphabet[index.code[nodes]],
         scores=scores,
-        cache=select_beams(state.cache, parents) if width else None,
+        cache=select_beams(state.cache, parents),
     )
+
+
+def _collect_items(state, ranks, scores, ends_compete) -> _Hypotheses:
+    """Lets items just completed, [B, n], compete for the K places of `state`, already advanced."""
+    places = state.ranks.shape[1]
+    if ends_compete:
+        everyone = jnp.concatenate([state.scores, scores], 1)
+        threshold = jax.lax.top_k(everyone, min(places, everyone.shape[1]))[0][:, -1:]
+        scores = jnp.where(scores >= threshold, scores, MINUS_INFINITY)
+    ranks = jnp.concatenate([state.ranks, ranks], 1)
+    scores, best = jax.lax.top_k(jnp.concatenate([state.rank_scores, scores], 1), places)
+    return state._replace(ranks=jnp.take_along_axis(ranks, best, axis=1), rank_scores=scores)
 
 
 def select_beams(cache: Cache, beams: jax.Array) -> Cache:

@@ -1,0 +1,114 @@
+"""The network's search and scores against those of Hugging Face's `generate`."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import load_file
+
+from recalign.engine.catalogue import PAD, CatalogueIndex
+from recalign.engine.network import T5Config, Transformer
+from recalign.engine.retrieval import retrieve, retrieve_all_and_unseen
+
+PARTS = {
+    "SelfAttention": ("self_attention", "pre_self_attention_layer_norm"),
+    "EncDecAttention": ("encoder_decoder_attention", "pre_cross_attention_layer_norm"),
+    "DenseReluDense": ("mlp", "pre_mlp_layer_norm"),
+}
+MATRICES = {"q": "query", "k": "key", "v": "value", "o": "out"}
+
+
+@pytest.fixture(scope="module")
+def folder(shared):
+    return shared / "golden/hf"
+
+
+@pytest.fixture(scope="module")
+def golden(folder):
+    return dict(np.load(folder / "golden.npz"))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    config = json.loads((folder / "config.json").read_text())
+    module = Transformer(
+        T5Config(
+            vocab_size=config["vocab_size"],
+            emb_dim=config["d_model"],
+            num_heads=config["num_heads"],
+            num_encoder_layers=config["num_layers"],
+            num_decoder_layers=config["num_decoder_layers"],
+            head_dim=config["d_kv"],
+            mlp_dim=config["d_ff"],
+        )
+    )
+    return module, {"params": from_hugging_face(load_file(folder / "model.safetensors"))}
+
+
+def from_hugging_face(tensors):
+    """T5X's names for Hugging Face's; kernels are [in, out] there."""
+    params = {
+        ("token_embedder", "embedding"): tensors["shared.weight"],
+        ("decoder", "logits_dense", "kernel"): tensors["lm_head.weight"].T,
+    }
+    for stack in ("encoder", "decoder"):
+        norm = tensors[f"{stack}.final_layer_norm.weight"]
+        params[stack, f"{stack}_norm", "scale"] = norm
+        prefix = f"{stack}.block."
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            block, _, place, kind, *rest = name.removeprefix(prefix).split(".")
+            layer = f"layers_{block}"
+            if kind == "layer_norm":
+                part = {"encoder": ["SelfAttention", "DenseReluDense"]}.get(stack, list(PARTS))
+                scope = PARTS[part[int(place)]][1]
+                if stack == "encoder":
+                    scope = scope.replace("self_attention", "attention")
+                params[stack, layer, scope, "scale"] = tensors[name]
+            elif rest[0] == "relative_attention_bias":
+                params[stack, "relpos_bias", "rel_embedding"] = tensors[name].T
+            else:
+                scope = PARTS[kind][0]
+                if stack == "encoder":
+                    scope = scope.replace("self_attention", "attention")
+                matrix = MATRICES.get(rest[0], rest[0])
+                params[stack, layer, scope, matrix, "kernel"] = tensors[name].T
+    return traverse_util.unflatten_dict(params)
+
+
+@pytest.fixture(scope="module")
+def index(golden):
+    return jax.device_put(CatalogueIndex.build(golden["catalog"]))
+
+
+@pytest.fixture(scope="module")
+def histories(golden):
+    return np.where(golden["attention_mask"], golden["input_ids"], PAD).astype(np.int32)
+
+
+search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "renormalise"))
+search_both = jax.jit(retrieve_all_and_unseen, static_argnums=0, static_argnames="num_beams")
+
+
+def items_of(sequences, catalogue):
+    """int[B, K], positions in the catalogue of sequences int[B, K, L] padded with anything."""
+    place = {tuple(row[: list(row).index(1)]): i for i, row in enumerate(catalogue.tolist())}
+    return [[place[tuple(row[: list(row).index(1)])] for row in rows] for rows in sequences]
+
+
+@pytest.mark.parametrize("num_beams", [5, 20, 40])
+def test_beam_search_gives_the_golden_items_and_scores(model, index, histories, golden, num_beams):
+    found = search(*model, histories, index, num_beams=num_beams)
+    wanted = items_of(golden[f"beam{num_beams}/sequences"].tolist(), golden["catalog"])
+    np.testing.assert_allclose(found.scores, golden[f"beam{num_beams}/scores"], atol=1e-4)
+    np.testing.assert_array_equal(found.items, wanted)
+
+
+def test_unseen_items_rank_as_among_all(model, index, histories, golden):
+    seen = golden["exact_item_log_probs"].argsort()[:, -3:].astype(np.int32)
+    of_all, of_unseen = search_both(*model, histories, index, num_beams=40, seen=seen)
+    for every, unseen, gone in zip(
+        *map(np.asarray, (of_all.items, of_unseen.items, seen)), strict=True
+    ):
+        np.testing.assert_array_equal(unseen, [*every[~np.isin(every, gone)], -1, -1, -1])
