@@ -2,8 +2,8 @@
 """The parts of a T5 layer: linear maps, norms, attention, relative positions, MLP.
 
 Parameters are always float32, activations in `T5Config.dtype`; norms, attention logits and softmax
-are float32. Shapes are named as in `recalign.engine.network`. Logical axis names stand on every
-parameter (collection ``params_axes``) and on the activations that a layout may split; they mean
+are at least float32. Shapes are named as in `recalign.engine.network`. Logical axis names stand on
+every parameter (collection ``params_axes``) and on activations that a layout may split; they mean
 nothing until `flax.linen.partitioning.axis_rules` and a mesh give them a meaning.
 """
 
@@ -50,6 +50,11 @@ def relative_position_bucket(offset: np.ndarray, bidirectional: bool) -> np.ndar
     return (bucket + buckets * (bidirectional & (offset > 0))).astype(np.int32)
 
 
+def wide(x: Array) -> jnp.dtype:
+    """The dtype in which sums over `x` are taken: float32, or its own where that is wider."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def attend(
     query: Array,
     key: Array,
@@ -68,7 +73,7 @@ def attend(
         bias: float32, added to the logits, broadcast to [B,H,Q,S].
         drop: dropout on the weights [B,H,Q,S].
     """
-    logits = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=wide(query))
     if bias is not None:
         logits = logits + bias
     weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(query.dtype)
@@ -108,7 +113,7 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """[..., features] -> the same shape, in `dtype`."""
-        x = x.astype(jnp.float32)
+        x = x.astype(wide(x))
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
         return x.astype(self.dtype) * self.scale.astype(self.dtype)
 

@@ -32,6 +32,7 @@ from recalign.engine.layers import (
     KeysValues,
     RelativePositionBias,
     RMSNorm,
+    wide,
 )
 
 __all__ = ["T5Config", "Transformer"]
@@ -368,7 +369,7 @@ class Transformer(nn.Module):
         if tokens is not None:
             kernel = jnp.take(kernel, tokens, axis=1)
         # Factors in the activations' dtype, sums in float32: a TPU rounds the factors anyway.
-        return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=wide(hidden))
 
     def project_encoded(self, encoded: Array) -> dict[str, KeysValues]:
         """Encoder keys and values of each decoder layer, computed once for all beams and steps.

@@ -1,6 +1,9 @@
 """The golden T5X model, and a tiny one that needs no file."""
 
 import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -44,3 +47,27 @@ def tiny_model() -> tuple[Transformer, dict]:
     init = jax.jit(lambda key: model.init(key, tokens, tokens, tokens, enable_dropout=False))
     variables = init(jax.random.key(0))
     return model, variables["params"]
+
+
+@pytest.fixture(scope="session")
+def case() -> SimpleNamespace:
+    """`t5x_case.py`: inputs for which `golden/t5x_case.npz` holds T5X's values."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("t5x_case.py"))))
+
+
+@pytest.fixture(scope="session")
+def case_golden() -> dict[str, np.ndarray]:
+    """T5X's values for `case`."""
+    return dict(np.load(Path(__file__).parent / "golden/t5x_case.npz"))
+
+
+@pytest.fixture(scope="session")
+def case_model(case) -> tuple[Transformer, dict]:
+    """The model of `case` and its parameters."""
+    model = Transformer(T5Config(**case.CONFIG))
+    ones = jnp.ones((1, 4), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), ones, ones, ones, enable_dropout=False)["params"]
+    )
+    shapes = {k: v.shape for k, v in traverse_util.flatten_dict(shapes, sep="/").items()}
+    return model, traverse_util.unflatten_dict(case.parameters(shapes), sep="/")
