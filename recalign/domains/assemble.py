@@ -1,0 +1,106 @@
+"""From a source's own terms to a domain: item indices, user indices, chronological order."""
+
+import numpy as np
+import pandas as pd
+
+from recalign.domains.catalogue import TEXT_COLUMNS
+from recalign.domains.domain import MIN_EVENTS, Domain
+from recalign.domains.raw import RawDomain
+from recalign.errors import UserError
+
+
+def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
+    """Orders and indexes a domain.
+
+    Item indices are a random permutation by `seed` of the catalogue sorted by key, so no event has
+    a say in them. The catalogue is the whole item table, and the items that interactions name and
+    the table lacks are added under an empty title; without a table it is the items of the
+    interactions.
+    User indices follow the sorted user keys.
+
+    Each user's events are ordered by timestamp, ties in file order; a user with any timestamp
+    missing keeps file order.
+
+    Args:
+      raw: a reader's result; gets the counts `items_without_metadata` and
+        `items_without_interactions`, and warnings.
+      name: the domain's name.
+      seed: of the permutation.
+
+    Raises:
+      UserError: no user has three events.
+    """
+    items = _catalogue(raw, seed)
+    events = raw.interactions
+    user_codes, user_keys = pd.factorize(events["user"], sort=True)
+    codes = pd.Index(items["key"]).get_indexer(events["item"])
+    counts = np.bincount(user_codes, minlength=len(user_keys))
+    if counts.max() < MIN_EVENTS:
+        raise UserError(
+            f"no user has {MIN_EVENTS} interactions or more, so there is nothing to validate or "
+            "test on (one event is held out for each)"
+        )
+    order = chronological_order(user_codes, events.get("timestamp"))
+    return Domain(
+        name=name,
+        items=items,
+        offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        events=codes[order].astype(np.int32),
+        ratings=events["rating"].to_numpy(np.float32)[order] if "rating" in events else None,
+        timestamps=_timestamp_array(events["timestamp"])[order] if "timestamp" in events else None,
+        keys=np.asarray(user_keys, object),
+    )
+
+
+def chronological_order(users: np.ndarray, timestamps: pd.Series | None) -> np.ndarray:
+    """int64[n], the events by user, then timestamp, ties in file order.
+
+    Args:
+      users: integer[n], the user of each event in file order.
+      timestamps: Int64 or Float64 [n], <NA> where missing; None for file order.
+    """
+    if timestamps is None:
+        return np.argsort(users, kind="stable")
+    missing = timestamps.isna().to_numpy()
+    undated = np.zeros(users.max() + 1, bool)
+    undated[users[missing]] = True
+    # One time for all of an undated user's events leaves them in file order: lexsort is stable.
+    exact = np.int64 if timestamps.dtype == "Int64" else np.float64
+    times = np.where(undated[users], exact(0), timestamps.to_numpy(exact, na_value=exact(0)))
+    return np.lexsort((times, users))
+
+
+def _timestamp_array(timestamps: pd.Series) -> np.ndarray:
+    if timestamps.dtype == "Int64" and not timestamps.isna().any():
+        return timestamps.to_numpy(np.int64)
+    return timestamps.to_numpy(np.float64, na_value=np.nan)
+
+
+def _catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
+    """The catalogue in index order."""
+    bought = pd.Index(pd.unique(raw.interactions["item"]))
+    if raw.items is None:
+        items = _untitled(bought)
+        raw.warnings.append("no item table: every title is empty, items are known by id alone")
+    else:
+        known = pd.Index(raw.items["key"])
+        unknown = bought.difference(known)
+        raw.counts["items_without_metadata"] = len(unknown)
+        raw.counts["items_without_interactions"] = len(known.difference(bought))
+        items = pd.concat([raw.items, _untitled(unknown)]) if len(unknown) else raw.items
+        if len(unknown):
+            raw.warnings.append(
+                f"{len(unknown)} items of the interactions are not in the item table and get an "
+                f"empty title, such as {unknown[0]!r}"
+            )
+    items = items.sort_values("key", kind="stable").reset_index(drop=True)
+    if not set(items.columns) <= {"key", *TEXT_COLUMNS}:
+        extras = items.columns.difference(["key", *TEXT_COLUMNS])
+        texts = [name for name in extras if items[name].dtype == object]
+        items[texts] = items[texts].fillna("")
+    index = np.random.default_rng(seed).permutation(len(items))
+    return items.iloc[np.argsort(index)].reset_index(drop=True)
+
+
+def _untitled(keys: pd.Index) -> pd.DataFrame:
+    return pd.DataFrame({"key": np.asarray(keys, object)} | dict.fromkeys(TEXT_COLUMNS, ""))

@@ -1,0 +1,182 @@
+"""From a reader's result to a finished folder: what every `recalign prepare` command does."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import recalign
+from recalign.domains import assemble, kcore, statistics, storage, textfiles, vocabulary
+from recalign.domains.domain import Domain
+from recalign.domains.raw import RawDomain
+from recalign.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be prepared.
+
+    Attributes:
+      name: the domain's name.
+      command: the reader's name, for `statistics.json`.
+      read: returns the source in its own terms.
+      sources: the files that `read` reads, by role.
+      reader_options: options of the reader, for `statistics.json`.
+      k_core: see `kcore.k_core`; None for no filter.
+      seed: of the item indices.
+      vocabulary: a SentencePiece model to copy, or None.
+      vocab_size: the size of a vocabulary to train, or None.
+      data_dir: where prepared domains live, as for `storage.data_dir`.
+      overwrite: whether a domain of the same name may be replaced.
+    """
+
+    name: str
+    command: str
+    read: Callable[[], RawDomain]
+    sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    reader_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    k_core: int | None = None
+    seed: int = 0
+    vocabulary: Path | None = None
+    vocab_size: int | None = None
+    data_dir: Path | None = None
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the domain will be."""
+        return storage.data_dir(self.data_dir) / self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The prepared domain, the reader's warnings, and whether it was prepared just now."""
+
+    domain: Domain
+    warnings: list[str]
+    fresh: bool
+
+
+def prepare(
+    request: Request,
+    write_records: Callable[[Domain, Path], None],
+    stage: Callable[[str], None] = lambda text: None,
+) -> Outcome:
+    """Prepares a domain, or finds it prepared with the same options from the same files.
+
+    Args:
+      request: what to prepare.
+      write_records: writes the TFDS build of a domain into its folder (`samples.store.write`).
+      stage: told what is being done.
+
+    Raises:
+      UserError: bad input, or a different domain of that name is there and may not be replaced.
+    """
+    storage.check_name(request.name)
+    if request.vocabulary and request.vocab_size:
+        raise UserError("--vocabulary copies a vocabulary and --vocab_size trains one: give one")
+    stage("checking the sources")
+    identity = _identity(request)
+    if _already_there(request, identity):
+        return Outcome(storage.load(request.name, request.data_dir), [], fresh=False)
+    stage("reading")
+    raw = request.read()
+    if request.k_core:
+        stage("filtering")
+        raw = kcore.k_core(raw, request.k_core)
+    stage("ordering")
+    domain = assemble.assemble(raw, request.name, request.seed)
+    with storage.replacing(request.folder) as folder:
+        stage("building the vocabulary")
+        pieces = _write_vocabulary(request, domain, folder)
+        domain = dataclasses.replace(domain, statistics=_statistics(domain, raw, identity, pieces))
+        stage("writing records")
+        storage.write(domain, folder)
+        write_records(domain, folder)
+    return Outcome(storage.load(request.name, request.data_dir), raw.warnings, fresh=True)
+
+
+def _identity(request: Request) -> dict:
+    """What decides a domain's content; two domains with the same are the same."""
+    options = {
+        "command": request.command,
+        **request.reader_options,
+        "k_core": request.k_core,
+        "seed": request.seed,
+        "vocab_size": request.vocab_size,
+    }
+    files = dict(request.sources)
+    if request.vocabulary:
+        files["vocabulary"] = request.vocabulary
+    return {
+        "recalign_version": recalign.__version__,
+        "options": options,
+        "sources": {
+            role: {"file": Path(path).name, "sha256": textfiles.sha256(path)}
+            for role, path in files.items()
+        },
+    }
+
+
+def _already_there(request: Request, identity: dict) -> bool:
+    """Whether the same domain is there; an error if another one is, and may not be replaced."""
+    if not request.folder.exists():
+        return False
+    there = storage.read_statistics(request.folder)
+    if there is None:
+        raise UserError(
+            f"{request.folder} exists and is not a prepared domain; remove it, or choose another "
+            "--name or --data_dir"
+        )
+    if _hashes(there) == _hashes(identity) and not request.overwrite:
+        return True
+    if not request.overwrite:
+        raise UserError(
+            f"{request.folder} holds a domain {request.name!r} from "
+            f"{_difference(there, identity)}; pass --overwrite to replace it, or choose another "
+            "--name"
+        )
+    return False
+
+
+def _hashes(identity: dict) -> dict:
+    """An identity without the names of the files: a renamed file is the same file."""
+    sources = {role: file["sha256"] for role, file in identity["sources"].items()}
+    return {
+        "version": identity["recalign_version"],
+        "options": identity["options"],
+        "sources": sources,
+    }
+
+
+def _difference(there: dict, wanted: dict) -> str:
+    old, new = _hashes(there), _hashes(wanted)
+    if old["sources"] != new["sources"]:
+        return "other source files"
+    if old["options"] != new["options"]:
+        keys = [
+            key
+            for key in old["options"] | new["options"]
+            if old["options"].get(key) != new["options"].get(key)
+        ]
+        return f"other options ({', '.join(keys)})"
+    return f"recalign {old['version']}"
+
+
+def _write_vocabulary(request: Request, domain: Domain, folder: Path) -> int | None:
+    """Its number of pieces; None where the public T5 vocabulary is meant."""
+    if request.vocabulary:
+        return vocabulary.copy(request.vocabulary, folder)
+    if request.vocab_size:
+        return vocabulary.train(domain.items, request.vocab_size, folder)
+    return None
+
+
+def _statistics(domain: Domain, raw: RawDomain, identity: dict, pieces: int | None) -> dict:
+    return {
+        "name": domain.name,
+        **statistics.describe(domain),
+        "vocabulary_pieces": pieces,
+        "cleaning": raw.counts,
+        "columns": raw.columns,
+        **identity,
+    }

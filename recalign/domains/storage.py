@@ -1,0 +1,147 @@
+"""Prepared domains on disk: `DATA_DIR/NAME/`, written whole or not at all."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recalign.domains.domain import Domain
+from recalign.errors import UserError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MARK = "recalign_version"
+
+
+def data_dir(given: str | os.PathLike | None = None) -> Path:
+    """Where prepared domains live: `given`, else $RECALIGN_DATA_DIR, else ~/.cache/recalign."""
+    return Path(given or os.environ.get("RECALIGN_DATA_DIR") or "~/.cache/recalign").expanduser()
+
+
+_root = data_dir  # for where a parameter has that name
+
+
+def check_name(name: str) -> None:
+    """Raises a UserError unless `name` can name a TFDS dataset and SeqIO tasks."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot name a domain: a name starts with a lower-case letter and has only "
+            "lower-case letters, digits and underscores"
+        )
+
+
+def read_statistics(folder: Path) -> dict | None:
+    """The statistics of the domain in a folder; None where there is no prepared domain."""
+    try:
+        statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return statistics if isinstance(statistics, dict) and _MARK in statistics else None
+
+
+def prepared(data_dir: str | os.PathLike | None = None) -> list[str]:
+    """The names of the domains prepared in a data directory, sorted."""
+    root = _root(data_dir)
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(
+        f.name for f in folders if _NAME.fullmatch(f.name) and read_statistics(f) is not None
+    )
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
+    """Reads a prepared domain.
+
+    Args:
+      name: its name.
+      data_dir: the data directory; None as for the function `data_dir`.
+
+    Raises:
+      UserError: it is not prepared there.
+    """
+    root = _root(data_dir)
+    statistics = read_statistics(root / name)
+    if statistics is None:
+        there = ", ".join(prepared(root)) or "none"
+        raise UserError(
+            f"domain {name!r} is not prepared in {root}: run `recalign prepare …`; "
+            f"prepared there: {there}"
+        )
+    return read(root / name, name, statistics)
+
+
+def read(folder: Path, name: str, statistics: dict) -> Domain:
+    """Reads a domain's Parquet files."""
+    events = pq.read_table(folder / "interactions.parquet")
+    users = events["user"].to_numpy()
+    has_ratings, has_times = ("rating" in events.column_names, "timestamp" in events.column_names)
+    return Domain(
+        name=name,
+        items=pd.read_parquet(folder / "items.parquet"),
+        offsets=np.searchsorted(users, np.arange(statistics["users"] + 1)).astype(np.int64),
+        events=events["item"].to_numpy(),
+        ratings=events["rating"].to_numpy() if has_ratings else None,
+        timestamps=events["timestamp"].to_numpy() if has_times else None,
+        statistics=statistics,
+        path=folder,
+    )
+
+
+def write(domain: Domain, folder: Path) -> None:
+    """Writes a domain's Parquet files and statistics into an existing folder."""
+    users = np.repeat(np.arange(domain.num_users, dtype=np.int32), domain.lengths)
+    columns = {"user": users, "item": domain.events}
+    if domain.timestamps is not None:
+        times = domain.timestamps
+        missing = np.isnan(times) if times.dtype.kind == "f" else None
+        columns["timestamp"] = pa.array(times, mask=missing)
+    if domain.ratings is not None:
+        columns["rating"] = domain.ratings
+    pq.write_table(pa.table(columns), folder / "interactions.parquet")
+    pq.write_table(
+        pa.table({"key": pa.array(domain.user_keys, pa.string())}), folder / "users.parquet"
+    )
+    domain.items.to_parquet(folder / "items.parquet", index=False)
+    text = json.dumps(domain.statistics, indent=2, ensure_ascii=False)
+    (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Gives a new empty folder beside `target` that takes its place when the block ends well.
+
+    An older `target` stays until then; if the block fails, it stays for good and the new folder is
+    removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    fresh = target.with_name(f".{target.name}.partial-{mark}")
+    old = target.with_name(f".{target.name}.old-{mark}")
+    fresh.mkdir()
+    try:
+        yield fresh
+        _swap(fresh, target, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        # If the swap failed half-way, `old` is all there is: put it back.
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    if target.exists():
+        target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"{target} appeared while it was being prepared: is another `recalign prepare` running?"
+        ) from error

@@ -1,0 +1,80 @@
+"""A domain's own SentencePiece vocabulary."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import sentencepiece
+
+from recalign import prompts
+from recalign.errors import UserError
+
+FILE_NAME = "spiece.model"
+
+
+def copy(source: Path, folder: Path) -> int:
+    """Copies a SentencePiece model into a domain's folder.
+
+    Returns:
+      The number of its pieces.
+
+    Raises:
+      UserError: the file cannot be read, or is no SentencePiece model with T5's special ids.
+    """
+    try:
+        model = source.read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read: {error.strerror}") from error
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise UserError(f"{source}: not a SentencePiece model") from error
+    specials = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if specials != (0, 1, 2):
+        raise UserError(
+            f"{source}: pad, eos and unk have the ids {specials}; T5 models need (0, 1, 2)"
+        )
+    (folder / FILE_NAME).write_bytes(model)
+    return processor.get_piece_size()
+
+
+def train(items: pd.DataFrame, size: int, folder: Path) -> int:
+    """Trains a vocabulary on a catalogue and the prompts, into a domain's folder.
+
+    A unigram model with T5's special ids. It reads items and templates only, never an event, and
+    the same catalogue gives the same bytes. Bytes stand in for characters that it has no piece for,
+    so that a title that comes later can still be written.
+
+    Args:
+      items: the catalogue in index order.
+      size: the number of pieces at most; a small catalogue may give fewer.
+      folder: gets `spiece.model`.
+
+    Returns:
+      The number of pieces.
+
+    Raises:
+      UserError: `size` is too small for the characters of the catalogue.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(prompts.vocabulary_texts(items)),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            byte_fallback=True,
+            split_digits=True,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(f"--vocab_size {size}: SentencePiece says: {error}") from error
+    (folder / FILE_NAME).write_bytes(model.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
