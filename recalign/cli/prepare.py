@@ -1,0 +1,291 @@
+"""`recalign prepare`: from a source to a prepared domain.
+
+Only click is imported here; readers and writers are imported by the commands that use them.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path)
+ROLES = {
+    "user": "user id",
+    "item": "item id",
+    "timestamp": "time of the event (a number, or an ISO 8601 date)",
+    "rating": "rating",
+    "title": "item title",
+    "brand": "item brand",
+    "categories": "item categories",
+}
+
+
+def _spellings(name: str) -> list[str]:
+    """An option with underscores and with hyphens, the given spelling first."""
+    word = name.removeprefix("--")
+    return list(
+        dict.fromkeys(f"--{w}" for w in (word, word.replace("-", "_"), word.replace("_", "-")))
+    )
+
+
+def _option(name: str, **settings: Any) -> Callable:
+    return click.option(*_spellings(name), **settings)
+
+
+def _column_options(kind: str) -> Callable:
+    """--user-KIND … --categories-KIND, as parameters user_KIND …."""
+
+    def decorate(command: Callable) -> Callable:
+        rows = [(role, f"column of the {text}") for role, text in ROLES.items()]
+        rows.append(("catalogue_item", "column of the item id in the item table, if it differs"))
+        for role, text in reversed(rows):
+            option = f"--{role.replace('_', '-')}-{kind}"
+            command = _option(option, metavar="COLUMN", help=f"C{text[1:]}.")(command)
+        return command
+
+    return decorate
+
+
+def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
+    """The options that every domain has."""
+    options = [
+        _option(
+            "--name",
+            required=name is None,
+            default=name,
+            show_default=name is not None,
+            help="Name of the domain: lower-case letters, digits and underscores. Tasks are named "
+            "after it (NAME_retrieval, …).",
+        ),
+        _option(
+            "--k_core",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Drop users and items with fewer than N events until none is left to drop.",
+        ),
+        _option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Seed of the item ids, a random permutation of the catalogue"
+            + (", and of the shop itself." if name else "."),
+        ),
+        _option(
+            "--data_dir",
+            type=FILE,
+            help="Where prepared domains live.  [default: $RECALIGN_DATA_DIR, else "
+            "~/.cache/recalign]",
+        ),
+        _option(
+            "--vocabulary",
+            type=FILE,
+            metavar="PATH",
+            help="Copy this SentencePiece model into the domain instead of using T5's.",
+        ),
+        _option(
+            "--vocab_size",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Train a SentencePiece model of N pieces on the item texts and the prompts."
+            + (f"  [default: {vocab_size}]" if vocab_size else ""),
+        ),
+        _option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace a domain of the same name; the old one stays until the new one is whole.",
+        ),
+    ]
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group()
+def prepare() -> None:
+    """Turns interactions and items into a prepared domain.
+
+    A prepared domain is a folder DATA_DIR/NAME: the catalogue (items.parquet), the interactions in
+    chronological order (interactions.parquet), a TensorFlow Datasets build with the splits train,
+    validation and test (1.0.0), and statistics.json. Of each user with three events or more, the
+    last event is the test target and the last but one the validation target.
+
+    Preparing again with the same options from the same files does nothing.
+    """
+
+
+@prepare.command(
+    epilog="\b\n"
+    "Example:\n"
+    "  recalign prepare recbole --inter beauty.inter --item beauty.item --name beauty"
+)
+@click.option("--inter", type=FILE, required=True, help="The .inter file, plain or gzip.")
+@click.option("--item", type=FILE, help="The .item file, plain or gzip. Optional.")
+@_column_options("field")
+@_common()
+def recbole(inter: Path, item: Path | None, **options: Any) -> None:
+    """RecBole atomic files.
+
+    Tab-separated, with a header of name:type where type is token, token_seq, float or float_seq;
+    columns in any order. Fields are user_id, item_id, timestamp, rating (the last two optional),
+    and in the .item file item_id, title, brand, categories or common other names of these; other
+    item columns are kept in items.parquet, other interaction columns are ignored.
+    """
+
+    def read(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains import recbole as reader
+
+        return reader.read(inter, item, columns)
+
+    _prepare("recbole", read, {"interactions": inter, "items": item}, "field", options)
+
+
+@prepare.command(
+    epilog="\b\n"
+    "Example:\n"
+    "  recalign prepare table --interactions orders.csv.gz --items products.parquet \\\n"
+    "    --user-column customer --item-column sku --timestamp-column ordered_at \\\n"
+    "    --title-column product_name --name my_shop"
+)
+@click.option(
+    "--interactions",
+    type=FILE,
+    required=True,
+    help="One row an event: .csv, .tsv (also .gz) or .parquet.",
+)
+@click.option("--items", type=FILE, help="One row an item, in any of these formats. Optional.")
+@_column_options("column")
+@_common()
+def table(interactions: Path, items: Path | None, **options: Any) -> None:
+    """Any CSV, TSV or Parquet table with named columns.
+
+    Columns that are not named are looked for under common names (user_id, item_id, timestamp,
+    rating, title, brand, categories, …). Without a timestamp column, events keep file order.
+    """
+
+    def read(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains import table as reader
+
+        return reader.read(interactions, items, columns)
+
+    _prepare("table", read, {"interactions": interactions, "items": items}, "column", options)
+
+
+@prepare.command(
+    epilog="\b\nExample:\n  recalign prepare toyshop --users 2000 --items 300 --seed 0"
+)
+@click.option("--users", type=int, default=2000, show_default=True, help="Number of users.")
+@click.option("--items", type=int, default=300, show_default=True, help="Size of the catalogue.")
+@_common(name="toyshop", vocab_size=1000)
+def toyshop(users: int, items: int, **options: Any) -> None:
+    """A generated toy shop, no download.
+
+    Series of toys are bought in order, by users with tastes: a model that reads the order of a
+    history can tell the next item, popularity cannot. The same seed gives the same shop.
+    """
+    if not options["vocabulary"] and not options["vocab_size"]:
+        options["vocab_size"] = 1000
+
+    def read(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains import toyshop as generator
+
+        return generator.generate(users, items, options["seed"])
+
+    _prepare("toyshop", read, {}, None, options, {"users": users, "items": items})
+
+
+def _prepare(
+    command: str,
+    read: Callable[[Mapping[str, str | None]], Any],
+    sources: Mapping[str, Path | None],
+    kind: str | None,
+    options: dict[str, Any],
+    reader_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Prepares one domain with a progress display, and prints what came of it."""
+    from tqdm import tqdm
+
+    from recalign.domains import prepare as preparing
+
+    columns = {role: options.pop(f"{role}_{kind}") for role in (*ROLES, "catalogue_item") if kind}
+    named = {f"{role}_column": column for role, column in columns.items() if column}
+    request = preparing.Request(
+        command=command,
+        read=lambda: read(columns),
+        sources={role: path for role, path in sources.items() if path},
+        reader_options=dict(reader_options or named),
+        **options,
+    )
+    # `disable=None` keeps quiet where standard error is not a terminal.
+    with tqdm(total=6, disable=None, leave=False, bar_format="{desc} {bar} {elapsed}") as bar:
+
+        def stage(text: str) -> None:
+            bar.set_description_str(f"{request.name}: {text}")
+            bar.update()
+
+        outcome = preparing.prepare(request, _write_records, stage)
+    for warning in outcome.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(_summary(outcome))
+
+
+def _write_records(domain: Any, folder: Path) -> None:
+    import os
+
+    # TensorFlow announces CPU features and missing GPUs on standard error, which is no news here.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from recalign.samples import store
+
+    store.write(domain, folder)
+
+
+def _summary(outcome: Any) -> str:
+    domain = outcome.domain
+    s = domain.statistics
+    if not outcome.fresh:
+        return (
+            f"{domain.name} is already prepared in {domain.path}, with the same options from the "
+            "same files; nothing was done."
+        )
+    length = s["history_length"]
+    lines = [
+        f"{domain.name}: {s['users']:,} users, {s['items']:,} items, "
+        f"{s['interactions']:,} interactions (sparsity {s['sparsity']:.4%})",
+        f"  events a user: mean {length['mean']:.1f}, median {length['median']:g}, "
+        f"95 % up to {length['p95']:g}, longest {length['max']:,}",
+        f"  records: {s['records_train']:,} train, {s['records_validation']:,} validation, "
+        f"{s['records_test']:,} test; {s['users_without_test']:,} users without test",
+        f"  test targets never seen in training: {s['cold_test_items']:,} items, "
+        f"{s['cold_test_records']:,} records",
+        *_column_lines(s["columns"]),
+        *_cleaning_lines(s["cleaning"]),
+        "  vocabulary: "
+        + (f"{s['vocabulary_pieces']:,} pieces" if s["vocabulary_pieces"] else "T5's public one"),
+        f"written to {domain.path}",
+        f"next: recalign tasks {domain.name}_retrieval --examples 3",
+    ]
+    return "\n".join(lines)
+
+
+def _column_lines(columns: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for part in ("interactions", "items"):
+        used = ", ".join(
+            role if role == column else f"{role} from {column}"
+            for role, column in columns.get(part, {}).items()
+        )
+        other = columns.get("interactions_ignored" if part == "interactions" else "items_kept")
+        note = f"; {'ignored' if part == 'interactions' else 'kept'}: {', '.join(other or [])}"
+        if used:
+            lines.append(f"  {part} columns: {used}" + (note if other else ""))
+    return lines
+
+
+def _cleaning_lines(counts: Mapping[str, int]) -> list[str]:
+    done = [f"{key.replace('_', ' ')} {count:,}" for key, count in counts.items() if count]
+    return ["  clean-up: " + (", ".join(done) if done else "nothing to clean")]
