@@ -5,4 +5,13 @@ SeqIO samples; the tensor plane (`engine`) turns samples into a trained model an
 never imports TensorFlow; `evaluation` turns ranked items into metrics, with numpy alone.
 """
 
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+# In a wheel `recalign.tasks` and `recalign.gin` lie inside this package, in a checkout beside it.
+# `gin` can have no __init__.py, which would shadow gin-config, and an editable install maps only
+# packages that have one.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "gin" / "models").is_dir():
+    __path__.append(str(_checkout))

@@ -1,0 +1,5 @@
+"""`python -m recalign`."""
+
+from recalign.cli import main
+
+main()

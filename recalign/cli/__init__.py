@@ -1,0 +1,42 @@
+"""The command line. Heavy imports happen inside commands: `recalign --help` answers at once."""
+
+import logging
+import sys
+
+import click
+
+from recalign import __version__
+from recalign.cli.evaluate import evaluate, infer
+from recalign.cli.prepare import prepare
+from recalign.cli.tasks import tasks
+from recalign.cli.train import train
+from recalign.errors import UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def recalign() -> None:
+    r"""Aligns FLAN-T5 with recommendation knowledge.
+
+    \b
+    recalign prepare toyshop                                      a domain to try things on
+    recalign tasks toyshop_mim --examples 2                       what a model is trained on
+    recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=/tmp/r  trains and evaluates
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("recalign").setLevel(logging.INFO)
+
+
+for command in (prepare, tasks, train, evaluate, infer):
+    recalign.add_command(command)
+
+
+def main() -> None:
+    """Runs a command; a mistake of the user is one message and exit code 2."""
+    try:
+        recalign(prog_name="recalign")
+    except UserError as error:
+        # Gin adds which configurable raised it, which tells a user nothing.
+        message = str(error).partition("\n  In call to configurable")[0]
+        click.echo(f"recalign: {message}", err=True)
+        sys.exit(2)

@@ -1,0 +1,47 @@
+"""`recalign eval` and `recalign infer`: what a trained run says of a split."""
+
+from pathlib import Path
+
+import click
+
+from recalign.cli.options import data_dir_option
+
+_model_dir = click.option(
+    "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
+)
+_split = click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
+)
+
+
+@click.command("eval")
+@_model_dir
+@_split
+@data_dir_option
+def evaluate(model_dir: str, split: str) -> None:
+    """Prints all metrics of a run on a split, beside the baselines.
+
+    The newest checkpoint is evaluated, as the run's config.gin says; metrics.json and metrics.jsonl
+    of the run receive the numbers.
+    """
+    from recalign import runs
+    from recalign.evaluation import report
+
+    click.echo(report.format_tables(runs.load(model_dir).evaluate(split)))
+
+
+@click.command()
+@_model_dir
+@_split
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")
+@data_dir_option
+def infer(model_dir: str, split: str, output: Path) -> None:
+    """Writes the ranked items of every example of a split.
+
+    One JSON line an example, in the order of the split: `history` and `target` as the source's item
+    ids, `items` best first, and `scores`, their log-probabilities.
+    """
+    from recalign import runs
+
+    count = runs.load(model_dir).predict(split, output)
+    click.echo(f"{count} predictions written to {output}")

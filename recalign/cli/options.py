@@ -1,0 +1,70 @@
+"""Options that several commands share."""
+
+import functools
+import os
+from collections.abc import Callable
+
+import click
+
+from recalign.errors import UserError
+
+
+def data_dir_option(command: Callable) -> Callable:
+    """Adds `--data_dir`, which is where this process looks for prepared domains from then on."""
+
+    @click.option(
+        "--data_dir",
+        "--data-dir",
+        help="Where prepared domains live.  [default: $RECALIGN_DATA_DIR or ~/.cache/recalign]",
+    )
+    @functools.wraps(command)
+    def wrapped(*args, data_dir: str | None, **kwargs):
+        if data_dir:
+            os.environ["RECALIGN_DATA_DIR"] = data_dir
+        return command(*args, **kwargs)
+
+    return wrapped
+
+
+def gin_options(required: bool) -> Callable[[Callable], Callable]:
+    """Adds T5X's gin flags; the command is given `configure()`, which parses them.
+
+    The command needs `context_settings={"ignore_unknown_options": True}`.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        @click.option(
+            "--gin_file",
+            multiple=True,
+            required=required,
+            metavar="FILE",
+            help="A recipe; of several, later ones override earlier ones. Looked for here, in "
+            "--gin_search_paths, then among recalign's own (toyshop.gin, models/tiny.gin, …).",
+        )
+        @click.option(
+            "--gin_search_paths", default="", metavar="DIR,DIR", help="Further folders of recipes."
+        )
+        @click.argument(
+            "overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--gin.NAME=VALUE]..."
+        )
+        @functools.wraps(command)
+        def wrapped(*args, gin_file, gin_search_paths, overrides, **kwargs):
+            bindings = [_binding(override) for override in overrides]
+            paths = [path for path in gin_search_paths.split(",") if path]
+
+            def configure(*defaults: str) -> None:
+                from recalign import configuration
+
+                configuration.parse(gin_file, [*defaults, *bindings], paths)
+
+            return command(*args, configure=configure, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def _binding(override: str) -> str:
+    if not override.startswith("--gin."):
+        raise UserError(f"what is {override!r}? Overrides are written --gin.NAME=VALUE")
+    return override.removeprefix("--gin.")

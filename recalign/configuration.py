@@ -1,0 +1,103 @@
+"""Gin files and flags, in T5X's dialect, with every mistake in them an error."""
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+import gin
+import recalign.gin as gin_files
+from recalign.errors import UserError
+
+# "runs.Run.model_dir = …", "train/inputs.train_batches.seed = …", "TRAIN_STEPS = …"
+_BINDING = re.compile(r"^([A-Za-z_][\w./]*) = ?(.*)$", re.MULTILINE)
+_MACRO = re.compile(r"%([A-Za-z_][\w./]*)")
+
+
+def parse(
+    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+) -> None:
+    """Makes gin files and overrides the current configuration.
+
+    Args:
+      files: gin files, looked for where they say, then in the search paths, then among those that
+        come with recalign ("toyshop.gin", "models/tiny.gin").
+      bindings: "NAME=VALUE" overrides. A value that is neither a Python literal nor a gin reference
+        is a string, so that paths and names need no quotes.
+      search_paths: further folders.
+
+    Raises:
+      UserError: a file is missing, a name is unknown, a macro is set but nothing uses it, or one
+        that must be set is not.
+    """
+    gin.clear_config()
+    for path in (*search_paths, *gin_files.__path__):
+        gin.add_config_file_search_path(path)
+    try:
+        gin.parse_config_files_and_bindings(
+            files, [_quoted(binding) for binding in bindings], finalize_config=False
+        )
+        # Before gin's own check of references, whose messages do not tell what was meant.
+        _check_macros(gin.config_str(max_line_length=10**6))
+        gin.finalize()
+    except (ValueError, SyntaxError, OSError, ImportError, AttributeError) as error:
+        raise UserError(f"configuration: {_without_dump(str(error))}") from error
+
+
+def check_all_used() -> None:
+    """Raises UserError if something is bound that nothing has asked for so far.
+
+    Called when everything that the configuration can make has been made.
+    """
+    used = set(_names(gin.operative_config_str(max_line_length=10**6)))
+    unused = [name for name in _names(gin.config_str(max_line_length=10**6)) if name not in used]
+    if unused:
+        raise UserError(
+            f"configuration: nothing in this run uses {_listed(unused)}; remove the binding, or "
+            "bind what makes use of it"
+        )
+
+
+def operative() -> str:
+    """Every value that is in use, as a gin file that gives the same run again."""
+    return gin.operative_config_str()
+
+
+def _without_dump(message: str) -> str:
+    """Some of gin's errors end in the whole configuration."""
+    return message.partition(" in config string:")[0]
+
+
+def _quoted(binding: str) -> str:
+    name, separator, value = binding.partition("=")
+    if not separator:
+        raise UserError(f"--gin.{binding}: expected --gin.NAME=VALUE")
+    try:
+        ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        if not re.search(r"[@%\"']", value):
+            value = repr(value)
+    return f"{name} = {value}"
+
+
+def _names(config: str) -> list[str]:
+    return [name for name, _ in _BINDING.findall(config)]
+
+
+def _check_macros(config: str) -> None:
+    values = {n: v for n, v in _BINDING.findall(config) if "." not in n and "/" not in n}
+    referenced = set(_MACRO.findall(config))
+    unused = sorted(values.keys() - referenced)
+    if unused:
+        near = difflib.get_close_matches(unused[0], sorted(referenced), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"configuration: nothing uses {_listed(unused)}{hint}")
+    missing = [name for name, value in values.items() if value == "%gin.REQUIRED"]
+    if missing:
+        raise UserError(
+            f"configuration: {_listed(missing)} must be set, with --gin.{missing[0]}=… or in a file"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,128 @@
+"""How arrays are laid out over devices: a mesh, and an ordered table of rules."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax.linen import partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from recalign.errors import UserError
+
+Rules = Sequence[tuple[str, str | None]]
+
+_TENSOR_PARALLEL: Rules = (
+    ("batch", "data"),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+)
+
+PRESETS: dict[str, Rules] = {
+    # Every parameter whole on every device; only the batch is split.
+    "replicated": (("batch", "data"),),
+    # Heads, hidden units and vocabulary over "model" (Shoeybi et al. 2019).
+    "tensor_parallel": _TENSOR_PARALLEL,
+    # Parameters and optimiser over "data" as well (Rajbhandari et al. 2020, ZeRO stage 3). An
+    # activation's "embed" stays whole, because its "batch" has taken "data" already.
+    "fully_sharded": (*_TENSOR_PARALLEL, ("embed", "data")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioner:
+    """Lays arrays out over a data × model mesh.
+
+    Attributes:
+      num_partitions: devices along "model"; the others are along "data".
+      rules: one of `PRESETS`, or a table of logical axis name → mesh axis: the first rule that fits
+        wins, and an axis without one is not split.
+      devices: which to use, by default all.
+    """
+
+    num_partitions: int = 1
+    rules: str | Rules = "tensor_parallel"
+    devices: Sequence[jax.Device] | None = None
+    mesh: Mesh = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        devices = np.array(self.devices or jax.devices())
+        if devices.size % self.num_partitions:
+            raise UserError(
+                f"Partitioner.num_partitions = {self.num_partitions} does not divide the "
+                f"{devices.size} devices"
+            )
+        if isinstance(self.rules, str):
+            if self.rules not in PRESETS:
+                raise UserError(f"Partitioner.rules = {self.rules!r} is none of {list(PRESETS)}")
+            object.__setattr__(self, "rules", PRESETS[self.rules])
+        grid = devices.reshape(-1, self.num_partitions)
+        object.__setattr__(self, "mesh", Mesh(grid, ("data", "model")))
+
+    @property
+    def data_partitions(self) -> int:
+        """How many parts a batch is split into."""
+        return self.mesh.shape["data"]
+
+    @contextlib.contextmanager
+    def activate(self):
+        """Gives the network's logical axis names their meaning while it is traced."""
+        with self.mesh, partitioning.axis_rules(self.rules):
+            yield
+
+    def sharding(self, *logical_axes: str | None) -> NamedSharding:
+        """The layout of an array with these axis names."""
+        names = PartitionSpec(*logical_axes)
+        spec = partitioning.logical_to_mesh_axes(names, rules=self.rules)
+        return NamedSharding(self.mesh, spec or PartitionSpec())
+
+    def state_shardings(self, abstract_state: Any, params_axes: Any) -> Any:
+        """The layout of each array of a train state.
+
+        Args:
+          abstract_state: a pytree of `jax.ShapeDtypeStruct` with a `params` attribute.
+          params_axes: the network's "params_axes" collection.
+
+        Returns:
+          A pytree of `NamedSharding` like `abstract_state`. An optimiser moment is laid out as the
+          parameter at the end of its path if it has that one's shape; what is smaller (factored
+          moments, counters) is on every device.
+        """
+        names = partitioning.get_axis_names(params_axes)
+        shardings = {
+            _path(path): self.sharding(*spec)
+            for path, spec in jax.tree_util.tree_leaves_with_path(
+                names, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+            )
+        }
+        shapes = {
+            _path(path): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state.params)
+        }
+        by_suffix = re.compile(f"(?:^|/)({'|'.join(map(re.escape, shapes))})$")
+
+        def of(path, leaf) -> NamedSharding:
+            match = by_suffix.search(_path(path))
+            if match and shapes[match.group(1)] == leaf.shape:
+                return shardings[match.group(1)]
+            return self.sharding()
+
+        return jax.tree_util.tree_map_with_path(of, abstract_state)
+
+    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's rows of a batch, as arrays split along "data"."""
+        return {
+            name: jax.make_array_from_process_local_data(
+                self.sharding("batch", *[None] * (rows.ndim - 1)), rows
+            )
+            for name, rows in batch.items()
+        }
+
+
+def _path(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,112 @@
+"""Ranks the catalogue for many histories, batch by batch."""
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from recalign.engine.beam_search import Ranked
+from recalign.engine.catalogue import CatalogueIndex
+from recalign.engine.network import Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.retrieval import retrieve_all_and_unseen
+from recalign.errors import UserError
+
+
+class Retriever:
+    """Beam search over one catalogue with one network, compiled once for each shape.
+
+    Histories of similar length are searched together, padded to a multiple of `length_multiple`, so
+    that little is computed on padding and few shapes are compiled.
+
+    Args:
+      module: the network.
+      partitioner: lays parameters and batches out.
+      catalogue: int32[tokens] an item, EOS included.
+      num_beams: items in each ranking.
+      batch_size: histories searched at once.
+      length_multiple: what input and exclusion lengths are rounded up to.
+    """
+
+    def __init__(
+        self,
+        module: Transformer,
+        partitioner: Partitioner,
+        catalogue: Sequence[np.ndarray],
+        num_beams: int = 20,
+        batch_size: int = 64,
+        length_multiple: int = 32,
+    ):
+        if batch_size % partitioner.data_partitions:
+            raise UserError(
+                f"Retriever.batch_size = {batch_size} is not divisible by the "
+                f"{partitioner.data_partitions} data partitions"
+            )
+        self._partitioner = partitioner
+        self._batch_size = batch_size
+        self._multiple = length_multiple
+        index = CatalogueIndex.build(catalogue, module.config.vocab_size)
+        self._index = jax.device_put(index, partitioner.sharding())
+        self._search = jax.jit(
+            functools.partial(retrieve_all_and_unseen, module, num_beams=num_beams)
+        )
+
+    def rank(
+        self, params: Any, inputs: Sequence[np.ndarray], offsets: np.ndarray, events: np.ndarray
+    ) -> tuple[Ranked, Ranked]:
+        """Two rankings for each of m histories: of all items, and of those not in the history.
+
+        Args:
+          params: the network's.
+          inputs: int32[tokens] an example, the question with EOS.
+          offsets: int64[m + 1]; example e has seen `events[offsets[e]:offsets[e + 1]]`.
+          events: int32[n], item indices.
+
+        Returns:
+          Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
+        """
+        order = np.argsort([len(tokens) for tokens in inputs], kind="stable")
+        found = [
+            jax.device_get(self._search({"params": params}, tokens, self._index, seen=seen))
+            for tokens, seen in self._batches(order, inputs, offsets, events)
+        ]
+        rank_of = np.argsort(order, kind="stable")
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(order)][rank_of], *found)
+
+    def _batches(
+        self,
+        order: np.ndarray,
+        inputs: Sequence[np.ndarray],
+        offsets: np.ndarray,
+        events: np.ndarray,
+    ) -> Iterator[tuple[jax.Array, jax.Array]]:
+        """Tokens int32[B, S] and seen items int32[B, E] of the examples, in the given order."""
+        starts = tqdm.tqdm(
+            range(0, len(order), self._batch_size),
+            desc="ranking",
+            unit="batch",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        for start in starts:
+            rows = order[start : start + self._batch_size]
+            histories = [events[offsets[row] : offsets[row + 1]] for row in rows]
+            batch = {
+                "inputs": self._padded([inputs[row] for row in rows], 0),
+                "seen": self._padded(histories, -1),
+            }
+            batch = self._partitioner.put_batch(batch)
+            yield batch["inputs"], batch["seen"]
+
+    def _padded(self, rows: Sequence[np.ndarray], filler: int) -> np.ndarray:
+        """int32[batch_size, L], with L rounded up; rows that are missing are filler too."""
+        longest = max(1, *map(len, rows))
+        length = -(-longest // self._multiple) * self._multiple
+        padded = np.full((self._batch_size, length), filler, np.int32)
+        for row, values in zip(padded, rows, strict=False):
+            row[: len(values)] = values
+        return padded

@@ -1,0 +1,74 @@
+"""Every sentence the model reads or must write.
+
+The wording is this project's own: the paper's prompts were not published with it. A template is one
+paraphrase of a question; `{history}` stands for the verbalised history, every other field for one
+item. The first template of a list is the one used for evaluation. User ids never appear.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+# Ends every item of a history. A title may hold commas and stops, but the item ids start with "#".
+ITEM_END = ";"
+
+RETRIEVAL = (
+    "Bought so far, oldest first: {history} What is bought next?",
+    "Purchase history: {history} Predict the next item.",
+    "A customer chose these items in this order: {history} Which item follows?",
+    "{history} Given these purchases, name the item that the customer will want next.",
+    "Here is what someone bought, from first to last: {history} Recommend one item.",
+)
+
+# Masked items stand in the history as sentinels; the answer lists them in order.
+MIM = (
+    "Some items of this purchase history are hidden: {history} Which items are they?",
+    "Fill in the missing purchases: {history}",
+    "A customer's purchases in order, a few of them left out: {history} Name what is left out.",
+    "{history} Recover the hidden items of this history.",
+)
+
+# Token spans of the history are hidden, ids and titles alike; the answer is T5's span corruption.
+MLM = (
+    "Complete the text of this purchase history: {history}",
+    "Parts of this shopping record are unreadable: {history} Restore them.",
+    "{history} Fill the gaps in this list of purchases.",
+)
+
+BPR = (
+    "Bought so far, oldest first: {history} Which is bought next: {first} or {second}?",
+    "Purchase history: {history} Does the customer prefer {first} or {second}?",
+    "{history} After these purchases, choose between {first} and {second}.",
+    "A customer chose these items in this order: {history} Of {first} and {second}, which follows?",
+)
+
+ITEM_FORMS = ("id", "title", "id_title")
+
+
+def item_id(index: int, num_items: int) -> str:
+    """The text of an item's id: "#" and its index, with as many digits as the largest index."""
+    return f"#{index:0{len(str(max(num_items - 1, 0)))}d}"
+
+
+def item_text(form: str, id_text: str, title: str) -> str:
+    """An item in one of `ITEM_FORMS`; an item without a title is written as its id."""
+    if form == "id" or not title:
+        return id_text
+    return title if form == "title" else f"{id_text} {title}"
+
+
+def vocabulary_texts(items: pd.DataFrame) -> Iterator[str]:
+    """What a vocabulary for the catalogue must be able to write.
+
+    Args:
+      items: the catalogue, one row an item in index order, with a column `title`.
+
+    Yields:
+      Every item as id and title, and every template once per hundred items, so that in a small
+      vocabulary the words of the questions are whole pieces too.
+    """
+    for index, title in enumerate(items["title"]):
+        yield item_text("id_title", item_id(index, len(items)), title) + ITEM_END
+    templates: Sequence[str] = RETRIEVAL + MIM + MLM + BPR
+    for _ in range(1 + len(items) // 100):
+        yield from (t.format(history="", first="", second="") for t in templates)

@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
+
+setup(
+    name="recalign",
+    version=VERSION,
+    description="Aligns FLAN-T5 with recommendation knowledge, on JAX, T5X and SeqIO",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=[*find_packages(include=["recalign", "recalign.*"]), "recalign.tasks", "recalign.gin"],
+    package_dir={"recalign.tasks": "tasks", "recalign.gin": "gin"},
+    package_data={"recalign.gin": ["**/*.gin"]},
+    entry_points={"console_scripts": ["recalign = recalign.cli:main"]},
+    # Lower bounds are the oldest release that the tests were run with; upper bounds stand where the
+    # next series changes an interface that is used here.
+    install_requires=[
+        "click>=8.1",
+        "clu>=0.0.12",
+        "etils[epath]>=1.12",
+        "flax>=0.12,<0.13",
+        "gin-config>=0.5.0",
+        "jax>=0.10,<0.11",
+        "numpy>=2.0",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "pandas>=2.2",
+        "pyarrow>=17",
+        "safetensors>=0.5",
+        "scipy>=1.13",
+        "sentencepiece>=0.2.0,<0.3",
+        "seqio>=0.0.20",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.9",
+        "tensorflow-text>=2.21,<2.22",
+        "tensorflow>=2.21,<2.22",
+        "tensorstore>=0.1.70",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["build>=1.2", "hypothesis>=6.100", "ir_measures>=0.3.7", "pytest>=8", "ruff>=0.9"],
+    },
+)
