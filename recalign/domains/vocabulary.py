@@ -41,7 +41,8 @@ def copy(source: Path, folder: Path) -> int:
 def train(items: pd.DataFrame, size: int, folder: Path) -> int:
     """Trains a vocabulary on a catalogue and the prompts, into a domain's folder.
 
-    A unigram model with T5's special ids. It reads items and templates only, never an event, and
+    A byte-pair model with T5's special ids: on a small catalogue it keeps whole words, where a
+    unigram model of the same size drops them and writes twice as many tokens. It reads items and templates only, never an event, and
     the same catalogue gives the same bytes. Bytes stand in for characters that it has no piece for,
     so that a title that comes later can still be written.
 
@@ -61,7 +62,7 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(prompts.vocabulary_texts(items)),
             model_writer=model,
-            model_type="unigram",
+            model_type="bpe",
             vocab_size=size,
             hard_vocab_limit=False,
             character_coverage=1.0,
