@@ -2,14 +2,14 @@
 
 The catalogue is made of series: parts numbered 1 … n of one brand and product line, with a
 complement (a refill, a paint set, …) that follows one of the parts. A series' *route* is the order
-in which it is bought; a finished route leads to that of a fixed other series of the brand. Users
-have tastes, a mixture over categories. Each follows a route from where it caught his eye, turns to
-another one now and then, and at times goes back to the one before. The rest are purchases by taste
-and popularity. Nobody buys a thing twice.
+in which it is bought, some items left out; a finished route leads to that of a fixed other series
+of the brand. Users have tastes, a mixture over categories. Each follows a route from somewhere on
+it, turns to another brand now and then, and at times goes back to the route before. A few purchases
+are gifts, by taste and popularity. Nobody buys a thing twice.
 
 So the next item is mostly read off the last few, which popularity cannot do. Co-occurrence sees
-which items go together, but not in which order, and is slow to see that a user has turned to
-another series.
+which items go together but not in which order: what a user left out looks as good to it as what
+comes next.
 """
 
 import dataclasses
@@ -52,15 +52,18 @@ THEMES = (
 MIN_LENGTH, MAX_LENGTH = 5, 20
 PARTS = (7, 11)  # least and most parts of a series
 
-GIFT = 0.04  # a single purchase from another brand, by taste and popularity
+GIFT = 0.02  # a single purchase from another brand, by taste and popularity
 TURN = 0.12  # turns to a series of another brand
-RETURN = 0.04  # goes back to the series before
-SKIP = 0.03  # leaves out one item of the route
+RETURN = 0.03  # goes back to the series before
+SKIP = 0.42  # leaves out the next item of the route, and then perhaps the one after it
+MAX_SKIP = 3
 FROM_START = 0.2  # enters a route at its beginning rather than anywhere
 FAMILIAR = 0.001  # how much a brand that the user knows draws a turn
 TASTES = 0.35  # Dirichlet concentration over categories: small means narrow tastes
 SKEW = 0.4  # a series' popularity is 1 / rank ** SKEW
 
+# In a small shop a user comes to know every brand; the weights must not vanish.
+_LEAST_WEIGHT = 1e-9
 _FIRST_PURCHASE = 1_577_836_800  # 2020-01-01
 _TWO_YEARS = 2 * 365 * 86_400
 
@@ -225,7 +228,8 @@ def _turn(shop: Shop, weights: np.ndarray, rng: np.random.Generator) -> tuple[in
     Lowers the weight of the whole brand in place, so that the next turn leads elsewhere.
     """
     series = int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))
-    weights[shop.brands == shop.brands[series]] *= FAMILIAR
+    known = shop.brands == shop.brands[series]
+    weights[known] = np.maximum(weights[known] * FAMILIAR, _LEAST_WEIGHT)
     at_start = rng.random() < FROM_START
     return series, 0 if at_start else int(rng.integers(len(shop.routes[series])))
 
@@ -233,11 +237,12 @@ def _turn(shop: Shop, weights: np.ndarray, rng: np.random.Generator) -> tuple[in
 def _advance(
     shop: Shop, place: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, tuple[int, int]]:
-    """The next item of a route, and the place after it."""
+    """The next item of a route, a few left out at times, and the place after it."""
     series, position = place
-    position += int(rng.random() < SKIP)
-    if position >= len(shop.routes[series]):
-        series, position = int(shop.successors[series]), 0
+    position += min(int(rng.geometric(1 - SKIP)) - 1, MAX_SKIP)
+    while position >= len(shop.routes[series]):
+        position -= len(shop.routes[series])
+        series = int(shop.successors[series])
     return int(shop.routes[series][position]), (series, position + 1)
 
 

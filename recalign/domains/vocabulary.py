@@ -42,9 +42,9 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
     """Trains a vocabulary on a catalogue and the prompts, into a domain's folder.
 
     A byte-pair model with T5's special ids: on a small catalogue it keeps whole words, where a
-    unigram model of the same size drops them and writes twice as many tokens. It reads items and templates only, never an event, and
-    the same catalogue gives the same bytes. Bytes stand in for characters that it has no piece for,
-    so that a title that comes later can still be written.
+    unigram model of the same size drops them and writes twice as many tokens. It reads items and
+    templates only, never an event, and the same catalogue gives the same bytes. Bytes stand in for
+    characters that it has no piece for, so that a title that comes later can still be written.
 
     Args:
       items: the catalogue in index order.
