@@ -79,7 +79,6 @@ def beam_search(
     excluded: jax.Array | None = None,
     renormalise: bool = False,
     ends_compete: bool = True,
-    alphabet_logits: bool = False,
     unrolled_steps: int = 8,
 ) -> Ranked:
     """The best items of each example by their log-probability, under `jax.jit`.
@@ -89,7 +88,8 @@ def beam_search(
 
     Args:
         step: `(tokens int32[B, k], cache, position) -> (logits float32[B, k, V], cache)`, one step
-            of the decoder for k hypotheses of equal length an example.
+            of the decoder for k hypotheses of equal length an example. With `renormalise` it may
+            give the logits [B, k, A] of `index.alphabet` alone.
         cache: a pytree of arrays [B, 1, ...], the decoder's cache before the start token.
         index: the catalogue.
         num_beams: K.
@@ -102,19 +102,15 @@ def beam_search(
         ends_compete: an item counts only if it is among the K best of its last step, prefixes of
             longer items included, as in Hugging Face's `generate`. False lets every item reached
             count: where lengths differ the result is as good or better, at the same cost.
-        alphabet_logits: `step` gives logits [B, k, A] for `index.alphabet` alone; only with
-            `renormalise`.
         unrolled_steps: how many steps are compiled one by one, each with its own width.
     """
-    if alphabet_logits and not renormalise:
-        raise ValueError("logits of the alphabet alone do not give log-probabilities over V")
     seen = None if excluded is None else _excluded_ranks(index, excluded)
     sizes = live_sizes(index, renormalise)
     widths = [min(num_beams, size) for size in sizes]
 
     def advance(state: _Hypotheses, position, frame: int, width: int) -> _Hypotheses:
         logits, cache = step(state.tokens, state.cache, position)
-        follow = continuations(index, logits, state.nodes, frame, renormalise, alphabet_logits)
+        follow = _continuations(index, logits, state.nodes, frame, renormalise)
         children, ranks, scores = _candidates(index, state, follow, seen, renormalise)
         state = state._replace(cache=cache)
         if width:
@@ -160,37 +156,54 @@ def live_sizes(index: CatalogueIndex, renormalise: bool) -> tuple[int, ...]:
     return (1, *(size for size in index.open_sizes[1:] if size))
 
 
-def continuations(
-    index: CatalogueIndex,
-    logits: jax.Array,
-    nodes: jax.Array,
-    frame: int,
-    renormalise: bool,
-    alphabet_logits: bool,
+def _continuations(
+    index: CatalogueIndex, logits: jax.Array, nodes: jax.Array, frame: int, renormalise: bool
 ) -> _Continuations:
-    """The log-probabilities of what may legally follow each hypothesis.
+    """The log-probabilities of what may follow each hypothesis; arguments as in `normalisers`."""
+    children, child_logits, end_logits = _legal_logits(index, logits, nodes, frame)
+    total = normalisers(index, logits, nodes, frame, renormalise)
+    return _Continuations(children, child_logits - total[..., None], end_logits - total)
+
+
+def normalisers(
+    index: CatalogueIndex, logits: jax.Array, nodes: jax.Array, frame: int, renormalise: bool
+) -> jax.Array:
+    """What to subtract from the logits of each prefix to get log-probabilities, float32[B, k].
 
     Args:
         index: the catalogue.
-        logits: float32[B, k, V], or [B, k, A] with `alphabet_logits`.
-        nodes: int32[B, k].
+        logits: float32[B, k, V], or [B, k, A] with `renormalise`.
+        nodes: int32[B, k], the prefixes.
         frame: W, at least the branching of the nodes.
-        renormalise: probabilities over the legal continuations, not over the last axis of logits.
-        alphabet_logits: which of both the last axis of `logits` is.
+        renormalise: whether probabilities are over what may legally follow, not over V.
     """
+    if renormalise:
+        _, child_logits, end_logits = _legal_logits(index, logits, nodes, frame)
+        logits = jnp.concatenate([child_logits, end_logits[..., None]], axis=-1)
+    elif _of_alphabet(index, logits):
+        raise ValueError("logits of the alphabet alone do not give log-probabilities over V")
+    return jax.nn.logsumexp(logits, axis=-1)
+
+
+def logit_columns(index: CatalogueIndex, logits: jax.Array, codes: jax.Array) -> jax.Array:
+    """Where the logits of codes int32[...] are in the last axis of `logits`."""
+    return codes if _of_alphabet(index, logits) else index.alphabet[codes]
+
+
+def _of_alphabet(index: CatalogueIndex, logits: jax.Array) -> bool:
+    """Whether `logits` are [..., A] and not [..., V]: A < V, since no item has the token PAD."""
+    return logits.shape[-1] == index.alphabet.shape[0]
+
+
+def _legal_logits(index, logits, nodes, frame) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Children int32[B, k, W], their logits, and that of the end [B, k]; -inf if not legal."""
     children, exists = index.children(nodes, frame)
-    codes = index.code[children]
-    columns = codes if alphabet_logits else index.alphabet[codes]
+    columns = logit_columns(index, logits, index.code[children])
     child_logits = jnp.take_along_axis(logits, columns, axis=-1)
     child_logits = jnp.where(exists, child_logits, MINUS_INFINITY)
-    end_logits = logits[..., 0 if alphabet_logits else index.alphabet[0]]
+    end_logits = logits[..., logit_columns(index, logits, jnp.int32(0))]
     end_logits = jnp.where(index.terminal[nodes], end_logits, MINUS_INFINITY)
-    if renormalise:
-        legal = jnp.concatenate([child_logits, end_logits[..., None]], axis=-1)
-        normaliser = jax.nn.logsumexp(legal, axis=-1)
-    else:
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-    return _Continuations(children, child_logits - normaliser[..., None], end_logits - normaliser)
+    return children, child_logits, end_logits
 
 
 def _excluded_ranks(index: CatalogueIndex, excluded: jax.Array) -> jax.Array:

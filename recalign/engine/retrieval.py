@@ -11,6 +11,7 @@ import jax
 from recalign.engine.beam_search import Ranked, Step, beam_search
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
+from recalign.engine.scoring import score_candidates, score_catalogue
 
 
 class Encoded(NamedTuple):
@@ -64,7 +65,6 @@ def search(
         index,
         batch=batch,
         renormalise=renormalise,
-        alphabet_logits=renormalise,
         **options,
     )
 
@@ -112,4 +112,56 @@ def retrieve_all_and_unseen(
     return (
         search(module, variables, encoded, index, **options),
         search(module, variables, encoded, index, excluded=seen, **options),
+    )
+
+
+def score_items(
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    index: CatalogueIndex,
+    items: jax.Array,
+    *,
+    renormalise: bool = False,
+    **options: Any,
+) -> jax.Array:
+    """The exact scores float32[B, C] of items int32[B, C] (-1 padded) for histories int32[B, S].
+
+    `options` are those of `score_candidates`.
+    """
+    encoded = encode(module, variables, encoder_input_tokens)
+    return score_candidates(
+        decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
+        module.empty_cache(items.shape[0], 1, index.max_length),
+        index,
+        items,
+        renormalise=renormalise,
+        **options,
+    )
+
+
+def score_all_items(
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    index: CatalogueIndex,
+    *,
+    chunk: int,
+    renormalise: bool = False,
+    **options: Any,
+) -> jax.Array:
+    """The exact scores float32[B, N] of the whole catalogue for histories int32[B, S].
+
+    `chunk` and `options` are those of `score_catalogue`.
+    """
+    encoded = encode(module, variables, encoder_input_tokens)
+    batch = encoder_input_tokens.shape[0]
+    return score_catalogue(
+        decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
+        module.empty_cache(batch, 1, index.max_length),
+        index,
+        batch=batch,
+        chunk=chunk,
+        renormalise=renormalise,
+        **options,
     )

@@ -28,7 +28,7 @@ def toy_cache():
     return jnp.arange(BATCH, dtype=jnp.int32)[:, None] * 17
 
 
-def brute_force(items, renormalise, alphabet_only=False):
+def brute_force(items, renormalise):
     """float64[B, N]: each item's log-probability, by definition."""
     sequences = [(*item, EOS) for item in items]
     scores = np.zeros((BATCH, len(items)))
@@ -64,7 +64,7 @@ def padded(index: CatalogueIndex) -> CatalogueIndex:
         first_child=pad("first_child", most_nodes + 1),
         item_of_rank=pad("item_of_rank", MOST_ITEMS),
         rank_of_item=pad("rank_of_item", MOST_ITEMS),
-        alphabet=pad("alphabet", VOCAB),
+        alphabet=pad("alphabet", VOCAB - 1),
         level_sizes=bounds,
         open_sizes=(*bounds[:-1], 0),
         branching=(VOCAB - 2,) * LONGEST + (0,),
@@ -219,7 +219,7 @@ def test_logits_of_the_alphabet_are_enough_when_renormalised():
         return logits[..., index.alphabet], cache
 
     wanted = search(index, num_beams=4, renormalise=True)
-    options = {"num_beams": 4, "batch": BATCH, "renormalise": True, "alphabet_logits": True}
+    options = {"num_beams": 4, "batch": BATCH, "renormalise": True}
     found = jax.jit(lambda: beam_search(step, toy_cache(), index, **options))()
     np.testing.assert_array_equal(found.items, wanted.items)
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from recalign.engine.catalogue import PAD, CatalogueIndex
 from recalign.engine.network import T5Config, Transformer
-from recalign.engine.retrieval import retrieve, retrieve_all_and_unseen
+from recalign.engine.retrieval import retrieve, retrieve_all_and_unseen, score_all_items
 
 PARTS = {
     "SelfAttention": ("self_attention", "pre_self_attention_layer_norm"),
@@ -103,6 +103,12 @@ def test_beam_search_gives_the_golden_items_and_scores(model, index, histories, 
     wanted = items_of(golden[f"beam{num_beams}/sequences"].tolist(), golden["catalog"])
     np.testing.assert_allclose(found.scores, golden[f"beam{num_beams}/scores"], atol=1e-4)
     np.testing.assert_array_equal(found.items, wanted)
+
+
+def test_exact_scores_are_the_golden_ones(model, index, histories, golden):
+    score = jax.jit(score_all_items, static_argnums=0, static_argnames="chunk")
+    scores = score(*model, histories, index, chunk=9)
+    np.testing.assert_allclose(scores, golden["exact_item_log_probs"], atol=1e-4)
 
 
 def test_unseen_items_rank_as_among_all(model, index, histories, golden):
