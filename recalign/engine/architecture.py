@@ -1,7 +1,14 @@
-"""The numbers that make a T5 1.1 a particular one."""
+"""The numbers that make a T5 a particular one, and the parameters that follow from them."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+
+from recalign.errors import UserError
+
+Shapes = dict[str, tuple[int, ...]]
+
+RELATIVE_BUCKETS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +44,93 @@ class T5Config:
     def __post_init__(self):
         # A configuration file gives a list; a module's attributes must be hashable.
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+
+
+def parameter_shapes(config: T5Config) -> Shapes:
+    """Every parameter's shape by its name, 'encoder/layers_0/attention/query/kernel' and so on."""
+    emb, joined = config.emb_dim, config.num_heads * config.head_dim
+    wi = ["wi"] if len(config.mlp_activations) == 1 else None
+    wi = wi or [f"wi_{i}" for i in range(len(config.mlp_activations))]
+    mlp = {f"mlp/{name}/kernel": (emb, config.mlp_dim) for name in wi}
+    mlp |= {"mlp/wo/kernel": (config.mlp_dim, emb), "pre_mlp_layer_norm/scale": (emb,)}
+
+    def attention(name):
+        shapes = {f"{name}/{part}/kernel": (emb, joined) for part in ("query", "key", "value")}
+        return shapes | {f"{name}/out/kernel": (joined, emb)}
+
+    layers = {
+        "encoder": attention("attention") | mlp | {"pre_attention_layer_norm/scale": (emb,)},
+        "decoder": {
+            **attention("self_attention"),
+            **attention("encoder_decoder_attention"),
+            **mlp,
+            "pre_self_attention_layer_norm/scale": (emb,),
+            "pre_cross_attention_layer_norm/scale": (emb,),
+        },
+    }
+    depth = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+    shapes: Shapes = {"token_embedder/embedding": (config.vocab_size, emb)}
+    for stack in ("encoder", "decoder"):
+        shapes[f"{stack}/relpos_bias/rel_embedding"] = (config.num_heads, RELATIVE_BUCKETS)
+        shapes[f"{stack}/{stack}_norm/scale"] = (emb,)
+        for i in range(depth[stack]):
+            shapes |= {f"{stack}/layers_{i}/{k}": v for k, v in layers[stack].items()}
+    if not config.logits_via_embedding:
+        shapes["decoder/logits_dense/kernel"] = (emb, config.vocab_size)
+    return shapes
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict:
+    """The fields of `T5Config` that a checkpoint's shapes determine.
+
+    The shapes cannot tell which activations the MLP has: two branches are taken for a gated GELU
+    (T5 1.1, FLAN-T5), one for a ReLU (T5 1.0).
+
+    Args:
+        shapes: by parameter name.
+        source: the checkpoint, for the error.
+
+    Raises:
+        UserError: these are not the parameters of a T5; the first that is odd is named.
+    """
+
+    def shape(name):
+        if name not in shapes:
+            raise UserError(f"{source} is not a T5: it has no parameter {name}")
+        return shapes[name]
+
+    def depth(stack):
+        found = {re.match(rf"{stack}/layers_(\d+)/", name) for name in shapes} - {None}
+        return 1 + max((int(match[1]) for match in found), default=-1)
+
+    gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
+    vocabulary, emb = shape("token_embedder/embedding")
+    heads = shape("encoder/relpos_bias/rel_embedding")[0]
+    fields = {
+        "vocab_size": vocabulary,
+        "emb_dim": emb,
+        "num_heads": heads,
+        "num_encoder_layers": depth("encoder"),
+        "num_decoder_layers": depth("decoder"),
+        "head_dim": shape("encoder/layers_0/attention/query/kernel")[1] // heads,
+        "mlp_dim": shape("encoder/layers_0/mlp/wo/kernel")[0],
+        "mlp_activations": ("gelu", "linear") if gated else ("relu",),
+        "logits_via_embedding": "decoder/logits_dense/kernel" not in shapes,
+    }
+    check_shapes(shapes, parameter_shapes(T5Config(**fields)), source)
+    return fields
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    """Raises a UserError that names the first parameter in which `source` differs."""
+    for name in sorted(found.keys() | expected.keys()):
+        has, wants = found.get(name), expected.get(name)
+        if has != wants:
+            has = "no such parameter" if has is None else f"shape {has}"
+            wants = "no such parameter" if wants is None else f"shape {wants}"
+            raise UserError(
+                f"{source} does not fit the model: {name}: {has} in the checkpoint, "
+                f"{wants} in the model"
+            )

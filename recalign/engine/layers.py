@@ -17,12 +17,11 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-from recalign.engine.architecture import T5Config
+from recalign.engine.architecture import RELATIVE_BUCKETS, T5Config
 
 Array = jax.Array
 KeysValues = tuple[Array, Array]
 
-RELATIVE_BUCKETS = 32
 RELATIVE_MAX_DISTANCE = 128
 # Finite, so that a row without any legal key (padding) gives uniform weights and not NaN.
 MASKED = -1e10

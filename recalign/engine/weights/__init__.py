@@ -1,0 +1,1 @@
+"""Parameters on disk: one module for each format, each streaming tensor by tensor."""
