@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import logging
 import re
 from collections.abc import Iterable, Sequence
 
@@ -33,6 +34,8 @@ def parse(
     gin.clear_config()
     for path in (*search_paths, *gin_files.__path__):
         gin.add_config_file_search_path(path)
+    # Gin logs an error for every folder that a file is not in.
+    logging.disable(logging.ERROR)
     try:
         gin.parse_config_files_and_bindings(
             files, [_quoted(binding) for binding in bindings], finalize_config=False
@@ -42,6 +45,8 @@ def parse(
         gin.finalize()
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError) as error:
         raise UserError(f"configuration: {_without_dump(str(error))}") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def check_all_used() -> None:
@@ -49,7 +54,12 @@ def check_all_used() -> None:
 
     Called when everything that the configuration can make has been made.
     """
-    used = set(_names(gin.operative_config_str(max_line_length=10**6)))
+    # What is made on behalf of a macro carries its name as a scope: "MODEL/network.T5Config".
+    used = {
+        "/".join(name.split("/")[first:])
+        for name in _names(gin.operative_config_str(max_line_length=10**6))
+        for first in range(name.count("/") + 1)
+    }
     unused = [name for name in _names(gin.config_str(max_line_length=10**6)) if name not in used]
     if unused:
         raise UserError(

@@ -13,7 +13,7 @@ import gin
 from recalign import configuration
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.model import TrainState
-from recalign.engine.retrieval import Retriever
+from recalign.engine.retriever import Retriever
 from recalign.engine.train import train
 from recalign.engine.trainer import Trainer
 from recalign.errors import UserError

@@ -17,6 +17,10 @@ from recalign.engine.retrieval import retrieve_all_and_unseen
 from recalign.errors import UserError
 
 
+# Few histories are longer than this, so that there is mostly one shape.
+SEEN_MULTIPLE = 32
+
+
 class Retriever:
     """Beam search over one catalogue with one network, compiled once for each shape.
 
@@ -29,7 +33,7 @@ class Retriever:
       catalogue: int32[tokens] an item, EOS included.
       num_beams: items in each ranking.
       batch_size: histories searched at once.
-      length_multiple: what input and exclusion lengths are rounded up to.
+      length_multiple: what input lengths are rounded up to.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Retriever:
         catalogue: Sequence[np.ndarray],
         num_beams: int = 20,
         batch_size: int = 64,
-        length_multiple: int = 32,
+        length_multiple: int = 128,
     ):
         if batch_size % partitioner.data_partitions:
             raise UserError(
@@ -69,7 +73,7 @@ class Retriever:
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
-        order = np.argsort([len(tokens) for tokens in inputs], kind="stable")
+        order = np.lexsort((np.diff(offsets), [len(tokens) for tokens in inputs]))
         found = [
             jax.device_get(self._search({"params": params}, tokens, self._index, seen=seen))
             for tokens, seen in self._batches(order, inputs, offsets, events)
@@ -96,16 +100,16 @@ class Retriever:
             rows = order[start : start + self._batch_size]
             histories = [events[offsets[row] : offsets[row + 1]] for row in rows]
             batch = {
-                "inputs": self._padded([inputs[row] for row in rows], 0),
-                "seen": self._padded(histories, -1),
+                "inputs": self._padded([inputs[row] for row in rows], self._multiple, 0),
+                "seen": self._padded(histories, SEEN_MULTIPLE, -1),
             }
             batch = self._partitioner.put_batch(batch)
             yield batch["inputs"], batch["seen"]
 
-    def _padded(self, rows: Sequence[np.ndarray], filler: int) -> np.ndarray:
-        """int32[batch_size, L], with L rounded up; rows that are missing are filler too."""
+    def _padded(self, rows: Sequence[np.ndarray], multiple: int, filler: int) -> np.ndarray:
+        """int32[batch_size, L], L a multiple of `multiple`; rows that are missing are filler."""
         longest = max(1, *map(len, rows))
-        length = -(-longest // self._multiple) * self._multiple
+        length = -(-longest // multiple) * multiple
         padded = np.full((self._batch_size, length), filler, np.int32)
         for row, values in zip(padded, rows, strict=False):
             row[: len(values)] = values

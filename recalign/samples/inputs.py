@@ -84,7 +84,7 @@ def retrieval_examples(
     task = _retrieval_task(mixture_or_task(mixture_or_task_name, module))
     domain, data_dir = domain_of(task)
     dataset = task.get_dataset(
-        dict(task_feature_lengths), split, shuffle=False, seed=0, trim_output_features=False
+        dict(task_feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
     )
     examples = list(dataset.take(num_examples or -1).as_numpy_iterator())
     eos = task.output_features["targets"].vocabulary.eos_id

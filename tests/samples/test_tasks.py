@@ -1,0 +1,221 @@
+"""What the samples of every task say, against the events that they come from."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import seqio
+
+from recalign import prompts
+from recalign.errors import UserError
+from recalign.samples.items import item_texts
+
+LENGTHS = {"inputs": 160, "targets": 64}
+ITEM = re.compile(r"#(\d+)")
+
+
+def read(task, split, lengths=LENGTHS, seed=0, shuffle=False, epochs=1):
+    """The samples of a task: inputs and targets as text, and what else they hold."""
+    task = seqio.get_mixture_or_task(task)
+    vocabulary = task.output_features["inputs"].vocabulary
+    dataset = task.get_dataset(lengths, split, shuffle=shuffle, seed=seed, num_epochs=epochs)
+    for example in dataset.as_numpy_iterator():
+        for feature in ("inputs", "targets"):
+            assert example[feature][-1] == vocabulary.eos_id
+            example[f"{feature}_tokens"] = len(example[feature])
+            example[feature] = vocabulary.decode(example[feature].tolist())
+        yield example
+
+
+def items_in(text):
+    return [int(index) for index in ITEM.findall(text)]
+
+
+def fits(template, text):
+    """Whether a text is a template with something in its fields."""
+    literal = [re.escape(part.strip()) for part in re.split(r"\{\w+\}", template)]
+    return re.fullmatch(r"\s*.*".join(literal), text.strip(), re.DOTALL) is not None
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_retrieval_asks_for_the_held_out_item_of_each_user(shop, split):
+    expected = shop.split(split)
+    samples = list(read("testshop_retrieval", split, lengths=None))
+    assert len(samples) == len(expected)
+    for e, sample in enumerate(samples):
+        assert items_in(sample["targets"]) == [expected.targets[e]] == [sample["item"]]
+        np.testing.assert_array_equal(sample["seen"], expected.history(e))
+        assert items_in(sample["inputs"]) == expected.history(e)[-20:].tolist()
+        assert fits(prompts.RETRIEVAL[0], sample["inputs"])
+
+
+def test_retrieval_trains_on_every_position_of_the_train_prefix(shop):
+    train = shop.train()
+    expected = Counter(
+        (tuple(prefix[:position][-20:]), prefix[position])
+        for prefix in np.split(train.events, train.offsets[1:-1])
+        for position in range(1, len(prefix))
+    )
+    found = Counter(
+        (tuple(items_in(sample["inputs"])), items_in(sample["targets"])[0])
+        for sample in read("testshop_retrieval", "train", lengths=None)
+    )
+    assert found == expected
+
+
+def test_a_history_is_written_as_ids_and_titles(shop):
+    titles = shop.items["title"]
+    sample = next(read("testshop_retrieval", "test"))
+    for index in items_in(sample["inputs"]):
+        assert f"#{index:02d} {titles[index]};" in sample["inputs"]
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "mim", "mlm", "bpr"])
+def test_too_long_a_history_drops_its_oldest_items_and_never_cuts_a_question(shop, kind):
+    templates = getattr(prompts, kind.upper())
+    short = {"inputs": 90, "targets": 24}
+    whole = {"inputs": 100_000, "targets": 100_000}
+    name, dropped = f"testshop_{kind}", 0
+    for cut, full in zip(
+        read(name, "train", short), read(name, "train", whole), strict=kind in ("retrieval", "bpr")
+    ):
+        assert cut["inputs_tokens"] <= short["inputs"]
+        assert cut["targets_tokens"] <= short["targets"]
+        assert any(fits(template, cut["inputs"]) for template in templates)
+        if kind in ("retrieval", "bpr"):  # the others draw new masks for a shorter history
+            kept, all_items = items_in(cut["inputs"]), items_in(full["inputs"])
+            assert kept == all_items[len(all_items) - len(kept) :]
+            dropped += len(kept) < len(all_items)
+            assert cut["targets"] == full["targets"]
+    assert dropped or kind in ("mim", "mlm")
+
+
+def test_trimming_counts_tokens_exactly(shop):
+    """One more item would not have fitted."""
+    items = item_texts("testshop", str(shop.path.parent))
+    vocabulary = seqio.TaskRegistry.get("testshop_retrieval").output_features["inputs"].vocabulary
+    limit = {"inputs": 90, "targets": 24}
+    tested = 0
+    for sample, full in zip(
+        read("testshop_retrieval", "test", limit),
+        read("testshop_retrieval", "test", None),
+        strict=True,
+    ):
+        kept = items_in(sample["inputs"])
+        if len(kept) < len(items_in(full["inputs"])):
+            history = items_in(full["inputs"])[-len(kept) - 1 :]
+            text = prompts.RETRIEVAL[0].format(history=" ".join(items.history[history]))
+            assert len(vocabulary.encode(text)) + 1 > limit["inputs"]
+            tested += 1
+    assert tested > 10
+
+
+def test_mim_targets_fill_the_sentinels_of_a_history(shop):
+    histories = {tuple(h) for h in np.split(shop.train().events, shop.train().offsets[1:-1])}
+    share = []
+    for sample in read("testshop_mim", "train", lengths=None):
+        answers = dict(re.findall(r"<extra_id_(\d+)> #(\d+)", sample["targets"]))
+        assert list(answers) == [str(i) for i in range(len(answers))]
+        assert len(answers) >= 1
+        filled = re.sub(
+            r"<extra_id_(\d+)>", lambda m, answers=answers: "#" + answers[m[1]], sample["inputs"]
+        )
+        window = items_in(filled)
+        assert any(
+            tuple(window) == history[start : start + len(window)]
+            for history in histories
+            for start in range(len(history))
+        )
+        share.append(len(answers) / len(window))
+    assert 0.15 < np.mean(share) < 0.4  # the rate is 0.2, and at least one of a short history
+
+
+def test_mlm_is_span_corruption_of_the_history(shop):
+    vocabulary = seqio.TaskRegistry.get("testshop_mlm").output_features["inputs"].vocabulary
+    histories = {
+        " ".join(item_texts("testshop", str(shop.path.parent)).history[h])
+        for h in np.split(shop.train().events, shop.train().offsets[1:-1])
+    }
+    noise = total = 0
+    for sample in read("testshop_mlm", "train", lengths=None):
+        spans = re.split(r"<extra_id_\d+>", sample["targets"])[1:]
+        restored = re.sub(
+            r"<extra_id_(\d+)>", lambda m, spans=spans: spans[int(m[1])], sample["inputs"]
+        )
+        text = "".join(restored.split())
+        assert any("".join(history.split()) in text for history in histories)
+        noise += sample["targets_tokens"] - 1 - len(spans)
+        total += sample["inputs_tokens"]
+    assert 0.1 < noise / total < 0.16  # density 0.15 of the history, none of the question
+    assert vocabulary.decode([vocabulary.vocab_size - 1]).strip() == "<extra_id_0>"
+
+
+def test_bpr_sets_the_next_item_against_one_never_touched(shop):
+    train = shop.train()
+    touched = [set(h) for h in np.split(train.events, train.offsets[1:-1])]
+    first_is_right = negatives = 0
+    for sample in read("testshop_bpr", "train", lengths=None):
+        *history, first, second = items_in(sample["inputs"])
+        [positive] = items_in(sample["targets"])
+        negative = second if first == positive else first
+        assert positive in (first, second)
+        owners = [t for t in touched if {*history, positive} <= t]
+        assert any(negative not in t for t in owners)
+        first_is_right += first == positive
+        negatives += 1
+    assert 0.4 < first_is_right / negatives < 0.6
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "mim", "mlm", "bpr"])
+def test_every_epoch_is_new_and_a_seed_repeats_it(shop, kind):
+    def texts(seed, epochs):
+        name = f"testshop_{kind}"
+        return [s["inputs"] + s["targets"] for s in read(name, "train", None, seed, epochs=epochs)]
+
+    two_epochs = texts(1, 2)
+    first, second = two_epochs[: len(two_epochs) // 2], two_epochs[len(two_epochs) // 2 :]
+    assert first != second
+    assert sum(a != b for a, b in zip(first, second, strict=True)) > len(first) / 3
+    assert texts(1, 2) == two_epochs
+    assert texts(2, 2) != two_epochs
+
+
+def test_every_paraphrase_is_used_in_training(shop):
+    samples = list(read("testshop_retrieval", "train", lengths=None))
+    for template in prompts.RETRIEVAL:
+        assert sum(fits(template, s["inputs"]) for s in samples) > len(samples) / 10
+
+
+def test_users_are_never_named(shop):
+    for task in ("retrieval", "mim", "mlm", "bpr"):
+        for sample in read(f"testshop_{task}", "train"):
+            assert not any(key in sample["inputs"] for key in shop.user_keys)
+
+
+def test_a_target_that_does_not_fit_is_named(shop):
+    with pytest.raises(UserError, match=r"testshop_retrieval: the target '#\d\d' needs \d tokens"):
+        next(read("testshop_retrieval", "train", {"inputs": 160, "targets": 2}))
+
+
+def test_a_question_that_does_not_fit_is_named(shop):
+    with pytest.raises(UserError, match="testshop_mim: its longest question"):
+        next(read("testshop_mim", "train", {"inputs": 8, "targets": 64}))
+
+
+def test_the_aligned_mixture_draws_evenly_from_all_four(shop):
+    mixture = seqio.MixtureRegistry.get("testshop_aligned")
+    dataset = mixture.get_dataset(LENGTHS, "train", shuffle=True, seed=0, num_epochs=None)
+    vocabulary = mixture.output_features["inputs"].vocabulary
+    counts = Counter()
+    for example in dataset.take(800).as_numpy_iterator():
+        text = vocabulary.decode(example["inputs"].tolist())
+        kinds = [
+            k
+            for k in ("RETRIEVAL", "MIM", "MLM", "BPR")
+            if any(fits(template, text) for template in getattr(prompts, k))
+        ]
+        counts[tuple(kinds)] += 1
+    assert len(counts) == 4
+    assert all(len(kinds) == 1 for kinds in counts)
+    assert min(counts.values()) > 150
