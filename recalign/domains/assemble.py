@@ -22,8 +22,8 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
     missing keeps file order.
 
     Args:
-      raw: a reader's result; gets the counts `items_without_metadata` and
-        `items_without_interactions`, and warnings.
+      raw: a reader's result; gets the counts `items_without_metadata`,
+        `items_without_interactions` and `users_in_file_order`, and warnings.
       name: the domain's name.
       seed: of the permutation.
 
@@ -40,14 +40,18 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
             f"no user has {MIN_EVENTS} interactions or more, so there is nothing to validate or "
             "test on (one event is held out for each)"
         )
-    order = chronological_order(user_codes, events.get("timestamp"))
+    times = events.get("timestamp")
+    order = chronological_order(user_codes, times)
+    if times is not None:
+        undated = user_codes[times.isna().to_numpy()]
+        raw.counts["users_in_file_order"] = len(np.unique(undated))
     return Domain(
         name=name,
         items=items,
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
         events=codes[order].astype(np.int32),
         ratings=events["rating"].to_numpy(np.float32)[order] if "rating" in events else None,
-        timestamps=_timestamp_array(events["timestamp"])[order] if "timestamp" in events else None,
+        timestamps=None if times is None else _timestamp_array(times)[order],
         keys=np.asarray(user_keys, object),
     )
 
@@ -90,14 +94,13 @@ def _catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
         items = pd.concat([raw.items, _untitled(unknown)]) if len(unknown) else raw.items
         if len(unknown):
             raw.warnings.append(
-                f"{len(unknown)} items of the interactions are not in the item table and get an "
-                f"empty title, such as {unknown[0]!r}"
+                f"the item table lacks {len(unknown)} of the items bought, such as {unknown[0]!r}; "
+                "they are kept with an empty title"
             )
     items = items.sort_values("key", kind="stable").reset_index(drop=True)
-    if not set(items.columns) <= {"key", *TEXT_COLUMNS}:
-        extras = items.columns.difference(["key", *TEXT_COLUMNS])
-        texts = [name for name in extras if items[name].dtype == object]
-        items[texts] = items[texts].fillna("")
+    for name in items.columns.difference(["key", *TEXT_COLUMNS]):
+        if not pd.api.types.is_numeric_dtype(items[name]):
+            items[name] = items[name].fillna("")
     index = np.random.default_rng(seed).permutation(len(items))
     return items.iloc[np.argsort(index)].reset_index(drop=True)
 

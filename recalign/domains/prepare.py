@@ -85,7 +85,7 @@ def prepare(
         raw = kcore.k_core(raw, request.k_core)
     stage("ordering")
     domain = assemble.assemble(raw, request.name, request.seed)
-    with storage.replacing(request.folder) as folder:
+    with storage.replacing(request.folder, request.overwrite) as folder:
         stage("building the vocabulary")
         pieces = _write_vocabulary(request, domain, folder)
         domain = dataclasses.replace(domain, statistics=_statistics(domain, raw, identity, pieces))

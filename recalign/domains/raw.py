@@ -162,7 +162,7 @@ def numbers(source: Source, column: str) -> pd.Series:
     if bad.any():
         row = given.index[int(np.argmax(bad))]
         raise UserError(f"{source.place(row)}: {column!r} is {given[row]!r}, not a number")
-    whole = pd.api.types.is_integer_dtype(parsed)
+    whole = pd.api.types.is_integer_dtype(parsed) and parsed.dtype != np.uint64
     return parsed.astype("Int64" if whole else "Float64").reindex(values.index)
 
 
@@ -196,10 +196,11 @@ def times(source: Source, column: str) -> pd.Series:
 
 
 def _seconds(moments: pd.Series) -> pd.Series:
+    given = moments.dropna().dt.as_unit("us").astype("int64").astype("Int64")
     # Whole seconds stay integers: ties are then exact.
-    micro = moments.dt.as_unit("us").astype("int64").astype("Int64").mask(moments.isna())
-    whole = (micro.dropna() % 1_000_000 == 0).all()
-    return micro // 1_000_000 if whole else (micro / 1e6).astype("Float64")
+    whole = (given % 1_000_000 == 0).all()
+    seconds = given // 1_000_000 if whole else (given / 1e6).astype("Float64")
+    return seconds.reindex(moments.index)
 
 
 def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: RawDomain) -> None:

@@ -114,34 +114,35 @@ def write(domain: Domain, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
     """Gives a new empty folder beside `target` that takes its place when the block ends well.
 
     An older `target` stays until then; if the block fails, it stays for good and the new folder is
     removed.
+
+    Raises:
+      UserError: nothing can be written there, or `target` exists at the end and must not be
+        overwritten.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     fresh = target.with_name(f".{target.name}.partial-{mark}")
     old = target.with_name(f".{target.name}.old-{mark}")
-    fresh.mkdir()
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{target.parent}: cannot be written to: {error.strerror}") from error
     try:
         yield fresh
-        _swap(fresh, target, old)
+        if target.exists() and not overwrite:
+            raise UserError(
+                f"{target} appeared while it was being prepared: is another one running?"
+            )
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        # If the swap failed half-way, `old` is all there is: put it back.
+        # If the exchange failed half-way, `old` is all there is: put it back.
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    if target.exists():
-        target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError as error:
-        raise UserError(
-            f"{target} appeared while it was being prepared: is another `recalign prepare` running?"
-        ) from error

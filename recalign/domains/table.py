@@ -54,9 +54,9 @@ def _read(path: Path) -> raw.Source:
 def _read_parquet(path: Path) -> raw.Source:
     try:
         frame = pq.read_table(path).to_pandas()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except pa.ArrowException as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be read: No such file or directory") from error
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable Parquet file: {error}") from error
     if frame.empty:
         raise UserError(f"{path}: the table has no rows")

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -89,9 +90,12 @@ def read_delimited(path: Path, separator: str, quoted: bool) -> Source:
     source = Source(
         path,
         frame.iloc[1:].reset_index(drop=True).set_axis(header, axis=1),
-        lambda row: _line_of_record(data, separator, quoted, row + 1),
+        lambda row: next(itertools.islice(_records(data, separator, quoted), row + 1, None))[0],
     )
-    _check_shape(source)
+    _check_header(source)
+    # The parser fills a short row up with empty fields; only then need the fields be counted.
+    if (source.frame[header[-1]] == "").any():
+        _refuse_short_rows(path, len(header), _records(data, separator, quoted))
     return source
 
 
@@ -117,40 +121,34 @@ def _explain(message: str) -> str:
     return message
 
 
-def _check_shape(source: Source) -> None:
-    header, frame = list(source.frame.columns), source.frame
-    if any(not isinstance(name, str) or not name.strip() for name in header):
+def _check_header(source: Source) -> None:
+    header = list(source.frame.columns)
+    if any(not name.strip() for name in header):
         raise UserError(f"{source.path}, line 1: a column of the header has no name: {header}")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise UserError(f"{source.path}, line 1: the header names {twice[0]!r} more than once")
-    if frame.empty:
+    if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")
-    short = frame[header[-1]].isna().to_numpy()
-    if short.any():
-        row = int(short.argmax())
-        seen = int(frame.iloc[row].notna().sum())
-        raise UserError(f"{source.place(row)} has {seen} fields where the header has {len(header)}")
 
 
-def _line_of_record(data: bytes, separator: str, quoted: bool, record: int) -> int:
-    """The line, counted from 1, where record number `record` (0 = header) starts."""
-    for number, line in enumerate(_record_lines(data, separator, quoted)):
-        if number == record:
-            return line
-    raise IndexError(record)
+def _refuse_short_rows(path: Path, width: int, records: Iterator[tuple[int, int]]) -> None:
+    for line, fields in records:
+        if fields < width:
+            raise UserError(f"{path}, line {line} has {fields} fields where the header has {width}")
 
 
-def _record_lines(data: bytes, separator: str, quoted: bool) -> Iterator[int]:
+def _records(data: bytes, separator: str, quoted: bool) -> Iterator[tuple[int, int]]:
+    """Of each record, the header included: its first line, from 1, and how many fields it has."""
     text = data.decode("utf-8")
     if not quoted:
         for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield number
+            if line.strip(" "):  # blank lines are no records
+                yield number, line.count(separator) + 1
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     start = 1
     for fields in reader:
-        if fields:
-            yield start
+        if len(fields) > 1 or "".join(fields).strip():
+            yield start, len(fields)
         start = reader.line_num + 1

@@ -1,0 +1,85 @@
+"""A domain's own vocabulary."""
+
+import pytest
+import sentencepiece
+
+from recalign.domains import toyshop, vocabulary
+from recalign.domains.assemble import assemble
+from recalign.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def items():
+    return assemble(toyshop.generate(20, 60), "toyshop").items
+
+
+@pytest.fixture(scope="module")
+def folder(items, tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary")
+    vocabulary.train(items, 600, path)
+    return path
+
+
+@pytest.fixture
+def pieces(folder):
+    return sentencepiece.SentencePieceProcessor(str(folder / "spiece.model"))
+
+
+def test_special_ids_are_those_of_t5(pieces):
+    assert (pieces.pad_id(), pieces.eos_id(), pieces.unk_id(), pieces.bos_id()) == (0, 1, 2, -1)
+
+
+def test_titles_survive_and_are_short(pieces, items):
+    for title in items["title"]:
+        ids = pieces.encode(title)
+        assert pieces.decode(ids) == title
+        assert 2 not in ids
+        assert len(ids) <= 3 * len(title.split())
+
+
+def test_digits_stand_alone_and_unseen_characters_are_bytes(pieces):
+    for piece in pieces.encode("#0123", out_type=str):
+        assert len(piece.lstrip("▁")) <= 1
+    assert pieces.decode(pieces.encode("Crème 雪")) == "Crème 雪"
+    assert 2 not in pieces.encode("Crème 雪")
+
+
+def test_training_is_deterministic(items, folder, tmp_path):
+    count = vocabulary.train(items, 600, tmp_path)
+    assert count <= 600
+    assert (tmp_path / "spiece.model").read_bytes() == (folder / "spiece.model").read_bytes()
+
+
+def test_a_size_that_is_too_small(items, tmp_path):
+    with pytest.raises(UserError, match="--vocab_size 10"):
+        vocabulary.train(items, 10, tmp_path)
+
+
+def test_copying(folder, tmp_path):
+    count = vocabulary.copy(folder / "spiece.model", tmp_path)
+    assert count <= 600
+    assert (tmp_path / "spiece.model").read_bytes() == (folder / "spiece.model").read_bytes()
+
+
+def test_the_public_vocabulary_can_be_copied(shared, tmp_path):
+    assert vocabulary.copy(shared / "vocab" / "t5" / "spiece.model", tmp_path) == 32000
+
+
+def test_copying_what_is_no_vocabulary(tmp_path, put):
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        vocabulary.copy(put("x.model", "hello"), tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        vocabulary.copy(tmp_path / "none.model", tmp_path)
+
+
+def test_copying_a_vocabulary_with_other_special_ids(tmp_path, items):
+    model = tmp_path / "other"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(items["title"]),
+        model_prefix=str(model),
+        vocab_size=100,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    with pytest.raises(UserError, match=r"need \(0, 1, 2\)"):
+        vocabulary.copy(model.with_suffix(".model"), tmp_path)
