@@ -1,0 +1,117 @@
+"""The TFDS build of a domain, read back by TFDS and by SeqIO without code of ours."""
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow_datasets as tfds
+
+from recalign.domains import toyshop
+from recalign.domains.assemble import assemble
+from recalign.domains.domain import SPLITS
+from recalign.samples import store
+
+
+@pytest.fixture(scope="module")
+def domain():
+    return assemble(toyshop.generate(users=40, items=50), "corner_shop")
+
+
+@pytest.fixture(scope="module")
+def rated(domain):
+    ratings = np.random.default_rng(0).integers(1, 6, len(domain.events)).astype(np.float32)
+    return dataclasses.replace(domain, ratings=ratings)
+
+
+def build(domain, root):
+    folder = root / domain.name
+    folder.mkdir()
+    store.write(domain, folder)
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(domain, tmp_path_factory):
+    return build(domain, tmp_path_factory.mktemp("plain"))
+
+
+def assert_same(records, split, train):
+    assert len(records) == len(split)
+    for e, record in enumerate(records):
+        assert record["user"] == split.users[e]
+        assert record["target"] == split.targets[e]
+        assert record["train"] == train
+        np.testing.assert_array_equal(record["history"], split.history(e))
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_seqio_reads_the_splits_of_the_domain(domain, root, name):
+    source = seqio.TfdsDataSource("corner_shop:1.0.0", tfds_data_dir=str(root))
+    split = domain.split(name)
+    assert source.num_input_examples(name) == len(split)
+    records = list(source.get_dataset(name, shuffle=False).as_numpy_iterator())
+    assert_same(records, split, name == "train")
+
+
+def test_tfds_knows_the_dataset_by_its_name(domain, root):
+    builder = tfds.builder("corner_shop", data_dir=root)
+    info = builder.info
+    assert info.full_name == "corner_shop/1.0.0"
+    assert set(info.splits) == set(SPLITS)
+    assert "40 users, 50 items" in info.description
+    assert "2404.00245" in info.citation
+    assert info.features.dtype == {
+        "user": np.int32, "history": np.int32, "target": np.int32, "train": np.bool_
+    }  # fmt: skip
+    assert_same(list(tfds.as_numpy(builder.as_dataset("test"))), domain.split("test"), False)
+
+
+def test_ratings(rated, tmp_path):
+    builder = tfds.builder("corner_shop", data_dir=build(rated, tmp_path))
+    for name in SPLITS:
+        split = rated.split(name)
+        for e, record in enumerate(tfds.as_numpy(builder.as_dataset(name))):
+            here = slice(split.offsets[e], split.offsets[e + 1])
+            np.testing.assert_array_equal(record["history_ratings"], split.ratings[here])
+            assert record["target_rating"] == split.target_ratings[e]
+
+
+def test_several_shards(domain, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "RECORDS_PER_SHARD", 15)
+    monkeypatch.setattr(store, "_CHUNK", 4)
+    source = seqio.TfdsDataSource("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
+    assert len(source.list_shards("train")) == 3
+    split = domain.split("train")
+    targets = {}
+    for index in range(3):
+        shard = seqio.ShardInfo(index, 3)
+        for record in source.get_dataset("train", shuffle=False, shard_info=shard):
+            targets[int(record["user"])] = int(record["target"])
+    assert targets == dict(zip(split.users.tolist(), split.targets.tolist(), strict=True))
+
+
+PROGRAM = """
+import pathlib, sys
+from recalign.domains import toyshop
+from recalign.domains.assemble import assemble
+from recalign.samples import store
+
+domain = assemble(toyshop.generate(users=40, items=50), "corner_shop")
+store.write(domain, pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_another_process_writes_the_same_bytes(root, tmp_path):
+    # TFDS's own serialiser does not: the order of a record's features varies by process.
+    subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, capture_output=True)
+
+    def digests(folder):
+        files = sorted((folder / "1.0.0").iterdir())
+        return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    assert digests(tmp_path) == digests(root / "corner_shop")
+    assert len(digests(tmp_path)) == 6
