@@ -1,4 +1,4 @@
-"""Beauty and Toys of Amazon 2014: counts that the literature reports, to the unit."""
+"""Real domains: Beauty and Toys of Amazon 2014, Office of Amazon 2018, to the unit."""
 
 import numpy as np
 import pytest
@@ -30,3 +30,12 @@ def test_counts_and_order(shared, name):
     keys = domain.items["key"].to_numpy(object)[domain.events]
     expected = np.concatenate([sequences[user] for user in domain.user_keys])
     assert (keys == expected).all()
+
+
+def test_rated_office_products(shared):
+    folder = shared / "data" / "amazon-2018-rated" / "office"
+    domain = assemble(recbole.read(folder / "office.inter", folder / "office.item"), "office")
+    assert (domain.num_users, domain.num_items, len(domain.events)) == (3231, 3317, 21290)
+    assert set(np.unique(domain.ratings)) == {1, 2, 3, 4, 5}
+    lines = (folder / "office.inter").read_text().splitlines()[1:]
+    assert domain.ratings.sum() == sum(float(line.split("\t")[2]) for line in lines)
