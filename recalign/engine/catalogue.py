@@ -145,6 +145,20 @@ class CatalogueIndex:
         found = (low > self.first_child[nodes]) & (ranks < self.end_rank[child])
         return child, found
 
+    def sequences(self, items: jax.Array) -> jax.Array:
+        """The token sequences of items int32[...], EOS included, int32[..., L] padded with PAD.
+
+        L is `max_length`; where the item is negative, all is padding.
+        """
+        ranks = jnp.take(self.rank_of_item, items, mode="clip")
+        nodes, columns, goes_on = jnp.zeros_like(ranks), [], items >= 0
+        for _ in range(self.max_length):
+            children, found = self.descend(nodes, ranks)
+            tokens = self.alphabet[jnp.where(found, self.code[children], 0)]
+            columns.append(jnp.where(goes_on, tokens, PAD))
+            goes_on, nodes = goes_on & found, children
+        return jnp.stack(columns, axis=-1)
+
     def save(self, path: Path | str) -> None:
         """Writes the index as a folder of .npy files, one an array."""
         path = Path(path)

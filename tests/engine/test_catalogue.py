@@ -85,6 +85,14 @@ def test_descend_follows_each_item_to_its_end(seed):
         nodes = np.where(found, nodes, len(index.code) - 1)  # a leaf: nothing more to find
 
 
+def test_sequences_of_items():
+    rows = np.array([[5, 6, 1, 0, 0], [5, 1, 0, 0, 0], [9, 2, 3, 7, 1]], np.int32)
+    index = jax.device_put(CatalogueIndex.build(rows))
+    items = np.array([[2, -1], [0, 1]])
+    wanted = np.where(items[..., None] < 0, 0, rows[items])
+    np.testing.assert_array_equal(index.sequences(items), wanted)
+
+
 def test_a_matrix_and_a_ragged_list_give_the_same_index():
     matrix = np.array([[5, 6, 1, 0, 0], [5, 1, 0, 0, 0], [9, 2, 3, 1, 0]], np.int64)
     ragged = [row[row != 0] for row in matrix]
