@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import gin
+
 import recalign.gin as gin_files
 from recalign.errors import UserError
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 
-import gin
 from recalign import configuration
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.model import TrainState

@@ -181,7 +181,7 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
 )
 @click.option("--users", type=int, default=2000, show_default=True, help="Number of users.")
 @click.option("--items", type=int, default=300, show_default=True, help="Size of the catalogue.")
-@_common(name="toyshop", vocab_size=1000)
+@_common(name="toyshop", vocab_size=700)
 def toyshop(users: int, items: int, **options: Any) -> None:
     """A generated toy shop, no download.
 
@@ -189,7 +189,7 @@ def toyshop(users: int, items: int, **options: Any) -> None:
     history can tell the next item, popularity cannot. The same seed gives the same shop.
     """
     if not options["vocabulary"] and not options["vocab_size"]:
-        options["vocab_size"] = 1000
+        options["vocab_size"] = 700
 
     def read(columns: Mapping[str, str | None]) -> Any:
         from recalign.domains import toyshop as generator

@@ -37,6 +37,7 @@ def tasks(name: str | None, examples: int, split: str, seed: int, module: str, c
     decide how items are written; see `recalign train --help`.
     """
     import gin
+
     from recalign.samples import inputs, inspection
 
     inputs.import_tasks(module)

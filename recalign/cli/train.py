@@ -22,6 +22,7 @@ def train(configure) -> None:
     model is evaluated on validation every EVAL_PERIOD steps and at the end on test.
     """
     import gin
+
     from recalign import runs
     from recalign.evaluation import report
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from recalign import prompts
 from recalign.errors import UserError
@@ -42,26 +43,28 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
     """Trains a vocabulary on a catalogue and the prompts, into a domain's folder.
 
     A byte-pair model with T5's special ids: on a small catalogue it keeps whole words, where a
-    unigram model of the same size drops them and writes twice as many tokens. It reads items and
-    templates only, never an event, and the same catalogue gives the same bytes. Bytes stand in for
-    characters that it has no piece for, so that a title that comes later can still be written.
+    unigram model of the same size drops them and writes twice as many tokens. Every item's id is
+    one piece more, so that a model trained from scratch has a vector for each item, as conventional
+    recommenders have. It reads items and templates only, never an event, and the same catalogue
+    gives the same bytes. Bytes stand in for characters that it has no piece for, so that a title
+    that comes later can still be written.
 
     Args:
       items: the catalogue in index order.
-      size: the number of pieces at most; a small catalogue may give fewer.
+      size: the number of pieces beside the ids, at most; a small catalogue may give fewer.
       folder: gets `spiece.model`.
 
     Returns:
-      The number of pieces.
+      The number of pieces, ids included.
 
     Raises:
       UserError: `size` is too small for the characters of the catalogue.
     """
-    model = io.BytesIO()
+    output = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(prompts.vocabulary_texts(items)),
-            model_writer=model,
+            model_writer=output,
             model_type="bpe",
             vocab_size=size,
             hard_vocab_limit=False,
@@ -77,5 +80,11 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
         )
     except RuntimeError as error:
         raise UserError(f"--vocab_size {size}: SentencePiece says: {error}") from error
-    (folder / FILE_NAME).write_bytes(model.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
+    model = sentencepiece_model_pb2.ModelProto.FromString(output.getvalue())
+    for index in range(len(items)):
+        model.pieces.add(
+            piece=f"\u2581{prompts.item_id(index, len(items))}",
+            type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+        )
+    (folder / FILE_NAME).write_bytes(model.SerializeToString(deterministic=True))
+    return len(model.pieces)

@@ -16,7 +16,6 @@ from recalign.engine.partitioning import Partitioner
 from recalign.engine.retrieval import retrieve_all_and_unseen
 from recalign.errors import UserError
 
-
 # Few histories are longer than this, so that there is mostly one shape.
 SEEN_MULTIPLE = 32
 

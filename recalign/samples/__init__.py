@@ -23,7 +23,6 @@ def _silenced_stderr() -> Iterator[None]:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 with _silenced_stderr():
     import tensorflow as tf
-
     import tensorflow_text  # noqa: F401 (registers the tokeniser's ops)
 
     tf.config.set_visible_devices([], "GPU")

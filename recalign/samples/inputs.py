@@ -4,12 +4,12 @@ import difflib
 import importlib
 from collections.abc import Mapping
 
+import gin
 import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
-import gin
 from recalign import domains
 from recalign.errors import UserError
 from recalign.evaluation.examples import RetrievalExamples

@@ -5,10 +5,10 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 
+import gin
 import numpy as np
 import seqio
 
-import gin
 from recalign import domains, prompts
 from recalign.errors import UserError
 

@@ -8,10 +8,10 @@ it, from SeqIO's seeds, and so are fresh every epoch and the same for the same s
 
 from collections.abc import Mapping, Sequence
 
+import gin
 import seqio
 import tensorflow as tf
 
-import gin
 from recalign import prompts
 from recalign.samples.items import SENTINELS, item_texts
 from recalign.samples.verbaliser import Verbaliser

@@ -2,9 +2,9 @@
 
 import functools
 
+import gin
 import seqio
 
-import gin
 from recalign import domains
 from recalign.samples import preprocessors
 from recalign.samples.items import domain_vocabulary

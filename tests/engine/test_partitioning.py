@@ -1,0 +1,74 @@
+"""Layouts change where numbers are, not what they are; run on 8 simulated devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recalign.engine.partitioning import Partitioner
+from recalign.errors import UserError
+
+# JAX fixes the number of simulated devices when it starts: hence a process of its own.
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np, sys
+from recalign.engine.adafactor import adafactor
+from recalign.engine.model import EncoderDecoderModel
+from recalign.engine.network import T5Config, Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.trainer import Trainer
+
+config = T5Config(vocab_size=256, emb_dim=128, num_heads=8, num_encoder_layers=1,
+                  num_decoder_layers=1, head_dim=16, mlp_dim=256, dropout_rate=0.0)
+model = EncoderDecoderModel(Transformer(config), adafactor(1e-2), loss_normalizing_factor=100.0)
+rng = np.random.default_rng(0)
+tokens = lambda *shape: rng.integers(2, 256, shape).astype(np.int32)
+batches = [dict(encoder_input_tokens=tokens(8, 16), decoder_input_tokens=tokens(8, 8),
+                decoder_target_tokens=tokens(8, 8)) for _ in range(5)]
+
+def losses(partitions, rules, devices, num_microbatches=1):
+    partitioner = Partitioner(partitions, rules, jax.devices()[:devices])
+    trainer = Trainer(model, partitioner, num_microbatches)
+    state, step = trainer.init_state(), trainer.step_fn()
+    found = []
+    for batch in batches:
+        with partitioner.activate():
+            state, sums = step(state, partitioner.put_batch(batch))
+        found.append(float(sums["loss"]) / float(sums["weights"]))
+    kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
+    return np.array(found), kernel.addressable_shards[0].data.shape
+
+one, whole = losses(1, "replicated", 1)
+assert whole == (128, 256) and one[-1] < one[0]
+for partitions, rules, shard in [
+    (1, "replicated", (128, 256)), (2, "tensor_parallel", (128, 128)),
+    (4, "tensor_parallel", (128, 64)), (8, "tensor_parallel", (128, 32)),
+    (1, "fully_sharded", (16, 256)), (2, "fully_sharded", (32, 128)),
+]:
+    many, found = losses(partitions, rules, 8)
+    assert found == shard, (partitions, rules, found)
+    np.testing.assert_allclose(many, one, rtol=1e-5, err_msg=f"{partitions} {rules}")
+accumulated, _ = losses(1, "replicated", 1, num_microbatches=4)
+np.testing.assert_allclose(accumulated, one, rtol=1e-5)
+"""
+
+
+def test_every_layout_gives_the_losses_of_one_device():
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_what_does_not_fit_the_devices_is_an_error():
+    with pytest.raises(UserError, match="num_partitions = 3 does not divide"):
+        Partitioner(num_partitions=3)
+    with pytest.raises(UserError, match="'sharded' is none of"):
+        Partitioner(rules="sharded")
