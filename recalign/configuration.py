@@ -38,16 +38,15 @@ def parse(
     # Gin logs an error for every folder that a file is not in.
     logging.disable(logging.ERROR)
     try:
+        # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
         gin.parse_config_files_and_bindings(
             files, [_quoted(binding) for binding in bindings], finalize_config=False
         )
-        # Before gin's own check of references, whose messages do not tell what was meant.
-        _check_macros(gin.config_str(max_line_length=10**6))
-        gin.finalize()
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError) as error:
-        raise UserError(f"configuration: {_without_dump(str(error))}") from error
+        raise UserError(f"configuration: {error}") from error
     finally:
         logging.disable(logging.NOTSET)
+    _check_macros(gin.config_str(max_line_length=10**6))
 
 
 def check_all_used() -> None:
@@ -74,11 +73,6 @@ def operative() -> str:
     return gin.operative_config_str()
 
 
-def _without_dump(message: str) -> str:
-    """Some of gin's errors end in the whole configuration."""
-    return message.partition(" in config string:")[0]
-
-
 def _quoted(binding: str) -> str:
     name, separator, value = binding.partition("=")
     if not separator:
@@ -103,6 +97,9 @@ def _check_macros(config: str) -> None:
         near = difflib.get_close_matches(unused[0], sorted(referenced), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"configuration: nothing uses {_listed(unused)}{hint}")
+    undefined = sorted(n for n in referenced - values.keys() if "." not in n)
+    if undefined:
+        raise UserError(f"configuration: nothing sets {_listed(undefined)}, which is referred to")
     missing = [name for name, value in values.items() if value == "%gin.REQUIRED"]
     if missing:
         raise UserError(

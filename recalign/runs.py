@@ -12,6 +12,7 @@ import numpy as np
 
 from recalign import configuration
 from recalign.engine.checkpoints import Checkpoints
+from recalign.engine.convert import load_params
 from recalign.engine.model import TrainState
 from recalign.engine.retriever import Retriever
 from recalign.engine.train import train
@@ -40,6 +41,8 @@ class Run:
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay.
+      initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
+        run starts from; None starts from scratch.
     """
 
     model_dir: str
@@ -53,6 +56,7 @@ class Run:
     eval_examples: int | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
+    initial_checkpoint_path: str | None = None
 
     def train(self) -> Rows:
         """Trains, evaluating on validation, and at the end evaluates on test.
@@ -69,11 +73,6 @@ class Run:
         validation = self.examples(split="validation", num_examples=self.eval_examples)
         retriever = self._ranker(validation)
         configuration.check_all_used()
-        folder = Path(self.model_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(folder / "config.gin") as draft:
-            draft.write_text(configuration.operative())
-
         state = train(
             trainer=self.trainer,
             train_input=train_input,
@@ -83,6 +82,8 @@ class Run:
             eval_period=self.eval_period,
             checkpoint_period=self.checkpoint_period,
             checkpoints_to_keep=self.checkpoints_to_keep,
+            initial_params=self._initial_params if self.initial_checkpoint_path else None,
+            on_start=self._write_config,
             on_metrics=lambda step, found: self._record(step, validation, found),
         )
         return self._report(self.examples(split="test"), state)
@@ -120,6 +121,14 @@ class Run:
                 }
                 file.write(json.dumps(record) + "\n")
         return len(examples)
+
+    def _initial_params(self) -> Any:
+        _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
+        return params
+
+    def _write_config(self) -> None:
+        with _replacing(Path(self.model_dir) / "config.gin") as draft:
+            draft.write_text(configuration.operative())
 
     def _ranker(self, examples: RetrievalExamples) -> Retriever:
         return self.retriever(

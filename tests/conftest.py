@@ -1,9 +1,17 @@
 """What every test may ask for."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Tests compile the same small programs again and again; subprocesses share the cache too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="recalign-xla-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+# The domains that the user has prepared are none of the tests' business.
+os.environ["RECALIGN_DATA_DIR"] = tempfile.mkdtemp(prefix="recalign-data-")
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,8 @@ def test_the_operative_configuration_gives_the_same_again(recipe, tmp_path):
     ],
 )
 def test_a_wrong_name_is_named(recipe, bindings, message):
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=message):
         configuration.parse([recipe], bindings)
-    assert "in config string" not in str(error.value)
 
 
 def test_a_missing_file_is_named():

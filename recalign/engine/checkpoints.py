@@ -39,12 +39,10 @@ class Checkpoints:
 
     Args:
       directory: of the checkpoints.
-      period: steps between two checkpoints; the last step is always saved.
       keep: how many of the newest to keep.
     """
 
-    def __init__(self, directory: epath.Path, period: int = 1000, keep: int | None = 2):
-        self.period = period
+    def __init__(self, directory: epath.Path, keep: int | None = 2):
         self.directory = directory
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(directory, options=options)

@@ -1,5 +1,6 @@
 """The training loop: resume or start, step, log, evaluate, checkpoint."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -34,7 +35,8 @@ def train(
     checkpoint_period: int = 1000,
     checkpoints_to_keep: int | None = 2,
     log_period: int = 50,
-    initial_params: Callable[[TrainState], Any] | None = None,
+    initial_params: Callable[[], Any] | None = None,
+    on_start: Callable[[], None] = lambda: None,
     on_metrics: Callable[[int, Metrics], None] = lambda step, metrics: None,
 ) -> TrainState:
     """Trains up to `total_steps`, going on where an earlier call with this folder was cut off.
@@ -52,39 +54,44 @@ def train(
       checkpoint_period: steps between checkpoints; the last step is saved in any case.
       checkpoints_to_keep: only so many newest ones stay; None keeps all.
       log_period: steps between two rows of TensorBoard, and two looks at the loss.
-      initial_params: given the abstract state, loads parameters to start from.
+      initial_params: loads parameters to start from, as numpy arrays.
+      on_start: called once the state is there, before the first step.
       on_metrics: told the result of every evaluation.
 
     Raises:
       FloatingPointError: the loss is not finite.
     """
     folder = epath.Path(model_dir)
-    checkpoints = Checkpoints(folder / "checkpoints", checkpoint_period, checkpoints_to_keep)
-    state = _first_state(trainer, checkpoints, train_input, initial_params)
-    first = int(state.step)
-    step_fn = trainer.step_fn()
-    writer = SummaryWriter(str(folder))
-    meter = _Meter(writer)
-    with tqdm.tqdm(
-        total=total_steps, initial=first, unit="step", disable=not sys.stderr.isatty()
-    ) as bar:
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(folder / "checkpoints", checkpoints_to_keep)
+        stack.callback(checkpoints.close)
+        state = _first_state(trainer, checkpoints, train_input, initial_params)
+        on_start()
+        first = int(state.step)
+        step_fn = trainer.step_fn()
+        writer = stack.enter_context(SummaryWriter(str(folder)))
+        meter = _Meter(writer)
+        bar = stack.enter_context(
+            tqdm.tqdm(
+                total=total_steps, initial=first, unit="step", disable=not sys.stderr.isatty()
+            )
+        )
         for step in range(first + 1, total_steps + 1):
+            last = step == total_steps
             batch = trainer.partitioner.put_batch(next(train_input))
             with trainer.partitioner.activate(), jax.transfer_guard("disallow"):
                 state, sums = step_fn(state, batch)
             meter.add(sums)
             bar.update()
-            if step % log_period == 0 or step == total_steps:
+            if last or step % log_period == 0:
                 bar.set_postfix(meter.report(step))
-            if step % checkpoint_period == 0 or step == total_steps:
+            if last or step % checkpoint_period == 0:
                 checkpoints.save(step, state, train_input)
-            if evaluate and (step == total_steps or (eval_period and step % eval_period == 0)):
+            if evaluate and (last or (eval_period and step % eval_period == 0)):
                 metrics = evaluate(state.params)
                 _write_scalars(writer, metrics, step)
                 on_metrics(step, metrics)
                 meter.restart()
-    checkpoints.close()
-    writer.close()
     return state
 
 
@@ -92,7 +99,7 @@ def _first_state(
     trainer: Trainer,
     checkpoints: Checkpoints,
     train_input: Iterator,
-    initial_params: Callable[[TrainState], Any] | None,
+    initial_params: Callable[[], Any] | None,
 ) -> TrainState:
     step = checkpoints.latest_step()
     if step is not None:
@@ -108,8 +115,9 @@ def _first_state(
     if initial_params is None:
         log.info("started from scratch, seed %d", trainer.seed)
         return state
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     log.info("started from given parameters; optimiser and input start anew")
-    return state.replace(params=initial_params(trainer.abstract_state()))
+    return state.replace(params=jax.device_put(initial_params(), shardings))
 
 
 class _Meter:

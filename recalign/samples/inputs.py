@@ -4,7 +4,6 @@ import difflib
 import importlib
 from collections.abc import Mapping
 
-import gin
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -14,6 +13,7 @@ from recalign import domains
 from recalign.errors import UserError
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.samples.items import item_texts
+from recalign.samples.registry import domain_of
 
 Lengths = Mapping[str, int]
 
@@ -82,13 +82,13 @@ def retrieval_examples(
       UserError: if the mixture holds no retrieval task.
     """
     task = _retrieval_task(mixture_or_task(mixture_or_task_name, module))
-    domain, data_dir = domain_of(task)
+    domain = domain_of(task)
     dataset = task.get_dataset(
         dict(task_feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
     )
     examples = list(dataset.take(num_examples or -1).as_numpy_iterator())
     eos = task.output_features["targets"].vocabulary.eos_id
-    targets = item_texts(domain, data_dir).target_tokens
+    targets = item_texts(*domain).target_tokens
     histories = [example["seen"] for example in examples]
     return RetrievalExamples(
         task=task.name,
@@ -97,21 +97,28 @@ def retrieval_examples(
         offsets=np.cumsum([0, *map(len, histories)]),
         events=np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
         targets=np.array([example["item"] for example in examples], np.int32),
-        domain=domains.load(domain, data_dir),
+        domain=domains.load(*domain),
         catalogue=[np.append(tokens, np.int32(eos)) for tokens in targets],
     )
 
 
-def domain_of(task: seqio.Task) -> tuple[str, str]:
-    """The name and the data folder of the domain that a task was registered for."""
-    build = task.source.tfds_dataset
-    return build.name.partition(":")[0], build.data_dir
-
-
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:
-    """How many token ids the samples of a task or mixture may hold, sentinels included."""
-    features = mixture_or_task(mixture_or_task_name, module).output_features
-    return max(feature.vocabulary.vocab_size for feature in features.values())
+    """How many token ids the samples of a task or mixture may hold, sentinels included.
+
+    Raises:
+      UserError: its domain is not prepared, or the vocabulary cannot be read.
+    """
+    provider = mixture_or_task(mixture_or_task_name, module)
+    for task in _tasks_of(provider):
+        if domain := domain_of(task):
+            domains.load(*domain)
+    try:
+        return max(f.vocabulary.vocab_size for f in provider.output_features.values())
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"the vocabulary of {mixture_or_task_name} cannot be read ({error.message}): prepare "
+            "the domain with --vocabulary FILE, or with --vocab_size N for one of its own"
+        ) from error
 
 
 def import_tasks(module: str | None) -> None:
@@ -122,10 +129,7 @@ def import_tasks(module: str | None) -> None:
     """
     try:
         if module:
-            # A configuration that is in force is locked, and what the module defines may be
-            # configurable.
-            with gin.unlock_config():
-                importlib.import_module(module)
+            importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise
@@ -154,8 +158,12 @@ def _suggest(name: str, registered: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
 
 
+def _tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    return getattr(provider, "tasks", [provider])
+
+
 def _retrieval_task(provider: seqio.Task | seqio.Mixture) -> seqio.Task:
-    for task in getattr(provider, "tasks", [provider]):
-        if task.name.endswith("_retrieval"):
+    for task in _tasks_of(provider):
+        if task.name.endswith("_retrieval") and domain_of(task):
             return task
     raise UserError(f"{provider.name} holds no retrieval task, so there is nothing to evaluate")

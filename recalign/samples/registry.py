@@ -9,6 +9,9 @@ from recalign import domains
 from recalign.samples import preprocessors
 from recalign.samples.items import domain_vocabulary
 
+# The domain and data folder of every task registered here.
+_DOMAIN_OF_TASK: dict[str, tuple[str, str]] = {}
+
 
 @gin.configurable
 def mixing_rate(task: seqio.Task, rates: dict[str, float] | None = None) -> float:
@@ -41,6 +44,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
 
     def add(kind: str, examples, to_sample, *finish, metric_fns=()) -> str:
+        _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
             source=source,
@@ -69,6 +73,11 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     ]
     seqio.MixtureRegistry.add(f"{name}_retrieval_only", [retrieval], default_rate=mixing_rate)
     seqio.MixtureRegistry.add(f"{name}_aligned", [retrieval, *auxiliary], default_rate=mixing_rate)
+
+
+def domain_of(task: seqio.Task) -> tuple[str, str] | None:
+    """The name and data folder of the domain that a task was registered for, if it was."""
+    return _DOMAIN_OF_TASK.get(task.name)
 
 
 def register_prepared_domains() -> None:

@@ -1,0 +1,156 @@
+"""The main job from the command line: the real recipe of the toy shop, shrunk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from recalign import domains
+from recalign.cli import recalign
+from recalign.errors import UserError
+
+SMALL = [
+    "--gin.TRAIN_STEPS=6",
+    "--gin.EVAL_PERIOD=3",
+    "--gin.CHECKPOINT_PERIOD=3",
+    "--gin.EVAL_EXAMPLES=20",
+    "--gin.BATCH_SIZE=4",
+    "--gin.T5Config.emb_dim=16",
+    "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=1",
+]
+
+
+def run(*arguments):
+    result = CliRunner().invoke(recalign, list(map(str, arguments)), catch_exceptions=True)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def shop():
+    run("prepare", "toyshop", "--users", 120, "--items", 60)
+    return domains.load("toyshop")
+
+
+@pytest.fixture(scope="module")
+def trained(shop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    table = run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    return folder, table
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_training_leaves_a_whole_run_behind(trained):
+    folder, table = trained
+    assert [row.split("|")[1].strip() for row in table.splitlines() if "popularity" in row] == [
+        "popularity",
+        "popularity",
+    ]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (3, "validation"),
+        (6, "validation"),
+        (6, "test"),
+    ]
+    assert metrics(folder) == {k: v for k, v in lines[-1].items() if k not in ("step", "split")}
+    for name in ("full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"):
+        assert 0 <= metrics(folder)[f"toyshop_retrieval/test/{name}"] <= 1
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert {p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
+
+
+def test_only_items_come_out_and_each_once(trained):
+    found = metrics(trained[0])
+    for protocol in ("full", "full_unseen"):
+        assert found[f"toyshop_retrieval/test/{protocol}/invalid_rate"] == 0
+        assert found[f"toyshop_retrieval/test/{protocol}/duplicate_rate"] == 0
+
+
+def test_eval_of_the_saved_run_gives_the_same_table(trained):
+    folder, table = trained
+    before = metrics(folder)
+    assert run("eval", "--model_dir", folder, "--split", "test") == table
+    assert metrics(folder) == before
+
+
+def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
+    run("infer", "--model_dir", trained[0], "--output", tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    split = shop.split("test")
+    keys = shop.items["key"].to_numpy()
+    assert len(lines) == len(split)
+    for e, line in enumerate(lines):
+        assert line["history"] == keys[split.history(e)].tolist()
+        assert line["target"] == keys[split.targets[e]]
+        assert len(set(line["items"])) == 20
+        assert line["scores"] == sorted(line["scores"], reverse=True)
+    hits = np.mean([line["target"] in line["items"][:10] for line in lines])
+    assert hits == pytest.approx(metrics(trained[0])["toyshop_retrieval/test/full/hr@10"])
+
+
+def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
+    options = ["train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL]
+    run(*options, "--gin.TRAIN_STEPS=3")
+    run(*options)
+    assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_config_gin_alone_gives_the_same_run(trained, tmp_path):
+    run("train", "--gin_file", trained[0] / "config.gin", f"--gin.MODEL_DIR={tmp_path}")
+    assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
+    run(
+        *("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL),
+        f"--gin.INITIAL_CHECKPOINT_PATH={trained[0] / 'checkpoints'}",
+        "--gin.TRAIN_STEPS=0",
+    )
+    assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_tasks_lists_and_shows(shop):
+    listed = run("tasks")
+    assert "toyshop_mim\n" in listed
+    assert "toyshop_aligned  = toyshop_bpr + toyshop_mim + toyshop_mlm + toyshop_retrieval" in listed
+    shown = run("tasks", "toyshop_mim", "--examples", 2, "--gin.item_texts.history_form=title")
+    assert shown.count("inputs  (") == 2
+    assert "<extra_id_0>" in shown
+    assert "are longer" in shown
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--gin.BATCH_SIZ=4", "nothing uses `BATCH_SIZ` .did you mean BATCH_SIZE"),
+        ("--gin.T5Config.widht=4", "widht"),
+        ("--gin.VOCAB_SIZE=512", "vocabulary has 860 token ids.*512 rows"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_alined", "did you mean toyshop_aligned"),
+        ("--gin.MIXTURE_OR_TASK_NAME=beauty_aligned", "domain 'beauty' is not prepared"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "holds no retrieval task"),
+        ("--gin.MIXTURE_OR_TASK_MODULE=no.such", "no module 'no.such'"),
+        ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "do not fit|are .* tokens"),
+        ("--gin.Retriever.num_beam=3", "num_beam"),
+        ("--gin.Partitioner.num_partitions=7", "does not divide"),
+        ("TRAIN_STEPS=3", "what is 'TRAIN_STEPS=3'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_leaves_nothing(shop, tmp_path, override, message):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL, override)
+    assert not (folder / "config.gin").exists()
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        run("eval", "--model_dir", tmp_path)
+    assert not list(Path(tmp_path).iterdir())
