@@ -1,23 +1,23 @@
 """Beam search over the catalogue: only items can come out, each at most once.
 
 A hypothesis is a node of the catalogue's trie. Live hypotheses and complete items are kept apart,
-K of each, so that a complete item can be pushed out only by a better item. Early steps are
-unrolled, as wide as the trie is at their depth (the first one runs on one hypothesis, not on K
-copies of it); the rest is one loop, which ends when no live hypothesis can beat the K-th item.
+K of each, so that a complete item can be pushed out only by a better item. Early steps are as wide
+as the trie is at their depth (the first one runs on one hypothesis, not on K copies of it), and the
+search ends when no live hypothesis can beat the K-th item.
 
 Letters in shapes: B examples, K beams asked for, k live hypotheses at a step, W children of one
 hypothesis, E exclusions, V vocabulary, A alphabet of the catalogue.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from recalign.engine.catalogue import PAD, CatalogueIndex
+from recalign.engine.depth_loop import Cache, Grow, over_depths
 
-Cache = Any  # a pytree of arrays [B, k, ...]
 Step = Callable[[jax.Array, Cache, jax.Array | int], tuple[jax.Array, Cache]]
 
 MINUS_INFINITY = float("-inf")
@@ -79,7 +79,7 @@ def beam_search(
     excluded: jax.Array | None = None,
     renormalise: bool = False,
     ends_compete: bool = True,
-    unrolled_steps: int = 8,
+    grow: Grow | None = None,
 ) -> Ranked:
     """The best items of each example by their log-probability, under `jax.jit`.
 
@@ -102,21 +102,15 @@ def beam_search(
         ends_compete: an item counts only if it is among the K best of its last step, prefixes of
             longer items included, as in Hugging Face's `generate`. False lets every item reached
             count: where lengths differ the result is as good or better, at the same cost.
-        unrolled_steps: how many steps are compiled one by one, each with its own width.
+        grow: as in `over_depths`.
     """
     seen = None if excluded is None else _excluded_ranks(index, excluded)
-    sizes = live_sizes(index, renormalise)
-    widths = [min(num_beams, size) for size in sizes]
 
     def advance(state: _Hypotheses, position, frame: int, width: int) -> _Hypotheses:
         logits, cache = step(state.tokens, state.cache, position)
         follow = _continuations(index, logits, state.nodes, frame, renormalise)
         children, ranks, scores = _candidates(index, state, follow, seen, renormalise)
-        state = state._replace(cache=cache)
-        if width:
-            state = _keep_best(index, state, follow, children, width)
-        else:
-            state = state._replace(scores=jnp.full((batch, 0), MINUS_INFINITY))
+        state = _keep_best(index, state._replace(cache=cache), follow, children, width)
         return _collect_items(state, ranks, scores, ends_compete)
 
     state = _Hypotheses(
@@ -127,24 +121,8 @@ def beam_search(
         ranks=jnp.zeros((batch, num_beams), jnp.int32),
         rank_scores=jnp.full((batch, num_beams), MINUS_INFINITY, jnp.float32),
     )
-    head = min(unrolled_steps, len(sizes))
-    tail_width = max(widths[head:], default=0)
-    for depth in range(head):
-        width = widths[depth + 1] if depth + 1 < head else tail_width
-        state = advance(state, depth, index.branching[depth], width)
-    if tail_width:
-        frame = max(index.branching[head : len(sizes)])
-
-        def can_improve(carry):
-            position, state = carry
-            improvable = jnp.max(state.scores, axis=1) > state.rank_scores[:, -1]
-            return (position < len(sizes)) & jnp.any(improvable)
-
-        def body(carry):
-            position, state = carry
-            return position + 1, advance(state, position, frame, tail_width)
-
-        _, state = jax.lax.while_loop(can_improve, body, (jnp.int32(head), state))
+    widths = [min(num_beams, size) for size in live_sizes(index, renormalise)]
+    state = over_depths(advance, _can_improve, state, index, widths, grow)
     found = state.rank_scores > MINUS_INFINITY
     return Ranked(jnp.where(found, index.item_of_rank[state.ranks], -1), state.rank_scores)
 
@@ -154,6 +132,11 @@ def live_sizes(index: CatalogueIndex, renormalise: bool) -> tuple[int, ...]:
     if not renormalise:
         return index.level_sizes
     return (1, *(size for size in index.open_sizes[1:] if size))
+
+
+def _can_improve(state: _Hypotheses) -> jax.Array:
+    """bool[]: scores only fall, so a live hypothesis below the K-th item is beaten already."""
+    return jnp.any(jnp.max(state.scores, axis=1) > state.rank_scores[:, -1])
 
 
 def _continuations(
@@ -245,11 +228,7 @@ def _candidates(index, state, follow, seen, renormalise) -> tuple[jax.Array, ...
 
 def _keep_best(index, state, follow, scores, width) -> _Hypotheses:
     """The `width` best children, of scores float32[B, k * W], become the live hypotheses."""
-    if scores.shape[1] < width:  # the trie widens later than here
-        spare = ((0, 0), (0, width - scores.shape[1]))
-        scores = jnp.pad(scores, spare, constant_values=MINUS_INFINITY)
     scores, places = jax.lax.top_k(scores, width)
-    places = jnp.minimum(places, follow.nodes[0].size - 1)
     nodes = jnp.take_along_axis(_flat(follow.nodes), places, axis=1)
     parents = places // follow.nodes.shape[-1]
     return state._replace(

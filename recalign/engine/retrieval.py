@@ -7,6 +7,7 @@ runs once a history, and all hypotheses share its keys and values.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from recalign.engine.beam_search import Ranked, Step, beam_search
 from recalign.engine.catalogue import CatalogueIndex
@@ -48,6 +49,15 @@ def decoder_step(
     return step
 
 
+def _grow(cache: Any, length: int) -> Any:
+    """The decoder's cache [B, k, T, H, D] with room for `length` positions."""
+
+    def longer(leaf: jax.Array) -> jax.Array:
+        return jnp.pad(leaf, ((0, 0), (0, 0), (0, length - leaf.shape[2]), (0, 0), (0, 0)))
+
+    return jax.tree.map(longer, cache)
+
+
 def search(
     module: Transformer,
     variables: Any,
@@ -61,10 +71,11 @@ def search(
     batch = encoded.mask.shape[0]
     return beam_search(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        module.empty_cache(batch, 1, index.max_length),
+        module.empty_cache(batch, 1, 1),
         index,
         batch=batch,
         renormalise=renormalise,
+        grow=_grow,
         **options,
     )
 
@@ -132,10 +143,11 @@ def score_items(
     encoded = encode(module, variables, encoder_input_tokens)
     return score_candidates(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        module.empty_cache(items.shape[0], 1, index.max_length),
+        module.empty_cache(items.shape[0], 1, 1),
         index,
         items,
         renormalise=renormalise,
+        grow=_grow,
         **options,
     )
 
@@ -158,10 +170,11 @@ def score_all_items(
     batch = encoder_input_tokens.shape[0]
     return score_catalogue(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        module.empty_cache(batch, 1, index.max_length),
+        module.empty_cache(batch, 1, 1),
         index,
         batch=batch,
         chunk=chunk,
         renormalise=renormalise,
+        grow=_grow,
         **options,
     )

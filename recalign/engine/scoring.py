@@ -17,7 +17,6 @@ import numpy as np
 
 from recalign.engine.beam_search import (
     MINUS_INFINITY,
-    Cache,
     Ranked,
     Step,
     live_sizes,
@@ -26,6 +25,7 @@ from recalign.engine.beam_search import (
     select_beams,
 )
 from recalign.engine.catalogue import PAD, CatalogueIndex
+from recalign.engine.depth_loop import Cache, Grow, over_depths
 
 
 class _Partial(NamedTuple):
@@ -53,7 +53,7 @@ def score_candidates(
     items: jax.Array,
     *,
     renormalise: bool = False,
-    unrolled_steps: int = 8,
+    grow: Grow | None = None,
 ) -> jax.Array:
     """The exact scores of the given items, float32[B, C]; -inf where there is no item.
 
@@ -63,14 +63,14 @@ def score_candidates(
         index: the catalogue.
         items: int32[B, C], positions in the catalogue, padded with -1; an item may come twice.
         renormalise: as in `beam_search`.
-        unrolled_steps: as in `beam_search`.
+        grow: as in `over_depths`.
     """
     # Padding ranks last, as one more item that ends at once.
     ranks = jnp.where(items >= 0, index.rank_of_item[items], index.num_items)
     order = jnp.argsort(ranks, axis=1)
     ranks = jnp.take_along_axis(ranks, order, axis=1)
     widths = [min(items.shape[1], size) for size in live_sizes(index, renormalise)]
-    scores = _score_ranks(step, cache, index, ranks, widths, renormalise, unrolled_steps)
+    scores = _score_ranks(step, cache, index, ranks, widths, renormalise, grow)
     return jnp.take_along_axis(scores, jnp.argsort(order, axis=1), axis=1)
 
 
@@ -83,7 +83,7 @@ def score_catalogue(
     chunk: int,
     widths: tuple[int, ...] | None = None,
     renormalise: bool = False,
-    unrolled_steps: int = 8,
+    grow: Grow | None = None,
 ) -> jax.Array:
     """The exact score of every item of the catalogue, float32[B, N].
 
@@ -97,7 +97,7 @@ def score_catalogue(
         widths: `chunk_widths` of the index, computed outside of `jax.jit`: how many prefixes a
             chunk really has. Without it, bounds are used that may be too wide by a half.
         renormalise: as in `beam_search`.
-        unrolled_steps: as in `beam_search`.
+        grow: as in `over_depths`.
     """
     chunk = min(chunk, index.num_items)
     if widths is None:
@@ -107,7 +107,7 @@ def score_catalogue(
     def score(first: jax.Array) -> jax.Array:
         ranks = jnp.minimum(first + jnp.arange(chunk, dtype=jnp.int32), index.num_items)
         ranks = jnp.broadcast_to(ranks, (batch, chunk))
-        return _score_ranks(step, cache, index, ranks, widths, renormalise, unrolled_steps)
+        return _score_ranks(step, cache, index, ranks, widths, renormalise, grow)
 
     scores = jax.lax.map(score, chunk * jnp.arange(chunks, dtype=jnp.int32))  # [chunks, B, chunk]
     return jnp.moveaxis(scores, 0, 1).reshape(batch, -1)[:, index.rank_of_item]
@@ -149,7 +149,7 @@ def _score_ranks(
     ranks: jax.Array,
     widths: Sequence[int],
     renormalise: bool,
-    unrolled_steps: int,
+    grow: Grow | None,
 ) -> jax.Array:
     """The scores float32[B, C] of ascending ranks int32[B, C], N where there is no item."""
     present = ranks < index.num_items
@@ -168,23 +168,10 @@ def _score_ranks(
         state, children = _add_token(index, state, ranks, logits, total, renormalise)
         return _move_to(state, children, cache, width)
 
-    head = min(unrolled_steps, len(widths))
-    tail_width = max(widths[head:], default=0)
-    for depth in range(head):
-        width = widths[depth + 1] if depth + 1 < head else tail_width
-        state = advance(state, depth, index.branching[depth], width)
-    if tail_width:
-        frame = max(index.branching[head : len(widths)])
+    def goes_on(state: _Partial) -> jax.Array:
+        return jnp.any(state.unfinished)
 
-        def unfinished(carry):
-            return jnp.any(carry[1].unfinished)
-
-        def body(carry):
-            position, state = carry
-            return position + 1, advance(state, position, frame, tail_width)
-
-        _, state = jax.lax.while_loop(unfinished, body, (jnp.int32(head), state))
-    return state.scores
+    return over_depths(advance, goes_on, state, index, widths, grow).scores
 
 
 def _add_token(index, state, ranks, logits, total, renormalise) -> tuple[_Partial, jax.Array]:
@@ -212,8 +199,6 @@ def _add_token(index, state, ranks, logits, total, renormalise) -> tuple[_Partia
 
 def _move_to(state, children, cache, width) -> _Partial:
     """Makes the distinct ones of `children` int32[B, C], of unfinished items, the next prefixes."""
-    if not width:
-        return state
     batch, items = children.shape
     same = (children[:, 1:] == children[:, :-1]) & state.unfinished[:, :-1]
     fresh = state.unfinished.at[:, 1:].set(state.unfinished[:, 1:] & ~same)

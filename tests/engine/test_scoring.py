@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 
 from recalign.engine.catalogue import EOS, PAD, CatalogueIndex
-from recalign.engine.retrieval import score_all_items, score_items
+from recalign.engine.retrieval import retrieve, score_all_items, score_items
 from recalign.engine.scoring import best_items, chunk_widths
 
 HISTORIES = np.array([[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1]], np.int32)
-STATIC = ("chunk", "widths", "renormalise", "unrolled_steps")
+STATIC = ("chunk", "widths", "renormalise")
 
 score_catalogue = jax.jit(score_all_items, static_argnums=0, static_argnames=STATIC)
 score_candidates = jax.jit(score_items, static_argnums=0, static_argnames=STATIC)
+search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "renormalise"))
 
 
 @pytest.fixture(scope="module", params=[1, 60])
 def items(request):
-    """Catalogues of one item and of about 60, in which some are prefixes of others."""
-    rng = np.random.default_rng(request.param)
+    """Catalogues of one item, and of about 60: some are prefixes of others, and one is long."""
+    if request.param == 1:
+        return [(4, 2)]
+    rng = np.random.default_rng(0)
     draw = (tuple(rng.integers(2, 6, rng.integers(1, 6)).tolist()) for _ in range(request.param))
-    return sorted(set(draw), key=lambda item: hash(item))
+    return [(5, 3, *[2] * 18), *sorted(set(draw), key=hash)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def oracle(tiny_model, items):
     """A function of `renormalise`: float64[B, N], from one teacher-forced pass a history."""
     module, params = tiny_model
     sequences = [(*item, EOS) for item in items]
-    targets = np.full((len(items), 6), PAD, np.int32)
+    targets = np.full((len(items), max(map(len, sequences))), PAD, np.int32)
     for row, sequence in zip(targets, sequences, strict=True):
         row[: len(sequence)] = sequence
     inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
@@ -72,13 +75,11 @@ def oracle(tiny_model, items):
     return scores
 
 
-@pytest.mark.parametrize(("chunk", "unrolled_steps"), [(7, 2), (1000, 8)])
+@pytest.mark.parametrize("chunk", [7, 1000])
 @pytest.mark.parametrize("renormalise", [False, True])
-def test_every_item_has_its_teacher_forced_score(
-    tiny_model, index, oracle, renormalise, chunk, unrolled_steps
-):
+def test_every_item_has_its_teacher_forced_score(tiny_model, index, oracle, renormalise, chunk):
     module, params = tiny_model
-    options = {"chunk": chunk, "renormalise": renormalise, "unrolled_steps": unrolled_steps}
+    options = {"chunk": chunk, "renormalise": renormalise}
     if chunk < index.num_items:
         options["widths"] = chunk_widths(index, chunk, renormalise)
     scores = score_catalogue(module, {"params": params}, HISTORIES, index, **options)
@@ -87,16 +88,26 @@ def test_every_item_has_its_teacher_forced_score(
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("renormalise", "unrolled_steps"), [(False, 8), (True, 2)])
-def test_candidates_of_each_history(tiny_model, index, oracle, renormalise, unrolled_steps):
+@pytest.mark.parametrize(("renormalise"), [(False, 8), (True, 2)])
+def test_candidates_of_each_history(tiny_model, index, oracle, renormalise):
     module, params = tiny_model
     rng = np.random.default_rng(0)
     candidates = rng.integers(-1, index.num_items, (len(HISTORIES), 9)).astype(np.int32)
     candidates[:, 3] = candidates[:, 5]  # the same item twice
-    options = {"renormalise": renormalise, "unrolled_steps": unrolled_steps}
+    options = {"renormalise": renormalise}
     scores = score_candidates(module, {"params": params}, HISTORIES, index, candidates, **options)
     wanted = np.take_along_axis(oracle(renormalise), np.maximum(candidates, 0), axis=1)
     np.testing.assert_allclose(scores, np.where(candidates < 0, -np.inf, wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_beams_for_all_items_rank_as_exact_scores_do(tiny_model, index, oracle, renormalise):
+    module, params = tiny_model
+    options = {"num_beams": 64, "renormalise": renormalise}
+    found = search(module, {"params": params}, HISTORIES, index, **options)
+    wanted = best_items(jnp.asarray(oracle(renormalise)), 64)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    np.testing.assert_array_equal(found.items, wanted.items)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
