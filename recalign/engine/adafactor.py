@@ -7,7 +7,8 @@ taken:
 
 * Gradients become float32 before they are squared; Optax squares them in their own dtype.
 * Optax keeps no layer axis apart: for stacked layers see `recalign.engine.stacking`.
-* Optax fixes epsilon2, the least parameter scale, at 1e-3; here it is an argument.
+* Optax fixes epsilon2, the least parameter scale, at 1e-3; here it is an argument. Its piece for
+  that scale is also differentiable, for which it reads each parameter three times.
 """
 
 import jax
@@ -57,13 +58,21 @@ def adafactor(
     if clipping_threshold is not None:
         pieces.append(optax.clip_by_block_rms(clipping_threshold))
     if multiply_by_parameter_scale:
-        pieces.append(optax.scale_by_param_block_rms(epsilon2))
+        pieces.append(_scale_by_parameter_rms(epsilon2))
     pieces.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
     if beta1 is not None:
         pieces.append(optax.ema(beta1, debias=False, accumulator_dtype=jnp.float32))
     if weight_decay_rate is not None:
         pieces.append(optax.add_decayed_weights(weight_decay_rate))
     return optax.chain(*pieces, optax.scale(-1.0))
+
+
+def _scale_by_parameter_rms(least: float) -> optax.GradientTransformation:
+    def scale(update, param):
+        rms = jnp.sqrt(jnp.mean(jnp.square(param)))
+        return update * jnp.maximum(rms, least)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scale, updates, params))
 
 
 def _as_float32() -> optax.GradientTransformation:

@@ -143,12 +143,15 @@ def batch_loss(
 
     Returns:
         The loss, float32[], and a dictionary of float32[] sums over tokens, not normalised:
-        'loss' and 'z_loss' (weighted), 'weights' and 'correct' (weighted hits of the argmax).
+        'loss' and 'z_loss' (weighted), 'weights' and 'correct' (weights of the tokens whose target
+        has the highest logit).
     """
     factor, weights = normalizer_and_weights(batch, loss_normalizing_factor)
     targets = batch["decoder_target_tokens"]
     loss, extra = token_cross_entropy(logits, targets, z_loss, label_smoothing)
-    hits = jnp.argmax(logits, axis=-1) == targets
+    # Not argmax: where the loss takes the maximum anyway, that would be one more pass.
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    hits = picked == jnp.max(logits, axis=-1)
     sums = {
         "loss": jnp.sum(loss * weights),
         "z_loss": jnp.sum(extra * weights),

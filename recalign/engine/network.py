@@ -368,8 +368,11 @@ class Transformer(nn.Module):
             kernel = self.decoder.logits_dense.kernel
         if tokens is not None:
             kernel = jnp.take(kernel, tokens, axis=1)
-        # Factors in the activations' dtype, sums in float32: a TPU rounds the factors anyway.
-        return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=wide(hidden))
+        # Factors in the activations' dtype, sums in float32: a TPU rounds the factors anyway. A
+        # product of matrices, for the reason that `layers.Dense` gives.
+        rows = hidden.reshape(-1, cfg.emb_dim)
+        logits = jnp.dot(rows, kernel.astype(rows.dtype), preferred_element_type=wide(rows))
+        return logits.reshape(*hidden.shape[:-1], kernel.shape[1])
 
     def project_encoded(self, encoded: Array) -> dict[str, KeysValues]:
         """Encoder keys and values of each decoder layer, computed once for all beams and steps.
