@@ -120,7 +120,8 @@ def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
 def test_tasks_lists_and_shows(shop):
     listed = run("tasks")
     assert "toyshop_mim\n" in listed
-    assert "toyshop_aligned  = toyshop_bpr + toyshop_mim + toyshop_mlm + toyshop_retrieval" in listed
+    mixture = "toyshop_bpr + toyshop_mim + toyshop_mlm + toyshop_retrieval"
+    assert f"toyshop_aligned  = {mixture}" in listed
     shown = run("tasks", "toyshop_mim", "--examples", 2, "--gin.item_texts.history_form=title")
     assert shown.count("inputs  (") == 2
     assert "<extra_id_0>" in shown
