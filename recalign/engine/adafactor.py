@@ -6,7 +6,8 @@ relative to the parameter's RMS of at least 1e-3. Where `optax.adafactor` differ
 taken:
 
 * Gradients become float32 before they are squared; Optax squares them in their own dtype.
-* Optax keeps no layer axis apart: for stacked layers see `recalign.engine.stacking`.
+* T5X treats parameters of three and more axes (its stacked layers) by rules of their own. Ours
+  have at most two, also when layers are scanned, see `recalign.engine.layer_stack`.
 * Optax fixes epsilon2, the least parameter scale, at 1e-3; here it is an argument. Its piece for
   that scale is also differentiable, for which it reads each parameter three times.
 """

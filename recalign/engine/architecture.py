@@ -27,6 +27,10 @@ class T5Config:
         mlp_activations: names in `flax.linen`, or 'linear'; their branches are multiplied.
         dropout_rate: everywhere, in training.
         logits_via_embedding: output projection tied to the embedding (T5 1.0).
+        scan_layers: compile one layer of each stack and loop over them; changes no parameter's
+            name, and no result but the draws of dropout.
+        remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but products with
+            parameters) or 'full' (each layer from its input).
     """
 
     vocab_size: int
@@ -40,6 +44,8 @@ class T5Config:
     mlp_activations: Sequence[str] = ("gelu", "linear")
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
+    scan_layers: bool = False
+    remat_policy: str = "none"
 
     def __post_init__(self):
         # A configuration file gives a list; a module's attributes must be hashable.

@@ -23,6 +23,7 @@ import numpy as np
 from flax import linen as nn
 
 from recalign.engine.architecture import T5Config
+from recalign.engine.layer_stack import run_layers
 from recalign.engine.layers import (
     MLP,
     Array,
@@ -177,6 +178,24 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.pre_mlp_layer_norm(x)), cache
 
 
+def _run(stack, call, x: Array, deterministic: bool, one_by_one: bool = False) -> Array:
+    """Sends x [B,L,E] through the layers of a stack, as its configuration wants it."""
+    cfg = stack.config
+    # Layers that make variables, parameters at first or a cache, cannot be pure functions.
+    if one_by_one or stack.is_initializing():
+        return run_layers(stack.layers, call, x, None, dtype=cfg.dtype)
+    no_dropout = deterministic or not cfg.dropout_rate
+    return run_layers(
+        stack.layers,
+        call,
+        x,
+        None if no_dropout else stack.make_rng("dropout"),
+        dtype=cfg.dtype,
+        scan=cfg.scan_layers,
+        remat_policy=cfg.remat_policy,
+    )
+
+
 class Encoder(nn.Module):
     """The encoder stack."""
 
@@ -194,8 +213,11 @@ class Encoder(nn.Module):
         """Embedded tokens [B,S,E], mask bool[B,1,S,S] -> [B,S,E]."""
         bias = self.relpos_bias(x.shape[1])
         x = self.dropout(x, deterministic=deterministic)
-        for layer in self.layers:
-            x = layer(x, mask, bias, deterministic)
+
+        def call(layer, x):
+            return layer(x, mask, bias, deterministic)
+
+        x = _run(self, call, x, deterministic)
         return self.final_dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
@@ -226,8 +248,11 @@ class Decoder(nn.Module):
         """Embedded tokens [B,L,E] -> hidden states [B,L,E]."""
         bias = self.relpos_bias(bias_length)
         x = self.dropout(x, deterministic=deterministic)
-        for layer in self.layers:
-            x = layer(x, encoded, self_mask, cross_mask, bias, deterministic, decode)
+
+        def call(layer, x):
+            return layer(x, encoded, self_mask, cross_mask, bias, deterministic, decode)
+
+        x = _run(self, call, x, deterministic, one_by_one=decode)
         return self.dropout(self.decoder_norm(x), deterministic=deterministic)
 
     def project_encoded(self, encoded: Array) -> dict[str, KeysValues]:
