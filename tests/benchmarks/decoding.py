@@ -11,6 +11,7 @@ compilation apart; rows of different libraries alternate, so that a busy machine
 import argparse
 import functools
 import os
+import tempfile
 import time
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recalign.engine.catalogue import EOS, CatalogueIndex
+from recalign.engine.convert import save_params
 from recalign.engine.network import T5Config, Transformer
 from recalign.engine.retrieval import encode, retrieve, score_all_items
 from recalign.engine.scoring import chunk_widths
@@ -56,58 +58,67 @@ def best_seconds(runs: int, *calls) -> list[float]:
     return best
 
 
-def generate_call(histories: np.ndarray, catalogue: np.ndarray, num_beams: int):
-    """The same search by `generate(prefix_allowed_tokens_fn=…)`, or None without the library."""
+def hugging_face(params: dict):
+    """The same network in transformers, or None where that is not installed."""
     try:
         import torch
         import transformers
     except ImportError:
         return None
-    config = transformers.T5Config(
-        vocab_size=SMALL["vocab_size"],
-        d_model=SMALL["emb_dim"],
-        d_kv=SMALL["head_dim"],
-        d_ff=SMALL["mlp_dim"],
-        num_heads=SMALL["num_heads"],
-        num_layers=SMALL["num_encoder_layers"],
-        num_decoder_layers=SMALL["num_decoder_layers"],
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.T5ForConditionalGeneration(config).eval().to(device)
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    print(f"{versions}, {device}, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        save_params(params, folder, "hf")
+        model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    return model.eval().to(device)
+
+
+def generate(model, histories: np.ndarray, catalogue: np.ndarray, num_beams: int):
+    """A call that searches by `generate(prefix_allowed_tokens_fn=…)`, as its users write it.
+
+    It gives sequences int[B, K, L] and, if asked for, scores float[B, K].
+    """
+    import torch
+
     allowed: dict[tuple[int, ...], set[int]] = {}
     for sequence in catalogue.tolist():
         for n in range(len(sequence)):
             allowed.setdefault(tuple(sequence[:n]), set()).add(sequence[n])
     allowed = {prefix: sorted(tokens) for prefix, tokens in allowed.items()}
-    inputs = torch.tensor(histories, dtype=torch.long, device=device)
+    inputs = torch.tensor(histories, dtype=torch.long, device=model.device)
 
-    def call():
+    def call(scores: bool = False):
         with torch.inference_mode():
-            model.generate(
+            out = model.generate(
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 num_beams=num_beams,
                 num_return_sequences=num_beams,
                 max_new_tokens=catalogue.shape[1],
                 length_penalty=0.0,
+                return_dict_in_generate=True,
+                output_scores=scores,
                 prefix_allowed_tokens_fn=lambda _, ids: allowed.get(tuple(ids.tolist()[1:]), [0]),
             )
-        if device == "cuda":
-            torch.cuda.synchronize()
+        sequences = out.sequences[:, 1:].reshape(len(histories), num_beams, -1)
+        if not scores:
+            return sequences.cpu().numpy()
+        return sequences.cpu().numpy(), out.sequences_scores.reshape(-1, num_beams).cpu().numpy()
 
-    threads = f"{torch.get_num_threads()} threads"
-    print(
-        f"transformers {transformers.__version__}, torch {torch.__version__}, {device}, {threads}"
-    )
     return call
 
 
 def numbers(text: str) -> list[int]:
     """The integers of a comma-separated list."""
     return [int(part) for part in text.split(",")]
+
+
+def agreement(ours, theirs, catalogue: np.ndarray):
+    """Prints how far two rankings are the same."""
+    sequences, scores = theirs
+    same = np.mean(np.all(catalogue[ours.items] == sequences, axis=-1))
+    print(f"  same items {same:.2%}, scores within {np.abs(ours.scores - scores).max():.1e}")
 
 
 class Bench:
@@ -119,6 +130,7 @@ class Bench:
         one = jnp.ones((1, 1), jnp.int32)
         init = jax.jit(functools.partial(self.module.init, enable_dropout=False))
         self.variables = {"params": init(jax.random.key(0), one, one, one)["params"]}
+        self.torch_model = hugging_face(self.variables["params"]) if args.generate else None
         self.encode = self._compiled(encode)
         self.search = self._compiled(retrieve, "num_beams", "renormalise")
         self.score = self._compiled(score_all_items, "chunk", "renormalise", "widths")
@@ -134,9 +146,9 @@ class Bench:
             "full vocabulary": search,
             "renormalised": functools.partial(search, renormalise=True),
         }
-        if self.args.generate:
-            call = generate_call(histories, catalogue, num_beams)
-            calls |= {"generate": call} if call else {}
+        if self.torch_model:
+            calls["generate"] = generate(self.torch_model, histories, catalogue, num_beams)
+            agreement(search(), calls["generate"](scores=True), catalogue)
         seconds = dict(zip(calls, best_seconds(self.args.runs, *calls.values()), strict=True))
         for kind, spent in seconds.items():
             ratio = f", {seconds['generate'] / spent:.2f} x generate" if "generate" in calls else ""

@@ -1,23 +1,13 @@
 """The network's search and scores against those of Hugging Face's `generate`."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
-from safetensors.numpy import load_file
 
 from recalign.engine.catalogue import PAD, CatalogueIndex
+from recalign.engine.convert import load_params
 from recalign.engine.network import T5Config, Transformer
 from recalign.engine.retrieval import retrieve, retrieve_all_and_unseen, score_all_items
-
-PARTS = {
-    "SelfAttention": ("self_attention", "pre_self_attention_layer_norm"),
-    "EncDecAttention": ("encoder_decoder_attention", "pre_cross_attention_layer_norm"),
-    "DenseReluDense": ("mlp", "pre_mlp_layer_norm"),
-}
-MATRICES = {"q": "query", "k": "key", "v": "value", "o": "out"}
 
 
 @pytest.fixture(scope="module")
@@ -32,49 +22,8 @@ def golden(folder):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    config = json.loads((folder / "config.json").read_text())
-    module = Transformer(
-        T5Config(
-            vocab_size=config["vocab_size"],
-            emb_dim=config["d_model"],
-            num_heads=config["num_heads"],
-            num_encoder_layers=config["num_layers"],
-            num_decoder_layers=config["num_decoder_layers"],
-            head_dim=config["d_kv"],
-            mlp_dim=config["d_ff"],
-        )
-    )
-    return module, {"params": from_hugging_face(load_file(folder / "model.safetensors"))}
-
-
-def from_hugging_face(tensors):
-    """T5X's names for Hugging Face's; kernels are [in, out] there."""
-    params = {
-        ("token_embedder", "embedding"): tensors["shared.weight"],
-        ("decoder", "logits_dense", "kernel"): tensors["lm_head.weight"].T,
-    }
-    for stack in ("encoder", "decoder"):
-        norm = tensors[f"{stack}.final_layer_norm.weight"]
-        params[stack, f"{stack}_norm", "scale"] = norm
-        prefix = f"{stack}.block."
-        for name in [name for name in tensors if name.startswith(prefix)]:
-            block, _, place, kind, *rest = name.removeprefix(prefix).split(".")
-            layer = f"layers_{block}"
-            if kind == "layer_norm":
-                part = {"encoder": ["SelfAttention", "DenseReluDense"]}.get(stack, list(PARTS))
-                scope = PARTS[part[int(place)]][1]
-                if stack == "encoder":
-                    scope = scope.replace("self_attention", "attention")
-                params[stack, layer, scope, "scale"] = tensors[name]
-            elif rest[0] == "relative_attention_bias":
-                params[stack, "relpos_bias", "rel_embedding"] = tensors[name].T
-            else:
-                scope = PARTS[kind][0]
-                if stack == "encoder":
-                    scope = scope.replace("self_attention", "attention")
-                matrix = MATRICES.get(rest[0], rest[0])
-                params[stack, layer, scope, matrix, "kernel"] = tensors[name].T
-    return traverse_util.unflatten_dict(params)
+    config, params = load_params(str(folder))
+    return Transformer(T5Config(**config)), {"params": params}
 
 
 @pytest.fixture(scope="module")
