@@ -2,8 +2,10 @@
 
 Parameters stay one tree a layer, under T5X's names, whatever is chosen here: checkpoints, layouts
 and the optimiser's arithmetic never see a stacked array. A scan stacks them inside the step, in the
-activations' dtype, so that the program holds one layer instead of all: its compile time no longer
-grows with depth, and the price is one copy of the layers in that dtype.
+activations' dtype, so that the program holds one layer instead of all; the price is one copy of the
+layers in that dtype. Compiling XL's step for a CPU takes a third of the time.
+
+XLA for CPUs merges recomputed values with the kept ones again, unless the layers are scanned.
 """
 
 from collections.abc import Callable, Sequence

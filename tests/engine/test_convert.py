@@ -242,6 +242,16 @@ def test_parameters_within_a_train_state(tmp_path, tiny):
     assert_same(load_params(tmp_path / "7")[1], tiny)
 
 
+def test_orbax_itself_reads_what_is_streamed_to_it(tmp_path, tiny):
+    import orbax.checkpoint as ocp
+
+    save_params(tiny, tmp_path / "c", "orbax")
+    with ocp.StandardCheckpointer() as checkpointer:
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), {"params": tiny})
+        restored = checkpointer.restore(tmp_path / "c", like)
+    assert_same(restored["params"], tiny)
+
+
 def test_what_cannot_be_read_is_named(tmp_path, tiny):
     with pytest.raises(UserError, match="there is no checkpoint at"):
         open_weights(tmp_path / "nowhere")

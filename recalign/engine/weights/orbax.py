@@ -51,15 +51,27 @@ def _tensor(path: epath.Path, name: str, metadata) -> Tensor:
     return Tensor(tuple(metadata.shape), np.dtype(metadata.dtype), data)
 
 
+class _Streaming(ocp.type_handlers.NumpyHandler):
+    """Writes `Tensor`s as Orbax writes numpy arrays, but one after the other."""
+
+    async def serialize(self, values, infos, args=None):
+        for value, info, arg in zip(values, infos, args, strict=True):
+            for written in await super().serialize([value.read()], [info], [arg]):
+                written.result()
+        return []
+
+
 def write(path: epath.Path, tensors: Flat, config: dict) -> None:
     """Writes {'params': …}; Orbax moves the folder into place once it is complete.
 
     Args:
         path: the folder, which is empty or absent.
-        tensors: by our names. Orbax takes a whole tree, so all are in memory at once.
+        tensors: by our names.
         config: unused, the format has no place for it.
     """
     del config
-    tree = traverse_util.unflatten_dict({k: t.read() for k, t in tensors.items()}, sep="/")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, {"params": tree}, force=True)
+    tree = {"params": traverse_util.unflatten_dict(tensors, sep="/")}
+    registry = ocp.type_handlers.create_type_handler_registry((Tensor, _Streaming()))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(tree), force=True)
