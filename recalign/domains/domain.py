@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +111,8 @@ class Domain:
         """Object array of str, [num_users]: the source's id of each user index."""
         if self.keys is not None:
             return self.keys
-        return pd.read_parquet(self.path / "users.parquet")["key"].to_numpy(object)
+        users = io.BytesIO((self.path / "users.parquet").read_bytes())
+        return pd.read_parquet(users)["key"].to_numpy(object)
 
     def train(self) -> Sequences:
         """Every user's train events, for popularity, co-occurrence and negatives.

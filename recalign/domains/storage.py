@@ -1,6 +1,7 @@
 """Prepared domains on disk: `DATA_DIR/NAME/`, written whole or not at all."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
 from recalign.domains.domain import Domain
 from recalign.errors import UserError
@@ -21,9 +23,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARK = "recalign_version"
 
 
-def data_dir(given: str | os.PathLike | None = None) -> Path:
-    """Where prepared domains live: `given`, else $RECALIGN_DATA_DIR, else ~/.cache/recalign."""
-    return Path(given or os.environ.get("RECALIGN_DATA_DIR") or "~/.cache/recalign").expanduser()
+def data_dir(given: str | os.PathLike | None = None) -> epath.Path:
+    """Where prepared domains live: `given`, else $RECALIGN_DATA_DIR, else ~/.cache/recalign.
+
+    A local folder or one in a bucket (gs://…), from which domains are read; they are prepared on
+    local disk and copied there.
+    """
+    path = given or os.environ.get("RECALIGN_DATA_DIR") or "~/.cache/recalign"
+    return epath.Path(path).expanduser()
 
 
 _root = data_dir  # for where a parameter has that name
@@ -79,12 +86,12 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
 
 def read(folder: Path, name: str, statistics: dict) -> Domain:
     """Reads a domain's Parquet files."""
-    events = pq.read_table(folder / "interactions.parquet")
+    events = pq.read_table(io.BytesIO((folder / "interactions.parquet").read_bytes()))
     users = events["user"].to_numpy()
     has_ratings, has_times = ("rating" in events.column_names, "timestamp" in events.column_names)
     return Domain(
         name=name,
-        items=pd.read_parquet(folder / "items.parquet"),
+        items=pd.read_parquet(io.BytesIO((folder / "items.parquet").read_bytes())),
         offsets=np.searchsorted(users, np.arange(statistics["users"] + 1)).astype(np.int64),
         events=events["item"].to_numpy(),
         ratings=events["rating"].to_numpy() if has_ratings else None,
@@ -124,6 +131,10 @@ def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
       UserError: nothing can be written there, or `target` exists at the end and must not be
         overwritten.
     """
+    if "://" in os.fspath(target):
+        raise UserError(
+            f"{target}: domains are prepared on local disk; prepare it there and copy its folder"
+        )
     mark = uuid.uuid4().hex[:8]
     fresh = target.with_name(f".{target.name}.partial-{mark}")
     old = target.with_name(f".{target.name}.old-{mark}")

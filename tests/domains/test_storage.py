@@ -160,3 +160,12 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
 
     with pytest.raises(UserError, match="cannot be written to"):
         write()
+
+
+def test_a_bucket_is_read_from_but_not_written_to():
+    assert str(domains.data_dir("gs://bucket/domains") / "shop") == "gs://bucket/domains/shop"
+    with (
+        pytest.raises(UserError, match="prepared on local disk"),
+        storage.replacing(domains.data_dir("gs://bucket") / "shop", overwrite=False),
+    ):
+        pass

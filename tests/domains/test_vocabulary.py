@@ -3,6 +3,7 @@
 import pytest
 import sentencepiece
 
+from recalign import prompts
 from recalign.domains import toyshop, vocabulary
 from recalign.domains.assemble import assemble
 from recalign.errors import UserError
@@ -37,8 +38,17 @@ def test_titles_survive_and_are_short(pieces, items):
         assert len(ids) <= 3 * len(title.split())
 
 
+def test_every_item_id_is_one_piece(pieces, items):
+    ids = [pieces.encode(prompts.item_id(index, len(items))) for index in range(len(items))]
+    assert {len(tokens) for tokens in ids} == {1}
+    assert len({tokens[0] for tokens in ids}) == len(items)
+    history = " ".join(f"{prompts.item_id(index, len(items))};" for index in range(5))
+    assert pieces.decode(pieces.encode(history)) == history
+    assert len(pieces.encode(history)) == 10
+
+
 def test_digits_stand_alone_and_unseen_characters_are_bytes(pieces):
-    for piece in pieces.encode("#0123", out_type=str):
+    for piece in pieces.encode("No. 0123", out_type=str)[1:]:
         assert len(piece.lstrip("▁")) <= 1
     assert pieces.decode(pieces.encode("Crème 雪")) == "Crème 雪"
     assert 2 not in pieces.encode("Crème 雪")
@@ -46,7 +56,7 @@ def test_digits_stand_alone_and_unseen_characters_are_bytes(pieces):
 
 def test_training_is_deterministic(items, folder, tmp_path):
     count = vocabulary.train(items, 600, tmp_path)
-    assert count <= 600
+    assert count <= 600 + len(items)
     assert (tmp_path / "spiece.model").read_bytes() == (folder / "spiece.model").read_bytes()
 
 
@@ -55,9 +65,9 @@ def test_a_size_that_is_too_small(items, tmp_path):
         vocabulary.train(items, 10, tmp_path)
 
 
-def test_copying(folder, tmp_path):
+def test_copying(folder, items, tmp_path):
     count = vocabulary.copy(folder / "spiece.model", tmp_path)
-    assert count <= 600
+    assert count <= 600 + len(items)
     assert (tmp_path / "spiece.model").read_bytes() == (folder / "spiece.model").read_bytes()
 
 
