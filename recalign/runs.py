@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from recalign.errors import UserError
 from recalign.evaluation import baselines, metrics, report
 from recalign.evaluation.examples import RetrievalExamples
 
+log = logging.getLogger(__name__)
+
 Rows = dict[str, dict[str, float]]
+HEADLINE = ("full/hr@10", "full/ndcg@10", "full_unseen/hr@10", "full_unseen/ndcg@10")
 
 
 @gin.configurable
@@ -148,6 +152,8 @@ class Run:
         return {"recalign": found, **others}
 
     def _record(self, step: int, examples: RetrievalExamples, found: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE)
+        log.info("step %d, %s: %s", step, examples.split, shown)
         named = report.add_prefix(found, examples.task, examples.split)
         folder = Path(self.model_dir)
         report.append_metrics(folder / "metrics.jsonl", step, examples.split, named)

@@ -80,16 +80,16 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
         ),
         _option(
             "--vocabulary",
-            type=FILE,
             metavar="PATH",
-            help="Copy this SentencePiece model into the domain instead of using T5's.",
+            help="Copy this SentencePiece model, local or in a bucket, into the domain instead of "
+            "using T5's.",
         ),
         _option(
             "--vocab_size",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Train a SentencePiece model of N pieces on the item texts and the prompts."
-            + (f"  [default: {vocab_size}]" if vocab_size else ""),
+            help="Train a SentencePiece model of N pieces on the item texts and the prompts; every "
+            "item's id is one piece more." + (f"  [default: {vocab_size}]" if vocab_size else ""),
         ),
         _option(
             "--overwrite",
@@ -235,10 +235,6 @@ def _prepare(
 
 
 def _write_records(domain: Any, folder: Path) -> None:
-    import os
-
-    # TensorFlow announces CPU features and missing GPUs on standard error, which is no news here.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from recalign.samples import store
 
     store.write(domain, folder)

@@ -36,7 +36,7 @@ class Request:
     reader_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
     k_core: int | None = None
     seed: int = 0
-    vocabulary: Path | None = None
+    vocabulary: str | None = None
     vocab_size: int | None = None
     data_dir: Path | None = None
     overwrite: bool = False

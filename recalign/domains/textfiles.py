@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from etils import epath
 
 from recalign.domains.raw import Source
 from recalign.errors import UserError
@@ -25,7 +26,7 @@ def sha256(path: Path) -> str:
       UserError: the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with epath.Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error

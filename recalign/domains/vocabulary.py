@@ -1,10 +1,12 @@
 """A domain's own SentencePiece vocabulary."""
 
 import io
+import os
 from pathlib import Path
 
 import pandas as pd
 import sentencepiece
+from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from recalign import prompts
@@ -13,8 +15,8 @@ from recalign.errors import UserError
 FILE_NAME = "spiece.model"
 
 
-def copy(source: Path, folder: Path) -> int:
-    """Copies a SentencePiece model into a domain's folder.
+def copy(source: str | os.PathLike, folder: Path) -> int:
+    """Copies a SentencePiece model, local or in a bucket, into a domain's folder.
 
     Returns:
       The number of its pieces.
@@ -23,7 +25,7 @@ def copy(source: Path, folder: Path) -> int:
       UserError: the file cannot be read, or is no SentencePiece model with T5's special ids.
     """
     try:
-        model = source.read_bytes()
+        model = epath.Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"{source}: cannot be read: {error.strerror}") from error
     try:

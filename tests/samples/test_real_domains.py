@@ -1,0 +1,57 @@
+"""Real Amazon catalogues under T5's own vocabulary."""
+
+import numpy as np
+import pytest
+import seqio
+from click.testing import CliRunner
+
+from recalign import prompts
+from recalign.cli.prepare import prepare
+from recalign.samples.items import item_texts
+from recalign.samples.registry import register_domain
+
+LENGTHS = {"inputs": 512, "targets": 128}
+
+
+@pytest.fixture(scope="module", params=["beauty", "toys"])
+def domain(request, shared, tmp_path_factory):
+    """The name and data folder of a real domain, registered as real_NAME."""
+    files = shared / "data/amazon-2014" / request.param
+    name, folder = f"real_{request.param}", tmp_path_factory.mktemp("data")
+    options = [f"--inter={files / request.param}.inter", f"--item={files / request.param}.item"]
+    vocabulary = f"--vocabulary={shared / 'vocab/t5/spiece.model'}"
+    result = CliRunner().invoke(
+        prepare,
+        ["recbole", *options, vocabulary, f"--name={name}", f"--data_dir={folder}"],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    register_domain(name, str(folder))
+    return name, str(folder)
+
+
+@pytest.mark.parametrize("form", prompts.ITEM_FORMS)
+def test_every_target_stands_for_one_item(domain, form):
+    texts = item_texts(*domain, target_form=form)
+    written = {tuple(tokens) for tokens in texts.target_tokens}
+    assert len(written) == len(texts.target)
+    if form == "id":
+        vocabulary = seqio.TaskRegistry.get(f"{domain[0]}_retrieval").output_features["targets"]
+        decoded = [vocabulary.vocabulary.decode(tokens.tolist()) for tokens in texts.target_tokens]
+        assert decoded == texts.target.tolist()
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "mim", "mlm", "bpr"])
+def test_no_question_is_cut_and_few_histories_are(domain, kind):
+    task = seqio.TaskRegistry.get(f"{domain[0]}_{kind}")
+    vocabulary = task.output_features["inputs"].vocabulary
+    endings = tuple(t.split("}")[-1].strip() for t in getattr(prompts, kind.upper()))
+    dataset = task.get_dataset(LENGTHS, "train", shuffle=False, seed=0)
+    lengths = []
+    for example in dataset.take(1500).as_numpy_iterator():
+        assert example["inputs"][-1] == example["targets"][-1] == vocabulary.eos_id
+        assert vocabulary.decode(example["inputs"].tolist()).endswith(endings)
+        lengths.append((len(example["inputs"]), len(example["targets"])))
+    longest = np.max(lengths, axis=0)
+    assert longest[0] <= LENGTHS["inputs"]
+    assert longest[1] <= LENGTHS["targets"]
