@@ -62,6 +62,13 @@ class Run:
     checkpoints_to_keep: int | None = 2
     initial_checkpoint_path: str | None = None
 
+    def __post_init__(self):
+        if "://" in self.model_dir:
+            raise UserError(
+                f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
+                "afterwards"
+            )
+
     def train(self) -> Rows:
         """Trains, evaluating on validation, and at the end evaluates on test.
 
@@ -90,7 +97,7 @@ class Run:
             on_start=self._write_config,
             on_metrics=lambda step, found: self._record(step, validation, found),
         )
-        return self._report(self.examples(split="test"), state)
+        return self._report(self.examples(split="test"), state, retriever)
 
     def evaluate(self, split: str) -> Rows:
         """Evaluates the newest checkpoint on a split.
@@ -98,7 +105,8 @@ class Run:
         Returns:
           The rows of the report: the model, then the baselines.
         """
-        return self._report(self.examples(split=split), self._restore())
+        examples = self.examples(split=split)
+        return self._report(examples, self._restore(), self._ranker(examples))
 
     def predict(self, split: str, output: Path, depth: int = 20) -> int:
         """Writes the ranked items of every example of a split, one JSON line each.
@@ -141,8 +149,8 @@ class Run:
             catalogue=examples.catalogue,
         )
 
-    def _report(self, examples: RetrievalExamples, state: TrainState) -> Rows:
-        found = _judge(self._ranker(examples), state.params, examples)
+    def _report(self, examples: RetrievalExamples, state: TrainState, retriever: Retriever) -> Rows:
+        found = _judge(retriever, state.params, examples)
         self._record(int(state.step), examples, found)
         train = examples.domain.train()
         histories = (examples.offsets, examples.events)

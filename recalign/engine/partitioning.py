@@ -115,7 +115,17 @@ class Partitioner:
         return jax.tree_util.tree_map_with_path(of, abstract_state)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of a batch, as arrays split along "data"."""
+        """This process's rows of a batch, as arrays split along "data".
+
+        Raises:
+          UserError: the rows of all processes cannot be split evenly.
+        """
+        rows = len(next(iter(batch.values()))) * jax.process_count()
+        if rows % self.data_partitions:
+            raise UserError(
+                f"a batch of {rows} rows (BATCH_SIZE) cannot be split over "
+                f"{self.data_partitions} data partitions"
+            )
         return {
             name: jax.make_array_from_process_local_data(
                 self.sharding("batch", *[None] * (rows.ndim - 1)), rows

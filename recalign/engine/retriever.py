@@ -14,7 +14,6 @@ from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.retrieval import retrieve_all_and_unseen
-from recalign.errors import UserError
 
 # Few histories are longer than this, so that there is mostly one shape.
 SEEN_MULTIPLE = 32
@@ -44,11 +43,6 @@ class Retriever:
         batch_size: int = 64,
         length_multiple: int = 128,
     ):
-        if batch_size % partitioner.data_partitions:
-            raise UserError(
-                f"Retriever.batch_size = {batch_size} is not divisible by the "
-                f"{partitioner.data_partitions} data partitions"
-            )
         self._partitioner = partitioner
         self._batch_size = batch_size
         self._multiple = length_multiple

@@ -13,6 +13,7 @@ import numpy as np
 import tqdm
 from etils import epath
 from tensorboardX import SummaryWriter
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.model import TrainState
@@ -76,6 +77,7 @@ def train(
                 total=total_steps, initial=first, unit="step", disable=not sys.stderr.isatty()
             )
         )
+        stack.enter_context(logging_redirect_tqdm())
         for step in range(first + 1, total_steps + 1):
             last = step == total_steps
             batch = trainer.partitioner.put_batch(next(train_input))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from recalign.engine import losses
 from recalign.engine.model import Batch, EncoderDecoderModel, TrainState
 from recalign.engine.partitioning import Partitioner
+from recalign.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,13 @@ class Trainer:
         gradient = jax.grad(self.model.loss, has_aux=True)
         if self.num_microbatches == 1:
             return gradient(params, batch, normalizer, dropout)
+
+        rows = len(batch["decoder_target_tokens"])
+        if rows % self.num_microbatches:
+            raise UserError(
+                f"Trainer.num_microbatches = {self.num_microbatches} does not divide the {rows} "
+                "rows of a batch (BATCH_SIZE)"
+            )
 
         def add(total, part):
             index, rows = part

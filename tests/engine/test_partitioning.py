@@ -18,6 +18,7 @@ from recalign.engine.model import EncoderDecoderModel
 from recalign.engine.network import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.trainer import Trainer
+from recalign.errors import UserError
 
 config = T5Config(vocab_size=256, emb_dim=128, num_heads=8, num_encoder_layers=1,
                   num_decoder_layers=1, head_dim=16, mlp_dim=256, dropout_rate=0.0)
@@ -49,6 +50,12 @@ for partitions, rules, shard in [
     many, found = losses(partitions, rules, 8)
     assert found == shard, (partitions, rules, found)
     np.testing.assert_allclose(many, one, rtol=1e-5, err_msg=f"{partitions} {rules}")
+try:
+    Partitioner(1, "replicated").put_batch({"tokens": tokens(6, 4)})
+except UserError as error:
+    assert "6 rows" in str(error) and "8 data partitions" in str(error)
+else:
+    raise AssertionError("6 rows went over 8 devices")
 accumulated, _ = losses(1, "replicated", 1, num_microbatches=4)
 np.testing.assert_allclose(accumulated, one, rtol=1e-5)
 """
