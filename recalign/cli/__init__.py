@@ -14,16 +14,18 @@ from recalign.cli.train import train
 from recalign.errors import UserError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\n"
+    "Examples:\n"
+    "  recalign prepare toyshop\n"
+    "  recalign tasks toyshop_mim --examples 2\n"
+    "  recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=runs/toyshop\n"
+    "  recalign eval --model_dir runs/toyshop",
+)
 @click.version_option(__version__)
 def recalign() -> None:
-    r"""Aligns FLAN-T5 with recommendation knowledge.
-
-    \b
-    recalign prepare toyshop                                      a domain to try things on
-    recalign tasks toyshop_mim --examples 2                       what a model is trained on
-    recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=/tmp/r  trains and evaluates
-    """
+    """Aligns FLAN-T5 with recommendation knowledge."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("recalign").setLevel(logging.INFO)
 

@@ -5,7 +5,14 @@ import click
 from recalign.cli.options import data_dir_option, gin_options
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="\b\n"
+    "Examples:\n"
+    "  recalign tasks\n"
+    "  recalign tasks toyshop_aligned --examples 3\n"
+    "  recalign tasks beauty_mim --examples 3 --gin.item_texts.history_form=title",
+)
 @click.argument("name", required=False)
 @click.option("--examples", default=0, metavar="N", help="Show N samples of the task or mixture.")
 @click.option(
@@ -24,13 +31,7 @@ from recalign.cli.options import data_dir_option, gin_options
 @gin_options(required=False)
 @data_dir_option
 def tasks(name: str | None, examples: int, split: str, seed: int, module: str, configure) -> None:
-    r"""Lists tasks and mixtures, or shows the samples of one as the model sees them.
-
-    \b
-    recalign tasks
-    recalign tasks toyshop_aligned --examples 3
-    recalign tasks beauty_mim --examples 3 --gin_file=beauty.gin \\
-        --gin.item_texts.history_form=title
+    """Lists tasks and mixtures, or shows the samples of one as the model sees them.
 
     With NAME, tells how long its samples are against TASK_FEATURE_LENGTHS (of the recipe, or else
     512 and 128), and which share is longer and so loses its oldest items. Recipes and overrides

@@ -5,17 +5,19 @@ import click
 from recalign.cli.options import data_dir_option, gin_options
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="\b\n"
+    "Examples:\n"
+    "  recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=runs/toyshop\n"
+    "  recalign train --gin_file=models/flan_t5_base.gin --gin_file=runs/train.gin \\\n"
+    "      --gin.MIXTURE_OR_TASK_NAME=my_shop_aligned --gin.MODEL_DIR=runs/my_shop \\\n"
+    "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000",
+)
 @gin_options(required=True)
 @data_dir_option
 def train(configure) -> None:
-    r"""Trains, checkpoints and evaluates a recipe.
-
-    \b
-    recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=runs/toyshop
-    recalign train --gin_file=models/flan_t5_base.gin --gin_file=runs/train.gin \
-        --gin.MIXTURE_OR_TASK_NAME=my_shop_aligned --gin.MODEL_DIR=runs/my_shop \
-        --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 128}" --gin.TRAIN_STEPS=20000
+    """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
     (every value in use), checkpoints/, TensorBoard events, metrics.jsonl and metrics.json. The
