@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recalign.engine.catalogue import EOS, PAD, CatalogueIndex
+from recalign.engine.network import T5Config, Transformer
 from recalign.engine.retrieval import retrieve, score_all_items, score_items
 from recalign.engine.scoring import best_items, chunk_widths
 
@@ -17,13 +18,28 @@ score_candidates = jax.jit(score_items, static_argnums=0, static_argnames=STATIC
 search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "renormalise"))
 
 
-@pytest.fixture(scope="module", params=[1, 60])
-def items(request):
-    """Catalogues of one item, and of about 60: some are prefixes of others, and one is long."""
-    if request.param == 1:
-        return [(4, 2)]
+@pytest.fixture(scope="module")
+def model():
+    """A network as small as can be, since what takes time here is compiling it."""
+    config = T5Config(
+        vocab_size=40,
+        emb_dim=8,
+        num_heads=2,
+        head_dim=4,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+    )
+    module, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
+    init = jax.jit(lambda key: module.init(key, one, one, one, enable_dropout=False))
+    return module, {"params": init(jax.random.key(0))["params"]}
+
+
+@pytest.fixture(scope="module")
+def items():
+    """About 60 items, of which some are prefixes of others, and one is long."""
     rng = np.random.default_rng(0)
-    draw = (tuple(rng.integers(2, 6, rng.integers(1, 6)).tolist()) for _ in range(request.param))
+    draw = (tuple(rng.integers(2, 6, rng.integers(1, 6)).tolist()) for _ in range(60))
     return [(5, 3, *[2] * 18), *sorted(set(draw), key=hash)]
 
 
@@ -33,27 +49,24 @@ def index(items):
 
 
 @pytest.fixture(scope="module")
-def oracle(tiny_model, items):
+def oracle(model, items):
     """A function of `renormalise`: float64[B, N], from one teacher-forced pass a history."""
-    module, params = tiny_model
+    module, variables = model
     sequences = [(*item, EOS) for item in items]
     targets = np.full((len(items), max(map(len, sequences))), PAD, np.int32)
     for row, sequence in zip(targets, sequences, strict=True):
         row[: len(sequence)] = sequence
     inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-    logits = [
-        np.asarray(
-            module.apply(
-                {"params": params},
-                jnp.broadcast_to(history, (len(items), len(history))),
-                inputs,
-                targets,
-                enable_dropout=False,
-            ),
-            np.float64,
+    each = jax.vmap(
+        lambda history: module.apply(
+            variables,
+            jnp.broadcast_to(history, (len(items), len(history))),
+            inputs,
+            targets,
+            enable_dropout=False,
         )
-        for history in HISTORIES
-    ]
+    )
+    logits = np.asarray(jax.jit(each)(HISTORIES), np.float64)
 
     def log_probability(logits, sequence, renormalise):
         total = 0.0
@@ -75,39 +88,51 @@ def oracle(tiny_model, items):
     return scores
 
 
-@pytest.mark.parametrize("chunk", [7, 1000])
-@pytest.mark.parametrize("renormalise", [False, True])
-def test_every_item_has_its_teacher_forced_score(tiny_model, index, oracle, renormalise, chunk):
-    module, params = tiny_model
+@pytest.mark.parametrize(("chunk", "renormalise"), [(7, False), (7, True), (1000, False)])
+def test_every_item_has_its_teacher_forced_score(model, index, oracle, renormalise, chunk):
     options = {"chunk": chunk, "renormalise": renormalise}
     if chunk < index.num_items:
         options["widths"] = chunk_widths(index, chunk, renormalise)
-    scores = score_catalogue(module, {"params": params}, HISTORIES, index, **options)
+    scores = score_catalogue(*model, HISTORIES, index, **options)
     np.testing.assert_allclose(scores, oracle(renormalise), atol=1e-4)
     if renormalise:
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(("renormalise"), [(False, 8), (True, 2)])
-def test_candidates_of_each_history(tiny_model, index, oracle, renormalise):
-    module, params = tiny_model
+def test_candidates_of_each_history(model, index, oracle, renormalise):
     rng = np.random.default_rng(0)
     candidates = rng.integers(-1, index.num_items, (len(HISTORIES), 9)).astype(np.int32)
     candidates[:, 3] = candidates[:, 5]  # the same item twice
     options = {"renormalise": renormalise}
-    scores = score_candidates(module, {"params": params}, HISTORIES, index, candidates, **options)
+    scores = score_candidates(*model, HISTORIES, index, candidates, **options)
     wanted = np.take_along_axis(oracle(renormalise), np.maximum(candidates, 0), axis=1)
     np.testing.assert_allclose(scores, np.where(candidates < 0, -np.inf, wanted), atol=1e-4)
 
 
 @pytest.mark.parametrize("renormalise", [False, True])
-def test_beams_for_all_items_rank_as_exact_scores_do(tiny_model, index, oracle, renormalise):
-    module, params = tiny_model
+def test_beams_for_all_items_rank_as_exact_scores_do(model, index, oracle, renormalise):
     options = {"num_beams": 64, "renormalise": renormalise}
-    found = search(module, {"params": params}, HISTORIES, index, **options)
+    found = search(*model, HISTORIES, index, **options)
     wanted = best_items(jnp.asarray(oracle(renormalise)), 64)
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
     np.testing.assert_array_equal(found.items, wanted.items)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_a_catalogue_of_one_item(model, renormalise):
+    index = jax.device_put(CatalogueIndex.build([[4, 2, EOS]]))
+    options = {"renormalise": renormalise}
+    scores = score_catalogue(*model, HISTORIES, index, chunk=5, **options)
+    candidates = np.array([[0, -1], [-1, 0]], np.int32)
+    assert scores.shape == (2, 1)
+    np.testing.assert_allclose(
+        score_candidates(*model, HISTORIES, index, candidates, **options),
+        np.where(candidates == 0, scores, -np.inf),
+        atol=1e-5,
+    )
+    if renormalise:
+        np.testing.assert_array_equal(scores, 0)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
