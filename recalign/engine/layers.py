@@ -54,6 +54,29 @@ def wide(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def wide_einsum(spec: str, a: Array, b: Array) -> Array:
+    """A product of two arrays whose sums, and result, are `wide`.
+
+    Its gradient is rounded to the factors' dtype before it is multiplied. Without that the two
+    products of the backward pass would have float32 factors, at a fraction of bfloat16's speed.
+    """
+    return jnp.einsum(spec, a, b, preferred_element_type=wide(a))
+
+
+def _wide_einsum_backward(spec: str, factors: tuple[Array, Array], gradient: Array):
+    a, b = factors
+    in_a, in_b, out = spec.replace("->", ",").split(",")
+    gradient = gradient.astype(a.dtype)
+    return (
+        jnp.einsum(f"{out},{in_b}->{in_a}", gradient, b),
+        jnp.einsum(f"{in_a},{out}->{in_b}", a, gradient),
+    )
+
+
+wide_einsum.defvjp(lambda spec, a, b: (wide_einsum(spec, a, b), (a, b)), _wide_einsum_backward)
+
+
 def attend(
     query: Array,
     key: Array,
@@ -72,7 +95,7 @@ def attend(
         bias: float32, added to the logits, broadcast to [B,H,Q,S].
         drop: dropout on the weights [B,H,Q,S].
     """
-    logits = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=wide(query))
+    logits = wide_einsum("bqhd,bshd->bhqs", query, key)
     if bias is not None:
         logits = _add_bias(logits, bias)
     weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(query.dtype)

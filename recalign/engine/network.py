@@ -33,7 +33,7 @@ from recalign.engine.layers import (
     KeysValues,
     RelativePositionBias,
     RMSNorm,
-    wide,
+    wide_einsum,
 )
 
 __all__ = ["T5Config", "Transformer"]
@@ -396,7 +396,7 @@ class Transformer(nn.Module):
         # Factors in the activations' dtype, sums in float32: a TPU rounds the factors anyway. A
         # product of matrices, for the reason that `layers.Dense` gives.
         rows = hidden.reshape(-1, cfg.emb_dim)
-        logits = jnp.dot(rows, kernel.astype(rows.dtype), preferred_element_type=wide(rows))
+        logits = wide_einsum("ne,ev->nv", rows, kernel.astype(rows.dtype))
         return logits.reshape(*hidden.shape[:-1], kernel.shape[1])
 
     def project_encoded(self, encoded: Array) -> dict[str, KeysValues]:

@@ -237,6 +237,19 @@ def test_bfloat16_keeps_float32_parameters_and_logits(tiny_model):
     assert_close(logits, forward(tiny_model[0], params, batch), 0.05)
 
 
+def test_bfloat16_trains_without_float32_products(tiny_model):
+    model = Transformer(dataclasses.replace(tiny_model[0].config, dtype="bfloat16"))
+    batch = random_batch()
+    step = jax.jit(jax.grad(lambda params: forward(model, params, batch).sum()))
+    products = [
+        line for line in step.lower(tiny_model[1]).as_text().splitlines() if "dot_general" in line
+    ]
+    # the sum of the bias' gradient over the batch is a product with ones, in float32
+    products = [line for line in products if "tensor<3xf32>" not in line]
+    assert len(products) > 100
+    assert not [line for line in products if "f32>, tensor" in line.split(" : ")[1]]
+
+
 def test_dropout_is_drawn_from_its_key(tiny_model):
     batch = random_batch()
     zero, again, one = (forward(*tiny_model, batch, jax.random.key(s)) for s in (0, 0, 1))
