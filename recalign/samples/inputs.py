@@ -44,18 +44,19 @@ def train_batches(
       An iterator of batches of SeqIO's encoder-decoder features, int32[batch_size, length] each,
       whose position can be saved and restored.
     """
-    task = mixture_or_task(mixture_or_task_name, module)
-    dataset = seqio.get_dataset(
-        task,
-        task_feature_lengths=dict(task_feature_lengths),
-        feature_converter=seqio.EncDecFeatureConverter(pack=pack),
-        dataset_split=split,
+    lengths = dict(task_feature_lengths)
+    dataset = mixture_or_task(mixture_or_task_name, module).get_dataset(
+        lengths,
+        split,
         use_cached=use_cached,
         shuffle=True,
-        num_epochs=None,
         seed=seed,
-        verbose=False,
-    ).batch(batch_size, drop_remainder=True)
+        num_epochs=None,
+        # What is cached in memory would be a part of every checkpoint.
+        try_in_mem_cache=False,
+    )
+    converter = seqio.EncDecFeatureConverter(pack=pack)
+    dataset = converter(dataset, lengths).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True
     dataset = dataset.with_options(options).prefetch(2)

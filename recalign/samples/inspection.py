@@ -82,5 +82,7 @@ def measure(
 
 
 def _examples(provider, lengths: dict[str, int] | None, split: str, seed: int) -> Iterator[dict]:
-    dataset = provider.get_dataset(lengths, split, shuffle=True, seed=seed, num_epochs=1)
+    dataset = provider.get_dataset(
+        lengths, split, shuffle=True, seed=seed, num_epochs=1, try_in_mem_cache=False
+    )
     return dataset.as_numpy_iterator()
