@@ -43,7 +43,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     source = seqio.TfdsDataSource(tfds_name=f"{name}:1.0.0", tfds_data_dir=folder)
     tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
 
-    def add(kind: str, examples, to_sample, *finish, metric_fns=()) -> str:
+    def add(kind: str, examples, to_sample, *finish) -> str:
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
@@ -56,20 +56,14 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
                 seqio.preprocessors.append_eos,
             ],
             output_features=features,
-            metric_fns=list(metric_fns),
         ).name
 
-    retrieval = add(
-        "retrieval",
-        preprocessors.next_item_positions,
-        preprocessors.retrieval,
-        tokenize,
-        metric_fns=[],
-    )
+    positions, sequences = preprocessors.next_item_positions, preprocessors.whole_sequences
+    retrieval = add("retrieval", positions, preprocessors.retrieval, tokenize)
     auxiliary = [
-        add("mim", preprocessors.whole_sequences, preprocessors.mim, tokenize),
-        add("mlm", preprocessors.whole_sequences, preprocessors.mlm),
-        add("bpr", preprocessors.next_item_positions, preprocessors.bpr, tokenize),
+        add("mim", sequences, preprocessors.mim, tokenize),
+        add("mlm", sequences, preprocessors.mlm),
+        add("bpr", positions, preprocessors.bpr, tokenize),
     ]
     seqio.MixtureRegistry.add(f"{name}_retrieval_only", [retrieval], default_rate=mixing_rate)
     seqio.MixtureRegistry.add(f"{name}_aligned", [retrieval, *auxiliary], default_rate=mixing_rate)
