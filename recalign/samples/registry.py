@@ -4,10 +4,14 @@ import functools
 
 import gin
 import seqio
+import tensorflow_datasets as tfds
 
 from recalign import domains
 from recalign.samples import preprocessors
 from recalign.samples.items import domain_vocabulary
+
+# TFDS would keep small builds in memory, and every checkpoint of the input would hold them.
+seqio.utils.set_tfds_read_config_override(tfds.ReadConfig(try_autocache=False))
 
 # The domain and data folder of every task registered here.
 _DOMAIN_OF_TASK: dict[str, tuple[str, str]] = {}
