@@ -152,6 +152,12 @@ def test_restoring_another_model_or_nothing_is_an_error(tmp_path):
         Checkpoints(tmp_path / "checkpoints").restore(wider.abstract_state())
 
 
+def test_a_batch_that_microbatches_do_not_divide_is_named(tmp_path):
+    subject = dataclasses.replace(trainer(), num_microbatches=3)
+    with pytest.raises(UserError, match="num_microbatches = 3 does not divide the 8 rows"):
+        train(trainer=subject, train_input=CopyTask(), model_dir=tmp_path, total_steps=1)
+
+
 def test_the_loss_goes_down(tmp_path):
     losses = []
     subject = trainer()
