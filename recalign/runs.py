@@ -1,6 +1,5 @@
 """A run: one configuration, trained, evaluated and asked for predictions."""
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -21,6 +20,7 @@ from recalign.engine.trainer import Trainer
 from recalign.errors import UserError
 from recalign.evaluation import baselines, metrics, report
 from recalign.evaluation.examples import RetrievalExamples
+from recalign.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Run:
         )
         keys = examples.domain.items["key"].to_numpy()
         histories = np.split(examples.events, examples.offsets[1:-1])
-        with _replacing(output) as draft, draft.open("w") as file:
+        with replacing(output) as draft, draft.open("w") as file:
             for history, target, items, scores in zip(
                 histories, examples.targets, *ranked, strict=True
             ):
@@ -139,7 +139,7 @@ class Run:
         return params
 
     def _write_config(self) -> None:
-        with _replacing(Path(self.model_dir) / "config.gin") as draft:
+        with replacing(Path(self.model_dir) / "config.gin") as draft:
             draft.write_text(configuration.operative())
 
     def _ranker(self, examples: RetrievalExamples) -> Retriever:
@@ -187,14 +187,6 @@ def _judge(retriever: Retriever, params: Any, examples: RetrievalExamples) -> di
     return metrics.full_ranking(
         everything.items, examples.targets, num_items
     ) | metrics.full_ranking(unseen.items, examples.targets, num_items, protocol="full_unseen")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when the block ends well."""
-    draft = path.with_name(f".{path.name}.partial")
-    yield draft
-    draft.replace(path)
 
 
 def load(model_dir: str) -> Run:

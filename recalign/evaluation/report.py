@@ -6,12 +6,11 @@
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recalign.errors import UserError
+from recalign.files import replacing
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
 """Columns of a ranking table. Below them stand the rates that say what the lists are made of."""
@@ -83,10 +82,8 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
     """
     path = Path(path)
     text = json.dumps(_floats(metrics), indent=2, sort_keys=True, allow_nan=False)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-        draft = Path(beside) / path.name
+    with replacing(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, path)
 
 
 def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:

@@ -7,8 +7,6 @@ from recalign import domains
 from recalign.cli.prepare import prepare
 from recalign.samples.registry import register_domain
 
-LENGTHS = {"inputs": 128, "targets": 48}
-
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory) -> domains.Domain:
