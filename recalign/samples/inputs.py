@@ -110,9 +110,9 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
       UserError: its domain is not prepared, or the vocabulary cannot be read.
     """
     provider = mixture_or_task(mixture_or_task_name, module)
-    for task in _tasks_of(provider):
-        if domain := domain_of(task):
-            domains.load(*domain)
+    # The tasks of a mixture mostly share one domain, which need not be read for each of them.
+    for domain in {domain_of(task) for task in _tasks_of(provider)} - {None}:
+        domains.load(*domain)
     try:
         return max(f.vocabulary.vocab_size for f in provider.output_features.values())
     except tf.errors.OpError as error:
