@@ -70,7 +70,14 @@ def check_all_used() -> None:
 
 def operative() -> str:
     """Every value that is in use, as a gin file that gives the same run again."""
-    return gin.operative_config_str()
+    # One line a binding, however long; gin would rule its headings as wide.
+    text = gin.operative_config_str(max_line_length=10**6)
+    return re.sub("^# ={40,}$", f"# {'=' * 78}", text, flags=re.MULTILINE)
+
+
+def bindings(config: str) -> dict[str, str]:
+    """The value of every binding in a text that `operative` gave."""
+    return dict(_BINDING.findall(config))
 
 
 def _quoted(binding: str) -> str:

@@ -29,8 +29,13 @@ from recalign.errors import UserError
     help="With --dry_run: compile for these devices, which need not be here: cpu:8, or a TPU slice "
     "such as v5e:2x4 if libtpu is installed.",
 )
+@click.option(
+    "--accept_changes",
+    is_flag=True,
+    help="Go on in MODEL_DIR although the run in it began with another configuration.",
+)
 @multiprocess_options
-def train(configure, dry_run: bool, topology: str | None) -> str:
+def train(configure, dry_run: bool, topology: str | None, accept_changes: bool) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
@@ -48,7 +53,7 @@ def train(configure, dry_run: bool, topology: str | None) -> str:
     from recalign.evaluation import report
 
     configure()
-    return report.format_tables(gin.get_configurable(runs.Run)().train())
+    return report.format_tables(gin.get_configurable(runs.Run)().train(accept_changes))
 
 
 def _dry_run(configure, topology: str | None) -> str:

@@ -1,8 +1,9 @@
 """What the engine is fed: batches to train on, and examples to rank the catalogue for."""
 
 import difflib
+import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -120,6 +121,31 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
             f"the vocabulary of {mixture_or_task_name} cannot be read ({error.message}): prepare "
             "the domain with --vocabulary FILE, or with --vocab_size N for one of its own"
         ) from error
+
+
+def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str, str]:
+    """What the parameters of a model belong to: the vocabulary, and the catalogue of each domain.
+
+    Returns:
+      Names ("vocabulary", "domain NAME") and fingerprints.
+    """
+    provider = mixture_or_task(mixture_or_task_name, module)
+    vocabulary = provider.output_features["targets"].vocabulary
+    found = {"vocabulary": _fingerprint(vocabulary.sp_model)}
+    for name, folder in {domain_of(task) for task in _tasks_of(provider)} - {None}:
+        items = domains.data_dir(folder) / name / "items.parquet"
+        found[f"domain {name}"] = _fingerprint(items.read_bytes())
+    return found
+
+
+def _fingerprint(content: bytes) -> str:
+    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def decode(tokens: Sequence[int], mixture_or_task_name: str, module: str | None = None) -> str:
+    """Token ids as text."""
+    provider = mixture_or_task(mixture_or_task_name, module)
+    return provider.output_features["targets"].vocabulary.decode(list(tokens))
 
 
 def import_tasks(module: str | None) -> None:
