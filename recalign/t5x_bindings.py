@@ -39,8 +39,10 @@ def t5x_config(config: T5Config) -> Any:
     """The same architecture for T5X's own network, which knows no scan and no remat."""
     from t5x.examples.t5 import network
 
-    fields = network.T5Config.__dataclass_fields__
-    return network.T5Config(**{name: getattr(config, name) for name in fields})
+    known = network.T5Config.__dataclass_fields__.keys()
+    return network.T5Config(
+        **{name: value for name, value in vars(config).items() if name in known}
+    )
 
 
 def parameters_alone(checkpoint: Tree, state: Tree, *, is_resuming: bool = False) -> Tree:
