@@ -61,7 +61,11 @@ def parameters_alone(checkpoint: Tree, state: Tree, *, is_resuming: bool = False
     """
     if is_resuming:
         return checkpoint
-    has, wants = (set(traverse_util.flatten_dict(tree["target"])) for tree in (checkpoint, state))
+    # In T5X's older format an array is a TensorStore specification, a dictionary itself.
+    has, wants = (
+        set(traverse_util.flatten_dict(tree["target"], is_leaf=lambda _, v: "driver" in v))
+        for tree in (checkpoint, state)
+    )
     if wants - has:
         name = "/".join(min(wants - has))
         raise ValueError(f"INITIAL_CHECKPOINT_PATH: the checkpoint has no parameter {name}")
