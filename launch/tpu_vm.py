@@ -272,7 +272,7 @@ class Machine:
         words = shlex.join([WORKER, "follow", str(byte)])
         yield from self._gcloud.lines(
             *("compute", "tpus", "tpu-vm", "ssh", self._options.name, self._where),
-            *("--worker=0", f"--command={words}"),
+            *("--worker=0", f"--command={words}", "--quiet"),
             answer=b"recalign-exit 0\n",
         )
 
@@ -332,7 +332,9 @@ class Machine:
 
     def _vm(self, verb: str, *arguments: str) -> None:
         path = ("compute", "tpus", "tpu-vm", verb)
-        self._gcloud(*path, *arguments, self._where, attempts=4, always_again=True)
+        # Quiet: the first connection ever asks for a new key.
+        flags = (self._where, "--quiet")
+        self._gcloud(*path, *arguments, *flags, attempts=4, always_again=True)
 
 
 class StillRunningError(LaunchError):
