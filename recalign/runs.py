@@ -87,6 +87,7 @@ class Run:
         train_input = self.train_input()
         validation = self.examples(split="validation", num_examples=self.eval_examples)
         retriever = self._ranker(validation)
+        self.batch_shapes()  # used by dry runs alone, and yet no mistake in a recipe
         configuration.check_all_used()
         state = train(
             trainer=self.trainer,
