@@ -89,8 +89,6 @@ def retrieval_examples(
         dict(task_feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
     )
     examples = list(dataset.take(num_examples or -1).as_numpy_iterator())
-    eos = task.output_features["targets"].vocabulary.eos_id
-    targets = item_texts(*domain).target_tokens
     histories = [example["seen"] for example in examples]
     return RetrievalExamples(
         task=task.name,
@@ -100,8 +98,22 @@ def retrieval_examples(
         events=np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
         targets=np.array([example["item"] for example in examples], np.int32),
         domain=domains.load(*domain),
-        catalogue=[np.append(tokens, np.int32(eos)) for tokens in targets],
+        catalogue=_catalogue(task),
     )
+
+
+def catalogue(mixture_or_task_name: str, module: str | None = None) -> list[np.ndarray]:
+    """How the model must write each item of the domain: int32[tokens] an item, EOS included.
+
+    Raises:
+      UserError: if the mixture holds no retrieval task.
+    """
+    return _catalogue(_retrieval_task(mixture_or_task(mixture_or_task_name, module)))
+
+
+def _catalogue(task: seqio.Task) -> list[np.ndarray]:
+    eos = np.int32(task.output_features["targets"].vocabulary.eos_id)
+    return [np.append(tokens, eos) for tokens in item_texts(*domain_of(task)).target_tokens]
 
 
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:

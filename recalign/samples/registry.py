@@ -7,7 +7,7 @@ import seqio
 import tensorflow_datasets as tfds
 
 from recalign import domains
-from recalign.samples import preprocessors
+from recalign.samples import metric_fns, preprocessors
 from recalign.samples.items import domain_vocabulary
 
 # TFDS would keep small builds in memory, and every checkpoint of the input would hold them.
@@ -47,7 +47,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     source = seqio.TfdsDataSource(tfds_name=f"{name}:1.0.0", tfds_data_dir=folder)
     tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
 
-    def add(kind: str, examples, to_sample, *finish) -> str:
+    def add(kind: str, examples, to_sample, *finish, **judged_by) -> str:
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
@@ -60,10 +60,18 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
                 seqio.preprocessors.append_eos,
             ],
             output_features=features,
+            **judged_by,
         ).name
 
     positions, sequences = preprocessors.next_item_positions, preprocessors.whole_sequences
-    retrieval = add("retrieval", positions, preprocessors.retrieval, tokenize)
+    retrieval = add(
+        "retrieval",
+        positions,
+        preprocessors.retrieval,
+        tokenize,
+        postprocess_fn=metric_fns.next_item_or_texts,
+        metric_fns=[functools.partial(metric_fns.full_ranking, domain=name, data_dir=folder)],
+    )
     auxiliary = [
         add("mim", sequences, preprocessors.mim, tokenize),
         add("mlm", sequences, preprocessors.mlm),
