@@ -65,6 +65,9 @@ def _drop_duplicates(
     source: raw.Source, items: pd.DataFrame, domain: raw.RawDomain
 ) -> pd.DataFrame:
     same_key = items.duplicated("key").to_numpy()
+    if not same_key.any():
+        domain.counts["duplicate_items"] = domain.counts["conflicting_items"] = 0
+        return items
     identical = items.astype(str).duplicated().to_numpy() & same_key
     conflicting = np.flatnonzero(same_key & ~identical)
     domain.counts["duplicate_items"] = int(identical.sum())
