@@ -14,7 +14,7 @@ import pandas as pd
 
 from recalign.domains import textfiles
 from recalign.domains.raw import Source
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 # Whatever a line may hold, reading it takes bounded memory.
 _LONGEST_LINE = 1 << 24  # bytes
@@ -137,7 +137,7 @@ def _parse(line: bytes, literals: bool) -> Mapping[str, Any]:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise ValueError(_not(text, f"JSON or {kind}")) from None
     if not isinstance(record, dict):
-        raise ValueError(f"{kind}, but not an object with fields: {_excerpt(text)}")
+        raise ValueError(f"{kind}, but not an object with fields: {shown(text.strip())}")
     return record
 
 
@@ -147,15 +147,7 @@ def _literal(text: str) -> Any:
 
 def _not(text: str, kind: str) -> str:
     cut = "" if text.endswith("\n") else " (is the file cut off?)"
-    return f"not {kind}{cut}: {_excerpt(text)}"
-
-
-def _excerpt(text: str) -> str:
-    return repr(_cut(text.strip()))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:40]} … {text[-15:]}"
+    return f"not {kind}{cut}: {shown(text.strip())}"
 
 
 def text(*names: str, required: bool = False, joint: str = " ") -> Field:
@@ -227,8 +219,4 @@ def _encodable(name: str, value: str, required: bool) -> str:
 
 
 def _wrong(name: str, value: Any, wanted: str) -> ValueError:
-    try:
-        shown = _cut(repr(value))
-    except (ValueError, RecursionError):  # more digits or depth than Python writes
-        shown = "something"
-    return ValueError(f"{name!r} is {shown}, not {wanted}")
+    return ValueError(f"{name!r} is {shown(value)}, not {wanted}")

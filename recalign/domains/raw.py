@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 # Column names that are understood without being told, most specific first.
 CANDIDATES: Mapping[str, Sequence[str]] = {
@@ -92,7 +92,7 @@ def resolve(
         elif name or role in REQUIRED:
             raise UserError(
                 f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; "
-                f"columns there: {', '.join(map(repr, there))}"
+                f"columns there: {', '.join(map(shown, there[:30]))}{', …' * (len(there) > 30)}"
             )
     _refuse_double_use(source.path, found)
     return found
@@ -102,7 +102,9 @@ def _refuse_double_use(path: Path, found: Mapping[str, str]) -> None:
     roles: dict[str, str] = {}
     for role, column in found.items():
         if column in roles:
-            raise UserError(f"{path}: column {column!r} cannot be both {roles[column]} and {role}")
+            raise UserError(
+                f"{path}: column {shown(column)} cannot be both {roles[column]} and {role}"
+            )
         roles[column] = role
 
 
@@ -160,7 +162,7 @@ def numbers(source: Source, column: str) -> pd.Series:
     bad = ~np.isfinite(parsed.to_numpy(np.float64, na_value=np.nan))
     if bad.any():
         row = given.index[int(np.argmax(bad))]
-        raise UserError(f"{source.place(row)}: {column!r} is {given[row]!r}, not a number")
+        raise UserError(f"{source.place(row)}: {column!r} is {shown(given[row])}, not a number")
     whole = pd.api.types.is_integer_dtype(parsed) and parsed.dtype != np.uint64
     return parsed.astype("Int64" if whole else "Float64").reindex(values.index)
 
@@ -198,7 +200,7 @@ def times(source: Source, column: str) -> pd.Series:
     if parsed.isna().any():
         row = parsed.index[int(np.argmax(parsed.isna().to_numpy()))]
         raise UserError(
-            f"{source.place(row)}: {column!r} is {values[row]!r}, not an ISO 8601 date "
+            f"{source.place(row)}: {column!r} is {shown(values[row])}, not an ISO 8601 date "
             "(such as 2014-07-23 or 2014-07-23T10:00:00Z) like the values before it"
         )
     return _seconds(parsed).reindex(values.index)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from recalign.domains import catalogue, raw, textfiles
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -58,11 +58,11 @@ def _parse_atomic(path: Path | str, data: bytes) -> tuple[raw.Source, dict[str, 
         name, _, kind = field.strip().rpartition(":")
         if not name or kind not in TYPES:
             raise UserError(
-                f"{path}, line 1: the header field {field!r} is not name:type with a type of "
+                f"{path}, line 1: the header field {shown(field)} is not name:type with a type of "
                 f"{', '.join(TYPES)}"
             )
         if name in types:
-            raise UserError(f"{path}, line 1: the header names {name!r} more than once")
+            raise UserError(f"{path}, line 1: the header names {shown(name)} more than once")
         types[name] = kind
     frame = source.frame.set_axis(list(types), axis=1)
     return raw.Source(source.path, frame, source.line), types

@@ -17,7 +17,7 @@ from etils import epath
 from tqdm import tqdm
 
 from recalign.domains.raw import Source
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 20
@@ -213,10 +213,12 @@ def _explain(message: str) -> str:
 def _check_header(source: Source) -> None:
     header = list(source.frame.columns)
     if any(not name.strip() for name in header):
-        raise UserError(f"{source.path}, line 1: a column of the header has no name: {header}")
+        raise UserError(
+            f"{source.path}, line 1: a column of the header has no name: {shown(header)}"
+        )
     twice = [name for name in header if header.count(name) > 1]
     if twice:
-        raise UserError(f"{source.path}, line 1: the header names {twice[0]!r} more than once")
+        raise UserError(f"{source.path}, line 1: the header names {shown(twice[0])} more than once")
     if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")
 
