@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
+CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
 
 setup(
     name="recalign",
@@ -44,6 +45,16 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["build>=1.2", "hypothesis>=6.100", "ir_measures>=0.3.7", "pytest>=8", "ruff>=0.9"],
+        # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
+        # not install itself.
+        "cache": CACHE,
+        "test": [
+            "build>=1.2",
+            "hypothesis>=6.100",
+            "ir_measures>=0.3.7",
+            "pytest>=8",
+            "ruff>=0.9",
+            *CACHE,
+        ],
     },
 )

@@ -14,10 +14,16 @@ from recalign.cli.options import data_dir_option, gin_options, multiprocess_opti
     "      --gin.MIXTURE_OR_TASK_NAME=my_shop_aligned --gin.MODEL_DIR=runs/my_shop \\\n"
     "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000",
 )
+@click.option(
+    "--seqio_additional_cache_dirs",
+    default="",
+    metavar="DIR,DIR",
+    help="Where `seqio_cache_tasks` wrote the tasks, for --gin.USE_CACHED_TASKS=True.",
+)
 @gin_options(required=True)
 @data_dir_option
 @multiprocess_options
-def train(configure) -> str:
+def train(configure, seqio_additional_cache_dirs: str) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
@@ -29,5 +35,6 @@ def train(configure) -> str:
     from recalign import runs
     from recalign.evaluation import report
 
-    configure()
+    folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
+    configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
     return report.format_tables(gin.get_configurable(runs.Run)().train())

@@ -229,7 +229,7 @@ def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: 
         domain.counts["timestamps_missing"] = int(frame["timestamp"].isna().sum())
     if "rating" in columns:
         rating = numbers(source, columns["rating"])
-        frame["rating"] = rating.to_numpy(np.float32, na_value=np.nan)
+        frame["rating"] = _ratings(source, columns["rating"], rating)
         domain.counts["ratings_missing"] = int(rating.isna().sum())
     domain.counts["duplicate_interactions"] = int(
         frame.duplicated([c for c in ("user", "item", "timestamp") if c in frame]).sum()
@@ -241,6 +241,17 @@ def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: 
         domain.warnings.append(
             f"{source.path}: no timestamp column, so each user's events keep file order"
         )
+
+
+def _ratings(source: Source, column: str, rating: pd.Series) -> np.ndarray:
+    """float32[n], nan where missing."""
+    with np.errstate(over="ignore"):
+        values = rating.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
+    infinite = np.isinf(values)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise UserError(f"{source.place(row)}: {column!r} is {rating[row]}, too large for a rating")
+    return values
 
 
 def unused(source: Source, columns: Mapping[str, str]) -> list[str]:
