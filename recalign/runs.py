@@ -11,6 +11,7 @@ import gin
 import numpy as np
 
 from recalign import configuration
+from recalign.engine import processes
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.convert import load_params
 from recalign.engine.model import TrainState
@@ -139,6 +140,8 @@ class Run:
         return params
 
     def _write_config(self) -> None:
+        if not processes.is_first():
+            return
         with replacing(Path(self.model_dir) / "config.gin") as draft:
             draft.write_text(configuration.operative())
 
@@ -160,6 +163,8 @@ class Run:
         return {"recalign": found, **others}
 
     def _record(self, step: int, examples: RetrievalExamples, found: Mapping[str, float]) -> None:
+        if not processes.is_first():
+            return
         shown = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE)
         log.info("step %d, %s: %s", step, examples.split, shown)
         named = report.add_prefix(found, examples.task, examples.split)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option
+from recalign.cli.options import data_dir_option, multiprocess_options
 
 _model_dir = click.option(
     "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
@@ -18,7 +18,8 @@ _split = click.option(
 @_model_dir
 @_split
 @data_dir_option
-def evaluate(model_dir: str, split: str) -> None:
+@multiprocess_options
+def evaluate(model_dir: str, split: str) -> str:
     """Prints all metrics of a run on a split, beside the baselines.
 
     The newest checkpoint is evaluated, as the run's config.gin says; metrics.json and metrics.jsonl
@@ -27,7 +28,7 @@ def evaluate(model_dir: str, split: str) -> None:
     from recalign import runs
     from recalign.evaluation import report
 
-    click.echo(report.format_tables(runs.load(model_dir).evaluate(split)))
+    return report.format_tables(runs.load(model_dir).evaluate(split))
 
 
 @click.command()

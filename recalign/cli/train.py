@@ -2,7 +2,7 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options
+from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
 
 
 @click.command(
@@ -16,7 +16,8 @@ from recalign.cli.options import data_dir_option, gin_options
 )
 @gin_options(required=True)
 @data_dir_option
-def train(configure) -> None:
+@multiprocess_options
+def train(configure) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
@@ -29,4 +30,4 @@ def train(configure) -> None:
     from recalign.evaluation import report
 
     configure()
-    click.echo(report.format_tables(gin.get_configurable(runs.Run)().train()))
+    return report.format_tables(gin.get_configurable(runs.Run)().train())

@@ -12,18 +12,14 @@ class InputPositionHandler(ocp.CheckpointHandler):
     """Saves an iterator that has `save(path)` and `restore(path)`, as CLU's iterators have."""
 
     def save(self, directory: epath.Path, args: "InputPosition") -> None:
-        """Writes the position of this process's iterator."""
-        args.iterator.save(self._file(directory))
+        """Writes the position, which is the same in every process."""
+        if ocp.multihost.process_index() == 0:
+            args.iterator.save(directory / "position")
 
     def restore(self, directory: epath.Path, args: "InputPosition") -> Any:
         """Moves the iterator to the saved position."""
-        args.iterator.restore(self._file(directory))
+        args.iterator.restore(directory / "position")
         return args.iterator
-
-    @staticmethod
-    def _file(directory: epath.Path) -> epath.Path:
-        rank, count = ocp.multihost.process_index(), ocp.multihost.process_count()
-        return directory / f"process_{rank}_of_{count}"
 
 
 @ocp.args.register_with_handler(InputPositionHandler, for_save=True, for_restore=True)

@@ -115,23 +115,29 @@ class Partitioner:
         return jax.tree_util.tree_map_with_path(of, abstract_state)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of a batch, as arrays split along "data".
+        """A batch as arrays split along "data".
+
+        Every process has the whole batch, and each of its devices takes the rows that fall to it:
+        so several processes compute what one does, however the mesh lies over them.
 
         Raises:
-          UserError: the rows of all processes cannot be split evenly.
+          UserError: the rows cannot be split evenly.
         """
-        rows = len(next(iter(batch.values()))) * jax.process_count()
+        rows = len(next(iter(batch.values())))
         if rows % self.data_partitions:
             raise UserError(
                 f"a batch of {rows} rows (BATCH_SIZE) cannot be split over "
                 f"{self.data_partitions} data partitions"
             )
         return {
-            name: jax.make_array_from_process_local_data(
-                self.sharding("batch", *[None] * (rows.ndim - 1)), rows
-            )
-            for name, rows in batch.items()
+            name: put(values, self.sharding("batch", *[None] * (values.ndim - 1)))
+            for name, values in batch.items()
         }
+
+
+def put(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process has whole, laid out; each device takes its part alone."""
+    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
 def _path(path) -> str:

@@ -12,7 +12,7 @@ import tqdm
 from recalign.engine.beam_search import Ranked
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
-from recalign.engine.partitioning import Partitioner
+from recalign.engine.partitioning import Partitioner, put
 from recalign.engine.retrieval import retrieve_all_and_unseen
 
 # Few histories are longer than this, so that there is mostly one shape.
@@ -47,9 +47,11 @@ class Retriever:
         self._batch_size = batch_size
         self._multiple = length_multiple
         index = CatalogueIndex.build(catalogue, module.config.vocab_size)
-        self._index = jax.device_put(index, partitioner.sharding())
+        everywhere = partitioner.sharding()
+        self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
         self._search = jax.jit(
-            functools.partial(retrieve_all_and_unseen, module, num_beams=num_beams)
+            functools.partial(retrieve_all_and_unseen, module, num_beams=num_beams),
+            out_shardings=everywhere,  # every process reads the whole ranking
         )
 
     def rank(

@@ -15,8 +15,10 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from recalign.engine import processes
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.model import TrainState
+from recalign.engine.partitioning import put
 from recalign.engine.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -70,11 +72,14 @@ def train(
         on_start()
         first = int(state.step)
         step_fn = trainer.step_fn()
-        writer = stack.enter_context(SummaryWriter(str(folder)))
+        writer = stack.enter_context(SummaryWriter(str(folder), write_to_disk=processes.is_first()))
         meter = _Meter(writer)
         bar = stack.enter_context(
             tqdm.tqdm(
-                total=total_steps, initial=first, unit="step", disable=not sys.stderr.isatty()
+                total=total_steps,
+                initial=first,
+                unit="step",
+                disable=not (sys.stderr.isatty() and processes.is_first()),
             )
         )
         stack.enter_context(logging_redirect_tqdm())
@@ -119,7 +124,7 @@ def _first_state(
         return state
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     log.info("started from given parameters; optimiser and input start anew")
-    return state.replace(params=jax.device_put(initial_params(), shardings))
+    return state.replace(params=jax.tree.map(put, initial_params(), shardings))
 
 
 class _Meter:
