@@ -14,6 +14,7 @@ from recalign import configuration
 from recalign.engine import processes
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.convert import load_params
+from recalign.engine.dry_run import Sizes, measure
 from recalign.engine.model import TrainState
 from recalign.engine.retriever import Retriever
 from recalign.engine.train import train
@@ -38,6 +39,7 @@ class Run:
       model_dir: the folder of the run.
       trainer: the model, its layout and its seed.
       train_input: makes the endless batches to train on.
+      batch_shapes: tells their shapes.
       vocabulary_size: tells how many token ids those batches may hold.
       examples: given a split, gives the examples to evaluate retrieval on.
       retriever: ranks the catalogue for them.
@@ -53,6 +55,7 @@ class Run:
     model_dir: str
     trainer: Trainer
     train_input: Callable[[], Iterator[Mapping[str, np.ndarray]]]
+    batch_shapes: Callable[[], Mapping[str, Any]]
     vocabulary_size: Callable[[], int]
     examples: Callable[..., RetrievalExamples]
     retriever: Callable[..., Retriever]
@@ -99,6 +102,10 @@ class Run:
             on_metrics=lambda step, found: self._record(step, validation, found),
         )
         return self._report(self.examples(split="test"), state, retriever)
+
+    def dry_run(self) -> Sizes:
+        """What a training step would take; nothing is read or written."""
+        return measure(self.trainer, self.batch_shapes())
 
     def evaluate(self, split: str) -> Rows:
         """Evaluates the newest checkpoint on a split.

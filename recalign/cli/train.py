@@ -3,6 +3,7 @@
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
+from recalign.errors import UserError
 
 
 @click.command(
@@ -12,18 +13,35 @@ from recalign.cli.options import data_dir_option, gin_options, multiprocess_opti
     "  recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=runs/toyshop\n"
     "  recalign train --gin_file=models/flan_t5_base.gin --gin_file=runs/train.gin \\\n"
     "      --gin.MIXTURE_OR_TASK_NAME=my_shop_aligned --gin.MODEL_DIR=runs/my_shop \\\n"
-    "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000",
+    "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000\n"
+    "  recalign train --dry_run --topology=v5e:2x4 --gin_file=beauty.gin",
 )
 @gin_options(required=True)
 @data_dir_option
+@click.option(
+    "--dry_run",
+    is_flag=True,
+    help="Only compile the step, and print the memory and arithmetic that it takes. Needs no data.",
+)
+@click.option(
+    "--topology",
+    metavar="T",
+    help="With --dry_run: compile for these devices, which need not be here: cpu:8, or a TPU slice "
+    "such as v5e:2x4 if libtpu is installed.",
+)
 @multiprocess_options
-def train(configure) -> str:
+def train(configure, dry_run: bool, topology: str | None) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
     (every value in use), checkpoints/, TensorBoard events, metrics.jsonl and metrics.json. The
     model is evaluated on validation every EVAL_PERIOD steps and at the end on test.
     """
+    if dry_run:
+        return _dry_run(configure, topology)
+    if topology:
+        raise UserError("--topology is for --dry_run")
+
     import gin
 
     from recalign import runs
@@ -31,3 +49,20 @@ def train(configure) -> str:
 
     configure()
     return report.format_tables(gin.get_configurable(runs.Run)().train())
+
+
+def _dry_run(configure, topology: str | None) -> str:
+    from recalign.engine.dry_run import use_topology
+
+    devices = use_topology(topology) if topology else None
+
+    import gin
+
+    from recalign import runs
+
+    # What a step's size does not depend on need not be chosen.
+    configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")
+    if devices:
+        # Gin copies what is bound, which a function survives and a device does not.
+        gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
+    return str(gin.get_configurable(runs.Run)().dry_run())
