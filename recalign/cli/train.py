@@ -48,7 +48,7 @@ def train(configure, dry_run: bool, topology: str | None) -> str:
     from recalign.evaluation import report
 
     configure()
-    return report.format_tables(gin.get_configurable(runs.Run)().train())
+    return report.format_report(gin.get_configurable(runs.Run)().train())
 
 
 def _dry_run(configure, topology: str | None) -> str:

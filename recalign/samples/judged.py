@@ -57,12 +57,12 @@ def examples(
         )
     folders = {domain_of(t) for t in tasks_of(provider) if t.name in judged}
     loaded = {folder: domains.load(*folder) for folder in folders}
-    return [
-        judged[t.name](t, split, loaded[domain_of(t)], _read(t, task_feature_lengths, split, number))
-        for number in [num_examples]
-        for t in tasks_of(provider)
-        if t.name in judged and task in (None, t.name)
-    ]
+    found = []
+    for t in tasks_of(provider):
+        if t.name in judged and task in (None, t.name):
+            records = _read(t, task_feature_lengths, split, num_examples)
+            found.append(judged[t.name](t, split, loaded[domain_of(t)], records))
+    return found
 
 
 def _kind(task: seqio.Task) -> Callable[..., Examples] | None:
@@ -111,7 +111,9 @@ def _rating(
     task: seqio.Task, split: str, domain: domains.Domain, records: Records
 ) -> RatingExamples:
     vocabulary = task.output_features["targets"].vocabulary
-    values = np.array(domain.statistics["ratings"]["values"])
+    train_ratings = domain.statistics["ratings"]["values"]
+    # Ratings that differ by less than is written are the same answer.
+    stars = dict(zip(star_texts(train_ratings), train_ratings, strict=True))
     records = sorted(records, key=lambda record: (record["user"], record["item"]))
     return RatingExamples(
         task=task.name,
@@ -121,11 +123,8 @@ def _rating(
         users=np.array([record["user"] for record in records], np.int32),
         items=np.array([record["item"] for record in records], np.int32),
         ratings=np.array([record["rating"] for record in records], np.float32),
-        values=values,
-        stars=[
-            np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
-            for text in star_texts(values)
-        ],
+        values=np.array([*stars.values()]),
+        stars=[np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32) for text in stars],
         decode=vocabulary.decode,
     )
 
