@@ -27,6 +27,7 @@ setup(
         "etils[epath]>=1.12",
         "flax>=0.12,<0.13",
         "gin-config>=0.5.0",
+        "implicit>=0.7.3",
         "jax>=0.10,<0.11",
         "numpy>=2.0",
         "optax>=0.2.8,<0.3",

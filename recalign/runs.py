@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,18 +19,23 @@ from recalign.engine.convert import load_params
 from recalign.engine.dry_run import Sizes, measure
 from recalign.engine.model import TrainState
 from recalign.engine.retriever import Retriever
+from recalign.engine.scorer import Scorer
 from recalign.engine.train import Hooks, train
 from recalign.engine.trainer import Trainer
+from recalign.engine.writer import Writer
 from recalign.errors import UserError
-from recalign.evaluation import baselines, metrics, report
-from recalign.evaluation.examples import RetrievalExamples
+from recalign.evaluation import report
+from recalign.evaluation.examples import Examples
 from recalign.files import replacing
+from recalign.judging import Judge, Rows, judge
 from recalign.run_directory import CONFIG, RunDirectory
 
 log = logging.getLogger(__name__)
 
-Rows = dict[str, dict[str, float]]
-HEADLINE = ("full/hr@10", "full/ndcg@10", "full_unseen/hr@10", "full_unseen/ndcg@10")
+Tables = dict[str, Rows]
+"""The rows of the report for each task: the model, then the baselines."""
+
+HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
 
 
 @gin.configurable
@@ -43,8 +49,10 @@ class Run:
       train_input: makes the endless batches to train on.
       batch_shapes: tells their shapes.
       vocabulary_size: tells how many token ids those batches may hold.
-      examples: given a split, gives the examples to evaluate retrieval on.
-      retriever: ranks the catalogue for them.
+      examples: given a split, gives the examples of every task to evaluate.
+      retriever: ranks the catalogue, for retrieval tasks.
+      scorer: scores candidates, for ranking tasks, and ratings.
+      writer: writes answers, for rating tasks.
       total_steps: the step to stop at.
       eval_period: steps between evaluations on validation; 0 means only at the end.
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
@@ -63,8 +71,10 @@ class Run:
     train_input: Callable[[], Iterator[Mapping[str, np.ndarray]]]
     batch_shapes: Callable[[], Mapping[str, Any]]
     vocabulary_size: Callable[[], int]
-    examples: Callable[..., RetrievalExamples]
+    examples: Callable[..., list[Examples]]
     retriever: Callable[..., Retriever]
+    scorer: Callable[..., Scorer]
+    writer: Callable[..., Writer]
     total_steps: int
     eval_period: int = 1000
     eval_examples: int | None = None
@@ -83,14 +93,14 @@ class Run:
                 "afterwards"
             )
 
-    def train(self, accept_changes: bool = False) -> Rows:
+    def train(self, accept_changes: bool = False) -> Tables:
         """Trains, evaluating on validation, and at the end evaluates on test.
 
         Args:
           accept_changes: go on with a configuration that is not the one the run began with.
 
         Returns:
-          The rows of the report on test.
+          The report on test.
 
         Raises:
           UserError: the vocabulary does not fit the model, a feature does not fit its task, or
@@ -104,7 +114,7 @@ class Run:
         self._check_vocabulary()
         train_input = self.train_input()
         validation = self.examples(split="validation", num_examples=self.eval_examples)
-        retriever = self._ranker(validation)
+        judges = self._judges(validation)
         provenance = self.provenance()
         # Not needed in every run, but a mistake in their bindings should not wait for that.
         self.batch_shapes(), self.decode([])
@@ -127,52 +137,47 @@ class Run:
             checkpoint_period=self.checkpoint_period,
             nonfinite=self.nonfinite,
             hooks=Hooks(
-                evaluate=lambda params: _judge(retriever, params, validation),
+                evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
                 evaluated=self._directory.evaluated,
                 on_start=lambda step: self._on_start(step, config),
-                on_metrics=lambda step, found: self._record(step, validation, found),
+                on_metrics=lambda step, found: self._record(step, "validation", found),
                 on_nonfinite=self._dump_nonfinite,
                 initial_params=self._initial_params if self.initial_checkpoint_path else None,
             ),
         )
-        return self._report(self.examples(split="test"), state, retriever)
+        return self._report(self.examples(split="test"), state, judges)
 
     def dry_run(self) -> Sizes:
         """What a training step would take; nothing is read or written."""
         return measure(self.trainer, self.batch_shapes())
 
-    def evaluate(self, split: str) -> Rows:
-        """Evaluates the newest checkpoint on a split.
-
-        Returns:
-          The rows of the report: the model, then the baselines.
-        """
+    def evaluate(self, split: str) -> Tables:
+        """Evaluates the newest checkpoint on a split and gives the report."""
         examples = self.examples(split=split)
-        return self._report(examples, self._restore(), self._ranker(examples))
+        return self._report(examples, self._restore(), self._judges(examples))
 
-    def predict(self, split: str, output: Path, depth: int = 20) -> int:
-        """Writes the ranked items of every example of a split, one JSON line each.
+    def predict(self, split: str, output: Path, task: str | None = None) -> int:
+        """Writes what the model predicts for every example of a split, one JSON line each.
+
+        Args:
+          split: "validation" or "test".
+          output: the file.
+          task: one of the run's; None where it has only one to predict for.
 
         Returns:
           How many lines.
+
+        Raises:
+          UserError: there is no such task, or it is not clear which.
         """
-        examples = self.examples(split=split)
-        ranked, _ = self._ranker(examples).rank(
-            self._restore().params, examples.inputs, examples.offsets, examples.events
-        )
-        keys = examples.domain.items["key"].to_numpy()
-        histories = np.split(examples.events, examples.offsets[1:-1])
+        found = self.examples(split=split, task=task)
+        if len(found) > 1:
+            names = ", ".join(examples.task for examples in found)
+            raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
+        [examples] = found
+        judge = self._judges(found)[examples.task]
         with replacing(output) as draft, draft.open("w") as file:
-            for history, target, items, scores in zip(
-                histories, examples.targets, *ranked, strict=True
-            ):
-                found = items[:depth] >= 0
-                record = {
-                    "history": keys[history].tolist(),
-                    "target": keys[target],
-                    "items": keys[items[:depth][found]].tolist(),
-                    "scores": scores[:depth][found].tolist(),
-                }
+            for record in judge.predictions(self._restore().params, examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
 
@@ -219,30 +224,33 @@ class Run:
                 lines.append(f"  {side}: {self.decode(ids[of[side] == segment].tolist())}")
         return "\n".join(lines) + "\n\n"
 
-    def _ranker(self, examples: RetrievalExamples) -> Retriever:
-        return self.retriever(
-            module=self.trainer.model.module,
-            partitioner=self.trainer.partitioner,
-            catalogue=examples.catalogue,
-        )
+    def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
+        on = {"module": self.trainer.model.module, "partitioner": self.trainer.partitioner}
+        makers = (self.retriever, self.scorer, self.writer)
+        made = [functools.partial(maker, **on) for maker in makers]
+        return {examples.task: judge(examples, *made) for examples in found}
 
-    def _report(self, examples: RetrievalExamples, state: TrainState, retriever: Retriever) -> Rows:
-        found = _judge(retriever, state.params, examples)
-        self._record(int(state.step), examples, found)
-        train = examples.domain.train()
-        histories = (examples.offsets, examples.events)
-        others = baselines.baseline_metrics(
-            train, histories, examples.targets, examples.domain.num_items
-        )
-        return {"recalign": found, **others}
+    def _report(
+        self, found: Sequence[Examples], state: TrainState, judges: Mapping[str, Judge]
+    ) -> Tables:
+        models = _metrics(judges, state.params, found)
+        split = found[0].split
+        self._record(int(state.step), split, _named(models, split))
+        return {
+            examples.task: {
+                "recalign": models[examples.task],
+                **judges[examples.task].baselines(examples),
+            }
+            for examples in found
+        }
 
-    def _record(self, step: int, examples: RetrievalExamples, found: Mapping[str, float]) -> None:
+    def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
         if not processes.is_first():
             return
-        shown = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE)
-        log.info("step %d, %s: %s", step, examples.split, shown)
-        named = report.add_prefix(found, examples.task, examples.split)
-        self._directory.record(step, examples.split, named)
+        shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
+        told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
+        log.info("step %d, %s: %s", step, split, ", ".join(told))
+        self._directory.record(step, split, found)
 
     def _check_vocabulary(self) -> None:
         rows, needed = self.trainer.model.module.config.vocab_size, self.vocabulary_size()
@@ -260,13 +268,18 @@ class Run:
         return checkpoints.restore(self.trainer.abstract_state())
 
 
-def _judge(retriever: Retriever, params: Any, examples: RetrievalExamples) -> dict[str, float]:
-    """`full/…` and `full_unseen/…` of one model on some examples."""
-    everything, unseen = retriever.rank(params, examples.inputs, examples.offsets, examples.events)
-    num_items = examples.domain.num_items
-    return metrics.full_ranking(
-        everything.items, examples.targets, num_items
-    ) | metrics.full_ranking(unseen.items, examples.targets, num_items, protocol="full_unseen")
+def _metrics(judges: Mapping[str, Judge], params: Any, found: Sequence[Examples]) -> Rows:
+    """The `<protocol>/<metric>` of one model on each task."""
+    return {examples.task: judges[examples.task].metrics(params, examples) for examples in found}
+
+
+def _named(rows: Rows, split: str) -> dict[str, float]:
+    """The rows of tasks as one flat object, `<task>/<split>/<protocol>/<metric>`."""
+    return {
+        name: value
+        for task, row in rows.items()
+        for name, value in report.add_prefix(row, task, split).items()
+    }
 
 
 def load(model_dir: str) -> Run:

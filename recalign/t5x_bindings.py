@@ -10,7 +10,7 @@ from flax import traverse_util
 from recalign.engine.architecture import T5Config
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.t5x_decoding import constrained_decode_fn
-from recalign.samples import inputs
+from recalign.samples import inputs, judged
 
 Tree = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def items_only(
       module: imported first, so that it can register tasks.
       **options: those of `constrained_decode_fn`.
     """
-    catalogue = inputs.catalogue(mixture_or_task_name, module)
+    catalogue = judged.catalogue(mixture_or_task_name, module)
     return constrained_decode_fn(jax.device_put(CatalogueIndex.build(catalogue)), **options)
 
 

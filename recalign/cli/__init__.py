@@ -6,6 +6,7 @@ import sys
 import click
 
 from recalign import __version__
+from recalign.cli.baseline import baseline
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
@@ -30,7 +31,7 @@ def recalign() -> None:
     logging.getLogger("recalign").setLevel(logging.INFO)
 
 
-for command in (prepare, tasks, train, evaluate, infer, convert):
+for command in (prepare, tasks, train, evaluate, baseline, infer, convert):
     recalign.add_command(command)
 
 

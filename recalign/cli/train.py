@@ -66,7 +66,7 @@ def train(
 
     folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
     configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
-    return report.format_tables(gin.get_configurable(runs.Run)().train(accept_changes))
+    return report.format_report(gin.get_configurable(runs.Run)().train(accept_changes))
 
 
 def _dry_run(configure, topology: str | None) -> str:

@@ -23,7 +23,8 @@ PROTOCOLS = {
     "full": "the whole catalogue ranked",
     "full_unseen": "the whole catalogue ranked, items of the history removed",
     "cand100": "1 positive among 99 sampled negatives",
-    "rating": "every rating counted",
+    "rating": "every rating counted; an answer that is no rating counts as the mean",
+    "rating_expected": "the expected rating, over all that could be written",
 }
 
 HIGHER_IS_BETTER = ("hr@", "ndcg@", "mrr@")
@@ -63,6 +64,15 @@ def format_tables(
         meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
         tables.append(f"{protocol}{meaning}\n\n{_markdown([head, *body])}")
     return "\n\n".join(tables)
+
+
+def format_report(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The tables of each task under its name.
+
+    Args:
+      tables: the rows of each task, see `format_tables`.
+    """
+    return "\n\n".join(f"{task}\n\n{format_tables(rows)}" for task, rows in tables.items())
 
 
 def add_prefix(metrics: Mapping[str, float], task: str, split: str) -> dict[str, float]:

@@ -1,19 +1,16 @@
-"""What the engine is fed: batches to train on, and examples to rank the catalogue for."""
+"""What the engine is fed to train on."""
 
 import difflib
 import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
 from recalign import domains
 from recalign.errors import UserError
-from recalign.evaluation.examples import RetrievalExamples
-from recalign.samples.items import item_texts
 from recalign.samples.registry import domain_of
 
 Lengths = Mapping[str, int]
@@ -78,7 +75,7 @@ def train_batches(
 def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:
     """Makes the folders known to SeqIO, and raises a UserError unless every task is in one."""
     seqio.add_global_cache_dirs(cache_dirs)
-    absent = [task.name for task in _tasks_of(provider) if not task.cache_dir]
+    absent = [task.name for task in tasks_of(provider) if not task.cache_dir]
     if absent:
         raise UserError(
             f"USE_CACHED_TASKS: {', '.join(absent)} not cached in "
@@ -86,58 +83,6 @@ def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str
             f"--module_import=recalign.tasks --tasks={','.join(absent)} --output_cache_dir=DIR` "
             "and train with --seqio_additional_cache_dirs=DIR"
         )
-
-
-def retrieval_examples(
-    mixture_or_task_name: str,
-    task_feature_lengths: Lengths,
-    split: str,
-    module: str | None = None,
-    num_examples: int | None = None,
-) -> RetrievalExamples:
-    """The examples of a split for which the catalogue is to be ranked.
-
-    Args:
-      mixture_or_task_name: a retrieval task, or a mixture that holds one.
-      task_feature_lengths: the length of "inputs"; older items of a longer history are dropped.
-      split: "validation" or "test".
-      module: imported first, so that it can register tasks.
-      num_examples: at most so many, the first ones; None takes all.
-
-    Raises:
-      UserError: if the mixture holds no retrieval task.
-    """
-    task = _retrieval_task(mixture_or_task(mixture_or_task_name, module))
-    domain = domain_of(task)
-    dataset = task.get_dataset(
-        dict(task_feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
-    )
-    examples = list(dataset.take(num_examples or -1).as_numpy_iterator())
-    histories = [example["seen"] for example in examples]
-    return RetrievalExamples(
-        task=task.name,
-        split=split,
-        inputs=[example["inputs"] for example in examples],
-        offsets=np.cumsum([0, *map(len, histories)]),
-        events=np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
-        targets=np.array([example["item"] for example in examples], np.int32),
-        domain=domains.load(*domain),
-        catalogue=_catalogue(task),
-    )
-
-
-def catalogue(mixture_or_task_name: str, module: str | None = None) -> list[np.ndarray]:
-    """How the model must write each item of the domain: int32[tokens] an item, EOS included.
-
-    Raises:
-      UserError: if the mixture holds no retrieval task.
-    """
-    return _catalogue(_retrieval_task(mixture_or_task(mixture_or_task_name, module)))
-
-
-def _catalogue(task: seqio.Task) -> list[np.ndarray]:
-    eos = np.int32(task.output_features["targets"].vocabulary.eos_id)
-    return [np.append(tokens, eos) for tokens in item_texts(*domain_of(task)).target_tokens]
 
 
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:
@@ -148,7 +93,7 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
     """
     provider = mixture_or_task(mixture_or_task_name, module)
     # The tasks of a mixture mostly share one domain, which need not be read for each of them.
-    for domain in {domain_of(task) for task in _tasks_of(provider)} - {None}:
+    for domain in {domain_of(task) for task in tasks_of(provider)} - {None}:
         domains.load(*domain)
     try:
         return max(f.vocabulary.vocab_size for f in provider.output_features.values())
@@ -168,7 +113,7 @@ def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str
     provider = mixture_or_task(mixture_or_task_name, module)
     vocabulary = provider.output_features["targets"].vocabulary
     found = {"vocabulary": _fingerprint(vocabulary.sp_model)}
-    for name, folder in {domain_of(task) for task in _tasks_of(provider)} - {None}:
+    for name, folder in {domain_of(task) for task in tasks_of(provider)} - {None}:
         items = domains.data_dir(folder) / name / "items.parquet"
         found[f"domain {name}"] = _fingerprint(items.read_bytes())
     return found
@@ -221,12 +166,6 @@ def _suggest(name: str, registered: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
 
 
-def _tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    """The tasks of a mixture; a task is its own only one."""
     return getattr(provider, "tasks", [provider])
-
-
-def _retrieval_task(provider: seqio.Task | seqio.Mixture) -> seqio.Task:
-    for task in _tasks_of(provider):
-        if task.name.endswith("_retrieval") and domain_of(task):
-            return task
-    raise UserError(f"{provider.name} holds no retrieval task, so there is nothing to evaluate")
