@@ -1,4 +1,4 @@
-"""Baselines against brute force, by their rules, and on real Beauty and Toys."""
+"""Rankers that count: against brute force, by their rules, and on real Beauty and Toys."""
 
 import numpy as np
 import pandas as pd
@@ -6,14 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.evaluation import baselines
-from recalign.evaluation.baselines import ItemCooccurrence, Popularity
+from recalign.evaluation import rankers
+from recalign.evaluation.counting import ItemCooccurrence, Popularity
 from recalign.evaluation.metrics import full_ranking
+from recalign.evaluation.rankers import Histories
 
 
 def csr(sequences):
     lengths = [len(s) for s in sequences]
-    return np.cumsum([0, *lengths]), np.array([x for s in sequences for x in s], np.int32)
+    return Histories(
+        np.cumsum([0, *lengths]), np.array([x for s in sequences for x in s], np.int32)
+    )
+
+
+def train_csr(sequences):
+    return csr(sequences)[:2]
 
 
 @st.composite
@@ -52,9 +59,9 @@ def cut(items, history, k, remove_seen):
 def test_rankers_agree_with_brute_force(domain, remove_seen, k, chunk_entries):
     train, histories, num_items = domain
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "CHUNK_ENTRIES", chunk_entries)  # the answer must not change
+        patch.setattr(rankers, "CHUNK_ENTRIES", chunk_entries)  # the answer must not change
         popular, near = (
-            ranker.fit(*csr(train), num_items).rank(*csr(histories), k, remove_seen)
+            ranker.fit(*train_csr(train), num_items).rank(csr(histories), k, remove_seen)
             for ranker in (Popularity(), ItemCooccurrence())
         )
     assert popular.dtype == near.dtype == np.int32
@@ -66,22 +73,42 @@ def test_rankers_agree_with_brute_force(domain, remove_seen, k, chunk_entries):
     ]
 
 
+@given(domains(), st.sampled_from([1, 20, 10**6]), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_scores_order_candidates_as_lists_do(domain, chunk_entries, seed):
+    train, histories, num_items = domain
+    rng = np.random.default_rng(seed)
+    width = rng.integers(1, num_items + 1)
+    candidates = np.array([rng.permutation(num_items)[:width] for _ in histories])
+    candidates = candidates.reshape(len(histories), width).astype(np.int32)
+    for ranker in (Popularity(), ItemCooccurrence()):
+        ranker.fit(*train_csr(train), num_items)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rankers, "CHUNK_ENTRIES", chunk_entries)
+            scores = ranker.score(csr(histories), candidates)
+        ranked = ranker.rank(csr(histories), num_items, remove_seen=False)
+        assert scores.shape == candidates.shape
+        for row, own, order in zip(scores, candidates, ranked, strict=True):
+            assert len(set(row)) == width  # no ties are left to be settled
+            assert own[np.argsort(-row)].tolist() == [x for x in order if x in own]
+
+
 def test_the_newest_item_counts_most():
-    ranker = ItemCooccurrence().fit(*csr([[0, 1], [2, 3]]), 4)
-    ranked = ranker.rank(*csr([[0, 2], [2, 0]]), k=2, remove_seen=True)
+    ranker = ItemCooccurrence().fit(*train_csr([[0, 1], [2, 3]]), 4)
+    ranked = ranker.rank(csr([[0, 2], [2, 0]]), k=2, remove_seen=True)
     assert ranked.tolist() == [[3, 1], [1, 3]]
 
 
 def test_a_long_history_overflows_nothing():
-    ranker = ItemCooccurrence().fit(*csr([[0, 1], [2, 3]]), 5)
-    ranked = ranker.rank(*csr([[0] * 5000 + [4]]), k=4, remove_seen=True)
+    ranker = ItemCooccurrence().fit(*train_csr([[0, 1], [2, 3]]), 5)
+    ranked = ranker.rank(csr([[0] * 5000 + [4]]), k=4, remove_seen=True)
     assert ranked.tolist() == [[1, 2, 3, -1]]
 
 
 @pytest.mark.parametrize("ranker", [Popularity(), ItemCooccurrence()])
 def test_items_outside_the_catalogue_are_refused(ranker):
     with pytest.raises(ValueError, match="events must be items 0 … 1; got 0 … 2"):
-        ranker.fit(*csr([[0, 2]]), 2)
+        ranker.fit(*train_csr([[0, 2]]), 2)
     with pytest.raises(ValueError, match="do not span 2 events"):
         ranker.fit(np.array([0, 1]), np.array([0, 1]), 2)
 
@@ -92,7 +119,7 @@ def test_a_million_items_stay_sparse():
     events = rng.integers(0, num_items, users * 10)
     offsets = np.arange(users + 1) * 10
     ranker = ItemCooccurrence().fit(offsets, events, num_items)
-    ranked = ranker.rank(offsets[:201], events[:2000], k=9, remove_seen=False)
+    ranked = ranker.rank(Histories(offsets[:201], events[:2000]), k=9, remove_seen=False)
     # With so many items, a user's basket has hardly any neighbours but itself.
     own = [np.isin(row, events[10 * u : 10 * u + 10]).mean() for u, row in enumerate(ranked)]
     assert np.mean(own) > 0.95
@@ -124,16 +151,12 @@ def leave_one_out(shared, name):
 def test_item_cooccurrence_gives_the_design_s_row(shared, name, users, expected):
     train, histories, targets, num_items = leave_one_out(shared, name)
     assert len(targets) == users
-    ranked = ItemCooccurrence().fit(*train, num_items).rank(*histories, k=20, remove_seen=True)
+    ranked = (
+        ItemCooccurrence()
+        .fit(*train, num_items)
+        .rank(Histories(*histories), k=20, remove_seen=True)
+    )
     got = full_ranking(ranked, targets, num_items, "full_unseen")
     for metric, value in expected.items():
         assert got[f"full_unseen/{metric}"] == pytest.approx(value, abs=5e-4), metric
     assert got["full_unseen/duplicate_rate"] == got["full_unseen/invalid_rate"] == 0
-
-
-def test_baseline_rows_carry_both_protocols():
-    train, histories = csr([[0, 1], [0, 1], [2, 3]]), csr([[0], [2]])
-    rows = baselines.baseline_metrics(train, histories, np.array([1, 3]), 4)
-    assert list(rows) == ["popularity", "item co-occurrence"]
-    assert rows["item co-occurrence"]["full/hr@1"] == 1.0
-    assert rows["popularity"]["full_unseen/hr@1"] == 0.5
