@@ -43,6 +43,7 @@ setup(
         "tensorflow-text>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
         "tensorstore>=0.1.70",
+        "threadpoolctl>=3",
         "tqdm>=4.66",
     ],
     extras_require={

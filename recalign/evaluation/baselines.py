@@ -25,7 +25,7 @@ Rows = dict[str, dict[str, float]]
 def _bpr(held: Split, seed: int) -> Ranker:
     from recalign.evaluation.factors import BPR
 
-    return BPR(seed=seed)
+    return BPR(held, held.targets, seed=seed)
 
 
 def _sasrec(held: Split, seed: int) -> Ranker:
