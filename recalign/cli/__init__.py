@@ -12,7 +12,7 @@ from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
-from recalign.errors import UserError
+from recalign.errors import Preempted, UserError
 
 
 @click.group(
@@ -39,6 +39,9 @@ def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
     try:
         recalign(prog_name="recalign")
+    except Preempted as error:
+        click.echo(f"recalign: {error}", err=True)
+        sys.exit(Preempted.EXIT_CODE)
     except UserError as error:
         # Gin adds which configurable raised it, which tells a user nothing.
         message = str(error).partition("\n  In call to configurable")[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option
+from recalign.cli.options import data_dir_option, multiprocess_options
 
 _model_dir = click.option(
     "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
@@ -18,7 +18,8 @@ _split = click.option(
 @_model_dir
 @_split
 @data_dir_option
-def evaluate(model_dir: str, split: str) -> None:
+@multiprocess_options
+def evaluate(model_dir: str, split: str) -> str:
     """Prints all metrics of a run on a split, beside the baselines.
 
     The newest checkpoint is evaluated, as the run's config.gin says; metrics.json and metrics.jsonl
@@ -27,21 +28,24 @@ def evaluate(model_dir: str, split: str) -> None:
     from recalign import runs
     from recalign.evaluation import report
 
-    click.echo(report.format_tables(runs.load(model_dir).evaluate(split)))
+    return report.format_report(runs.load(model_dir).evaluate(split))
 
 
 @click.command()
 @_model_dir
 @_split
+@click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")
 @data_dir_option
-def infer(model_dir: str, split: str, output: Path) -> None:
-    """Writes the ranked items of every example of a split.
+def infer(model_dir: str, split: str, task: str | None, output: Path) -> None:
+    """Writes the predictions for every example of a split.
 
-    One JSON line an example, in the order of the split: `history` and `target` as the source's item
-    ids, `items` best first, and `scores`, their log-probabilities.
+    One JSON line an example, with the source's item ids. Retrieval and ranking, in the order of the
+    split: `history`, `target`, `items` best first (of the catalogue, or the candidates), and
+    `scores`, their log-probabilities. Rating, by user and item: `history` and `history_ratings`,
+    `item`, `rating`, `answer` (the text), `written` (the number it is, or null) and `expected`.
     """
     from recalign import runs
 
-    count = runs.load(model_dir).predict(split, output)
+    count = runs.load(model_dir).predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

@@ -64,6 +64,39 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
     return decorate
 
 
+def multiprocess_options(command: Callable) -> Callable:
+    """Adds the flags that make this process one of several; only the first one prints."""
+
+    @click.option(
+        "--multiprocess",
+        is_flag=True,
+        help="This is one of several processes that run as one (jax.distributed); each is started "
+        "with the same command. On TPU slices and under Slurm that is all it takes.",
+    )
+    @click.option(
+        "--coordinator_address", metavar="HOST:PORT", help="Elsewhere: where process 0 listens."
+    )
+    @click.option("--process_count", type=click.IntRange(min=1), help="Elsewhere: how many.")
+    @click.option("--process_index", type=click.IntRange(min=0), help="Elsewhere: which, from 0.")
+    @functools.wraps(command)
+    def wrapped(
+        *args, multiprocess, coordinator_address, process_count, process_index, **kwargs
+    ) -> None:
+        if not multiprocess:
+            if (coordinator_address, process_count, process_index) != (None, None, None):
+                raise UserError("--coordinator_address and the like are for --multiprocess")
+            return click.echo(command(*args, **kwargs))
+
+        from recalign.engine import processes
+
+        processes.join(coordinator_address, process_count, process_index)
+        text = command(*args, **kwargs)
+        if processes.is_first():
+            click.echo(text)
+
+    return wrapped
+
+
 def _binding(override: str) -> str:
     if not override.startswith("--gin."):
         raise UserError(f"what is {override!r}? Overrides are written --gin.NAME=VALUE")

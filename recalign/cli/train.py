@@ -2,7 +2,8 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options
+from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
+from recalign.errors import UserError
 
 
 @click.command(
@@ -12,21 +13,74 @@ from recalign.cli.options import data_dir_option, gin_options
     "  recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=runs/toyshop\n"
     "  recalign train --gin_file=models/flan_t5_base.gin --gin_file=runs/train.gin \\\n"
     "      --gin.MIXTURE_OR_TASK_NAME=my_shop_aligned --gin.MODEL_DIR=runs/my_shop \\\n"
-    "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000",
+    "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000\n"
+    "  recalign train --dry_run --topology=v5e:2x4 --gin_file=beauty.gin",
+)
+@click.option(
+    "--seqio_additional_cache_dirs",
+    default="",
+    metavar="DIR,DIR",
+    help="Where `seqio_cache_tasks` wrote the tasks, for --gin.USE_CACHED_TASKS=True.",
 )
 @gin_options(required=True)
 @data_dir_option
-def train(configure) -> None:
+@click.option(
+    "--dry_run",
+    is_flag=True,
+    help="Only compile the step, and print the memory and arithmetic that it takes. Needs no data.",
+)
+@click.option(
+    "--topology",
+    metavar="T",
+    help="With --dry_run: compile for these devices, which need not be here: cpu:8, or a TPU slice "
+    "such as v5e:2x4 if libtpu is installed.",
+)
+@click.option(
+    "--accept_changes",
+    is_flag=True,
+    help="Go on in MODEL_DIR although the run in it began with another configuration.",
+)
+@multiprocess_options
+def train(
+    configure,
+    seqio_additional_cache_dirs: str,
+    dry_run: bool,
+    topology: str | None,
+    accept_changes: bool,
+) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
     (every value in use), checkpoints/, TensorBoard events, metrics.jsonl and metrics.json. The
     model is evaluated on validation every EVAL_PERIOD steps and at the end on test.
     """
+    if dry_run:
+        return _dry_run(configure, topology)
+    if topology:
+        raise UserError("--topology is for --dry_run")
+
     import gin
 
     from recalign import runs
     from recalign.evaluation import report
 
-    configure()
-    click.echo(report.format_tables(gin.get_configurable(runs.Run)().train()))
+    folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
+    configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
+    return report.format_report(gin.get_configurable(runs.Run)().train(accept_changes))
+
+
+def _dry_run(configure, topology: str | None) -> str:
+    from recalign.engine.dry_run import use_topology
+
+    devices = use_topology(topology) if topology else None
+
+    import gin
+
+    from recalign import runs
+
+    # What a step's size does not depend on need not be chosen.
+    configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")
+    if devices:
+        # Gin copies what is bound, which a function survives and a device does not.
+        gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
+    return str(gin.get_configurable(runs.Run)().dry_run())

@@ -85,6 +85,7 @@ def prepare(
         raw = kcore.k_core(raw, request.k_core)
     stage("ordering")
     domain = assemble.assemble(raw, request.name, request.seed)
+    domain = dataclasses.replace(domain, stored_parts=domain.rating_parts)
     with storage.replacing(request.folder, request.overwrite) as folder:
         stage("building the vocabulary")
         pieces = _write_vocabulary(request, domain, folder)

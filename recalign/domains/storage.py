@@ -76,6 +76,11 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
     Raises:
       UserError: it is not prepared there, or by a recalign that wrote folders of another kind.
     """
+    return read(_root(data_dir) / name, name, statistics_of(name, data_dir))
+
+
+def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
+    """What `statistics.json` of a prepared domain holds; arguments and errors as for `load`."""
     root = _root(data_dir)
     statistics = read_statistics(root / name)
     if statistics is None:
@@ -89,7 +94,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
             f"domain {name!r} in {root} was prepared by another version of recalign "
             f"({statistics[_MARK]}): prepare it again with --overwrite"
         )
-    return read(root / name, name, statistics)
+    return statistics
 
 
 def read(folder: Path, name: str, statistics: dict) -> Domain:

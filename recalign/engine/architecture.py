@@ -86,6 +86,25 @@ def parameter_shapes(config: T5Config) -> Shapes:
     return shapes
 
 
+def step_flops(config: T5Config, batch: int, source: int, target: int) -> float:
+    """Multiply-adds × 2 of a training step: forward, and twice that backward; nothing recomputed.
+
+    Args:
+        config: the architecture.
+        batch: rows.
+        source: length of the inputs, padding included.
+        target: length of the targets.
+    """
+    emb, joined = config.emb_dim, config.num_heads * config.head_dim
+    projections = 4 * emb * joined
+    mlp = (len(config.mlp_activations) + 1) * emb * config.mlp_dim
+    encoder = source * (projections + mlp + 2 * source * joined)
+    decoder = target * (2 * emb * joined + projections + mlp + 2 * (source + target) * joined)
+    decoder += source * 2 * emb * joined  # keys and values of the encoder's output
+    layers = config.num_encoder_layers * encoder + config.num_decoder_layers * decoder
+    return 6.0 * batch * (layers + target * emb * config.vocab_size)
+
+
 def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict:
     """The fields of `T5Config` that a checkpoint's shapes determine.
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,16 +42,16 @@ class Partitioner:
       num_partitions: devices along "model"; the others are along "data".
       rules: one of `PRESETS`, or a table of logical axis name → mesh axis: the first rule that fits
         wins, and an axis without one is not split.
-      devices: which to use, by default all.
+      devices: which to use, or a function that gives them; by default all.
     """
 
     num_partitions: int = 1
     rules: str | Rules = "tensor_parallel"
-    devices: Sequence[jax.Device] | None = None
+    devices: Sequence[jax.Device] | Callable[[], Sequence[jax.Device]] = jax.devices
     mesh: Mesh = dataclasses.field(init=False)
 
     def __post_init__(self):
-        devices = np.array(self.devices or jax.devices())
+        devices = np.array(self.devices() if callable(self.devices) else self.devices)
         if devices.size % self.num_partitions:
             raise UserError(
                 f"Partitioner.num_partitions = {self.num_partitions} does not divide the "
@@ -114,24 +114,41 @@ class Partitioner:
 
         return jax.tree_util.tree_map_with_path(of, abstract_state)
 
+    def abstract_batch(self, batch: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch and how `put_batch` would lay them out."""
+        return {
+            name: jax.ShapeDtypeStruct(
+                values.shape,
+                values.dtype,
+                sharding=self.sharding("batch", *[None] * (len(values.shape) - 1)),
+            )
+            for name, values in batch.items()
+        }
+
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of a batch, as arrays split along "data".
+        """A batch as arrays split along "data".
+
+        Every process has the whole batch, and each of its devices takes the rows that fall to it:
+        so several processes compute what one does, however the mesh lies over them.
 
         Raises:
-          UserError: the rows of all processes cannot be split evenly.
+          UserError: the rows cannot be split evenly.
         """
-        rows = len(next(iter(batch.values()))) * jax.process_count()
+        rows = len(next(iter(batch.values())))
         if rows % self.data_partitions:
             raise UserError(
                 f"a batch of {rows} rows (BATCH_SIZE) cannot be split over "
                 f"{self.data_partitions} data partitions"
             )
         return {
-            name: jax.make_array_from_process_local_data(
-                self.sharding("batch", *[None] * (rows.ndim - 1)), rows
-            )
-            for name, rows in batch.items()
+            name: put(values, self.sharding("batch", *[None] * (values.ndim - 1)))
+            for name, values in batch.items()
         }
+
+
+def put(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process has whole, laid out; each device takes its part alone."""
+    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
 def _path(path) -> str:

@@ -1,18 +1,17 @@
 """Ranks the catalogue for many histories, batch by batch."""
 
 import functools
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
+from recalign.engine.batching import Ragged, over_examples
 from recalign.engine.beam_search import Ranked
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
-from recalign.engine.partitioning import Partitioner
+from recalign.engine.partitioning import Partitioner, put
 from recalign.engine.retrieval import retrieve_all_and_unseen
 
 # Few histories are longer than this, so that there is mostly one shape.
@@ -47,9 +46,11 @@ class Retriever:
         self._batch_size = batch_size
         self._multiple = length_multiple
         index = CatalogueIndex.build(catalogue, module.config.vocab_size)
-        self._index = jax.device_put(index, partitioner.sharding())
+        everywhere = partitioner.sharding()
+        self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
         self._search = jax.jit(
-            functools.partial(retrieve_all_and_unseen, module, num_beams=num_beams)
+            functools.partial(retrieve_all_and_unseen, module, num_beams=num_beams),
+            out_shardings=everywhere,  # every process reads the whole ranking
         )
 
     def rank(
@@ -66,44 +67,13 @@ class Retriever:
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
-        order = np.lexsort((np.diff(offsets), [len(tokens) for tokens in inputs]))
-        found = [
-            jax.device_get(self._search({"params": params}, tokens, self._index, seen=seen))
-            for tokens, seen in self._batches(order, inputs, offsets, events)
-        ]
-        rank_of = np.argsort(order, kind="stable")
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(order)][rank_of], *found)
+        features = {
+            "inputs": Ragged(inputs, self._multiple, 0),
+            "seen": Ragged(np.split(events, offsets[1:-1]), SEEN_MULTIPLE, -1),
+        }
 
-    def _batches(
-        self,
-        order: np.ndarray,
-        inputs: Sequence[np.ndarray],
-        offsets: np.ndarray,
-        events: np.ndarray,
-    ) -> Iterator[tuple[jax.Array, jax.Array]]:
-        """Tokens int32[B, S] and seen items int32[B, E] of the examples, in the given order."""
-        starts = tqdm.tqdm(
-            range(0, len(order), self._batch_size),
-            desc="ranking",
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        for start in starts:
-            rows = order[start : start + self._batch_size]
-            histories = [events[offsets[row] : offsets[row + 1]] for row in rows]
-            batch = {
-                "inputs": self._padded([inputs[row] for row in rows], self._multiple, 0),
-                "seen": self._padded(histories, SEEN_MULTIPLE, -1),
-            }
-            batch = self._partitioner.put_batch(batch)
-            yield batch["inputs"], batch["seen"]
+        def search(batch: Mapping[str, jax.Array]) -> tuple[Ranked, Ranked]:
+            variables = {"params": params}
+            return self._search(variables, batch["inputs"], self._index, seen=batch["seen"])
 
-    def _padded(self, rows: Sequence[np.ndarray], multiple: int, filler: int) -> np.ndarray:
-        """int32[batch_size, L], L a multiple of `multiple`; rows that are missing are filler."""
-        longest = max(1, *map(len, rows))
-        length = -(-longest // multiple) * multiple
-        padded = np.full((self._batch_size, length), filler, np.int32)
-        for row, values in zip(padded, rows, strict=False):
-            row[: len(values)] = values
-        return padded
+        return over_examples(search, features, self._partitioner, self._batch_size, "ranking")

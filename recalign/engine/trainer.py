@@ -1,16 +1,38 @@
 """One training step of a model under a layout, and the state it starts from."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from recalign.engine import losses
 from recalign.engine.model import Batch, EncoderDecoderModel, TrainState
 from recalign.engine.partitioning import Partitioner
 from recalign.errors import UserError
+
+
+def batch_shapes(
+    task_feature_lengths: Mapping[str, int], batch_size: int, pack: bool = True
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The features of SeqIO's `EncDecFeatureConverter`, int32[batch_size, length] each."""
+    inputs, targets = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    lengths = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": targets,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": targets,
+    }
+    if pack:
+        for feature in ("segment_ids", "positions"):
+            lengths |= {f"encoder_{feature}": inputs, f"decoder_{feature}": targets}
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+        for name, length in lengths.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +75,14 @@ class Trainer:
             self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
         )
 
+    def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The rows of a batch, int[…], whose loss without dropout is not finite."""
+        with self.partitioner.activate():
+            losses = jax.jit(self.model.row_losses, out_shardings=self.partitioner.sharding())(
+                params, self.partitioner.put_batch(batch)
+            )
+        return np.flatnonzero(~np.isfinite(jax.device_get(losses)))
+
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update.
 
@@ -61,7 +91,9 @@ class Trainer:
           batch: SeqIO's encoder-decoder features, int32[B, length] each.
 
         Returns:
-          The state after, and the sums that `EncoderDecoderModel.loss` tells of.
+          The state after, and float32[] each: the sums that `EncoderDecoderModel.loss` tells of,
+          `gradient_norm`, `parameter_norm` and `finite`. A batch whose loss or gradient is not
+          finite (`finite` = 0) changes nothing but the step, and its sums are 0.
         """
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, sums = self._gradients(state.params, batch, dropout)
@@ -69,6 +101,16 @@ class Trainer:
             gradients, state.opt_state, state.params
         )
         params = jax.tree.map(jnp.add, state.params, updates)
+        sums["gradient_norm"] = optax.tree.norm(gradients).astype(jnp.float32)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        sums = {name: jnp.where(finite, value, 0.0) for name, value in sums.items()}
+        sums["parameter_norm"] = optax.tree.norm(params).astype(jnp.float32)
+        sums["finite"] = finite.astype(jnp.float32)
         return TrainState(state.step + 1, params, opt_state), sums
 
     def _gradients(self, params: Any, batch: Batch, dropout: jax.Array) -> tuple[Any, dict]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recalign.engine.adafactor import adafactor
+from recalign.engine.architecture import step_flops
 from recalign.engine.model import EncoderDecoderModel
 from recalign.engine.network import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
@@ -48,18 +49,6 @@ SHAPES = {
     "large": (_shape(1024, 16, 24, 2816), (32, 512, 64)),
     "xl": (_shape(2048, 32, 24, 5120), (16, 512, 64)),
 }
-
-
-def model_flops(config: dict, batch: int, source: int, target: int) -> float:
-    """Multiply-adds × 2 of one step: forward, and twice that backward; nothing recomputed."""
-    emb, joined = config["emb_dim"], config["num_heads"] * config["head_dim"]
-    projections = 4 * emb * joined
-    mlp = (len(config["mlp_activations"]) + 1) * emb * config["mlp_dim"]
-    encoder = source * (projections + mlp + 2 * source * joined)
-    decoder = target * (2 * emb * joined + projections + mlp + 2 * (source + target) * joined)
-    decoder += source * 2 * emb * joined  # keys and values of the encoder's output
-    layers = config["num_encoder_layers"] * encoder + config["num_decoder_layers"] * decoder
-    return 6.0 * batch * (layers + target * emb * config["vocab_size"])
 
 
 def matmul_peak(dtype: str, size: int, repeats: int = 5) -> float:
@@ -178,7 +167,7 @@ def main():
     rows, source, target = (size or default for size, default in zip(given, sizes, strict=True))
     batch = random_batch(rows, source, target)
     device = jax.devices()[0]
-    flops = model_flops(config, rows, source, target)
+    flops = step_flops(T5Config(**config), rows, source, target)
     print(f"device {device.platform} {device.device_kind}, {args.dtype}, {args.shape} {config}")
     print(f"batch {rows}, lengths {source}/{target}, {flops / 1e9:.0f} GFLOP a step")
     peak = matmul_peak(args.dtype, 2048 if device.platform == "cpu" else 8192)
