@@ -19,6 +19,7 @@ from recalign.cached_examples import DOMAINS, EXAMPLES
 from recalign.domains import storage
 from recalign.domains.domain import Domain
 from recalign.engine.cached_input import METADATA, STORED, VOCABULARY, with_derived
+from recalign.errors import UserError
 from recalign.evaluation import examples as judged
 from recalign.runs import Run
 from recalign.samples import inputs
@@ -59,6 +60,8 @@ def write(run: Run, mixture_or_task_name: str, module: str, folder: Path) -> int
     Raises:
       UserError: the folder is there already, or the run cannot be fed.
     """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: name another folder, or remove it")
     vocabulary_size = run.vocabulary_size()
     with storage.replacing(folder, overwrite=False) as draft:
         for name in (DOMAINS, "train"):
