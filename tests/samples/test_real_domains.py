@@ -41,7 +41,7 @@ def test_every_target_stands_for_one_item(domain, form):
         assert decoded == texts.target.tolist()
 
 
-@pytest.mark.parametrize("kind", ["retrieval", "mim", "mlm", "bpr"])
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "mim", "mlm", "bpr"])
 def test_no_question_is_cut_and_few_histories_are(domain, kind):
     task = seqio.TaskRegistry.get(f"{domain[0]}_{kind}")
     vocabulary = task.output_features["inputs"].vocabulary
