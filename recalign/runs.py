@@ -1,5 +1,6 @@
 """A run: one configuration, trained, evaluated and asked for predictions."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,7 +20,7 @@ from recalign.engine.dry_run import Sizes, measure
 from recalign.engine.model import TrainState
 from recalign.engine.retriever import Retriever
 from recalign.engine.scorer import Scorer
-from recalign.engine.train import train
+from recalign.engine.train import Hooks, train
 from recalign.engine.trainer import Trainer
 from recalign.engine.writer import Writer
 from recalign.errors import UserError
@@ -27,6 +28,7 @@ from recalign.evaluation import report
 from recalign.evaluation.examples import Examples
 from recalign.files import replacing
 from recalign.judging import Judge, Rows, judge
+from recalign.run_directory import CONFIG, RunDirectory
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,11 @@ class Run:
       eval_period: steps between evaluations on validation; 0 means only at the end.
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
-      checkpoints_to_keep: only so many newest ones stay.
+      checkpoints_to_keep: only so many newest ones stay, and the best one.
+      best_metric: which one is best on validation: a metric, or how its name ends.
+      provenance: tells what the parameters belong to, such as the vocabulary, by fingerprints.
+      decode: turns token ids into text, for messages.
+      nonfinite: what to do about a loss that is not finite, see `train`.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
     """
@@ -74,7 +80,11 @@ class Run:
     eval_examples: int | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
+    best_metric: str | None = None
     initial_checkpoint_path: str | None = None
+    provenance: Callable[[], Mapping[str, str]] = dict
+    decode: Callable[[Sequence[int]], str] = str
+    nonfinite: str = "stop"
 
     def __post_init__(self):
         if "://" in self.model_dir:
@@ -83,33 +93,57 @@ class Run:
                 "afterwards"
             )
 
-    def train(self) -> Tables:
+    def train(self, accept_changes: bool = False) -> Tables:
         """Trains, evaluating on validation, and at the end evaluates on test.
+
+        Args:
+          accept_changes: go on with a configuration that is not the one the run began with.
 
         Returns:
           The report on test.
 
         Raises:
           UserError: the vocabulary does not fit the model, a feature does not fit its task, or
-            something is configured that nothing uses.
+            something is configured that nothing uses; another process trains in the folder, or
+            the run in it began with another configuration.
         """
+        with self._directory.locked() if processes.is_first() else contextlib.nullcontext():
+            return self._train(accept_changes)
+
+    def _train(self, accept_changes: bool) -> Rows:
         self._check_vocabulary()
         train_input = self.train_input()
         validation = self.examples(split="validation", num_examples=self.eval_examples)
         judges = self._judges(validation)
+        provenance = self.provenance()
+        # Not needed in every run, but a mistake in their bindings should not wait for that.
+        self.batch_shapes(), self.decode([])
         configuration.check_all_used()
+        config = configuration.operative()
+        if not accept_changes:
+            self._directory.check_config(config)
         state = train(
             trainer=self.trainer,
             train_input=train_input,
             model_dir=self.model_dir,
+            checkpoints=Checkpoints(
+                self._directory.path / "checkpoints",
+                self.checkpoints_to_keep,
+                lambda: self._directory.best_step(self.best_metric),
+                provenance,
+            ),
             total_steps=self.total_steps,
-            evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
             eval_period=self.eval_period,
             checkpoint_period=self.checkpoint_period,
-            checkpoints_to_keep=self.checkpoints_to_keep,
-            initial_params=self._initial_params if self.initial_checkpoint_path else None,
-            on_start=self._write_config,
-            on_metrics=lambda step, found: self._record(step, "validation", found),
+            nonfinite=self.nonfinite,
+            hooks=Hooks(
+                evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
+                evaluated=self._directory.evaluated,
+                on_start=lambda step: self._on_start(step, config),
+                on_metrics=lambda step, found: self._record(step, "validation", found),
+                on_nonfinite=self._dump_nonfinite,
+                initial_params=self._initial_params if self.initial_checkpoint_path else None,
+            ),
         )
         return self._report(self.examples(split="test"), state, judges)
 
@@ -151,11 +185,44 @@ class Run:
         _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
         return params
 
-    def _write_config(self) -> None:
-        if not processes.is_first():
-            return
-        with replacing(Path(self.model_dir) / "config.gin") as draft:
-            draft.write_text(configuration.operative())
+    @property
+    def _directory(self) -> RunDirectory:
+        return RunDirectory(self.model_dir)
+
+    def _on_start(self, step: int, config: str) -> None:
+        if processes.is_first():
+            self._directory.write_config(config)
+            self._directory.forget_after(step)
+
+    def _dump_nonfinite(self, step: int, batch: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
+        """Writes the rows of a batch, or all of them, as text; tells where."""
+        path = self._directory.path / "nonfinite" / f"step_{step}.txt"
+        if processes.is_first():
+            path.parent.mkdir(exist_ok=True)
+            shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
+            with replacing(path) as draft:
+                draft.write_text("".join(self._as_text(batch, int(row)) for row in shown))
+        return f"The examples are in {path}"
+
+    def _as_text(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        """A row of a batch, the examples packed in it apart."""
+        lines = [f"row {row}"]
+        tokens = {
+            "inputs": batch["encoder_input_tokens"][row],
+            "targets": batch["decoder_target_tokens"][row],
+        }
+        segments = {
+            "inputs": batch.get("encoder_segment_ids"),
+            "targets": batch.get("decoder_segment_ids"),
+        }
+        of = {
+            side: (ids > 0).astype(int) if segments[side] is None else segments[side][row]
+            for side, ids in tokens.items()
+        }
+        for segment in range(1, max(of["inputs"].max(), of["targets"].max()) + 1):
+            for side, ids in tokens.items():
+                lines.append(f"  {side}: {self.decode(ids[of[side] == segment].tolist())}")
+        return "\n".join(lines) + "\n\n"
 
     def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
         on = {"module": self.trainer.model.module, "partitioner": self.trainer.partitioner}
@@ -183,9 +250,7 @@ class Run:
         shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
-        folder = Path(self.model_dir)
-        report.append_metrics(folder / "metrics.jsonl", step, split, found)
-        report.write_metrics(folder / "metrics.json", found)
+        self._directory.record(step, split, found)
 
     def _check_vocabulary(self) -> None:
         rows, needed = self.trainer.model.module.config.vocab_size, self.vocabulary_size()
@@ -196,7 +261,10 @@ class Run:
             )
 
     def _restore(self) -> TrainState:
-        checkpoints = Checkpoints(Path(self.model_dir) / "checkpoints")
+        folder = self._directory.path / "checkpoints"
+        if not folder.exists():
+            raise UserError(f"{folder} holds no checkpoint")
+        checkpoints = Checkpoints(folder, provenance=self.provenance(), read_only=True)
         return checkpoints.restore(self.trainer.abstract_state())
 
 
@@ -220,7 +288,7 @@ def load(model_dir: str) -> Run:
     Raises:
       UserError: there is no run.
     """
-    config = Path(model_dir) / "config.gin"
+    config = Path(model_dir) / CONFIG
     if not config.exists():
         raise UserError(f"{model_dir} holds no run: there is no {config}")
     configuration.parse([str(config)])

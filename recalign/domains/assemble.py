@@ -33,7 +33,8 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
     items = _catalogue(raw, seed)
     events = raw.interactions
     user_codes, user_keys = pd.factorize(events["user"], sort=True)
-    codes = pd.Index(items["key"]).get_indexer(events["item"])
+    item_codes, item_keys = pd.factorize(events["item"])
+    codes = pd.Index(items["key"].astype("str")).get_indexer(item_keys.astype("str"))[item_codes]
     counts = np.bincount(user_codes, minlength=len(user_keys))
     if counts.max() < MIN_EVENTS:
         raise UserError(

@@ -38,7 +38,7 @@ class SASRecConfig:
 
     num_items: int
     max_length: int = 50
-    dim: int = 64
+    dim: int = 128
     num_layers: int = 2
     num_heads: int = 2
     dropout: float = 0.5

@@ -47,5 +47,4 @@ class SASRecRanker(VectorRanker):
 
     def _validation_ndcg(self, params: Any) -> float:
         self._take(params)
-        ranks = self.target_ranks(self._validation, self._targets)
-        return float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)))
+        return self.unseen_ndcg(self._validation, self._targets)

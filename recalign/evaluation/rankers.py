@@ -95,17 +95,18 @@ class VectorRanker:
             np.einsum("md,mcd->mc", vectors[rows], self.items[candidates[rows]], out=scores[rows])
         return scores
 
-    def target_ranks(self, histories: Histories, targets: np.ndarray) -> np.ndarray:
-        """Each target's rank among the unseen items, without making lists: float64[m].
+    def unseen_ndcg(self, histories: Histories, targets: np.ndarray, k: int = 10) -> float:
+        """NDCG@k with seen items removed, without making lists: what early stopping looks at.
 
-        Equal scores count against the target; one that stands in its history has rank ∞.
+        Equal scores count against the target, as among candidates; a target that stands in its
+        own history is a miss.
         """
         ranks = np.empty(len(targets))
         for rows, scores in self._scores(histories, remove_seen=True):
             own = np.take_along_axis(scores, targets[rows, None], axis=1)
             count = (scores >= own).sum(axis=1)
             ranks[rows] = np.where(own[:, 0] > -np.inf, count, np.inf)
-        return ranks
+        return float(np.mean(np.where(ranks <= k, 1 / np.log2(ranks + 1), 0)))
 
     def _scores(
         self, histories: Histories, remove_seen: bool

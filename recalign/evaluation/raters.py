@@ -3,11 +3,9 @@
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from recalign.evaluation.rankers import chunks
-
-CHUNK_ENTRIES = 4_000_000
-"""Entries of float64 products held at once."""
+from recalign.evaluation.rankers import CHUNK_ENTRIES, chunks
 
 
 class Ratings(NamedTuple):
@@ -96,9 +94,9 @@ class BiasedMF:
     def __init__(
         self,
         validation: Ratings | None = None,
-        factors: int = 16,
-        regularizations: tuple[float, ...] = (5.0, 2.0, 10.0, 20.0),
-        sweeps: int = 20,
+        factors: int = 8,
+        regularizations: tuple[float, ...] = (5.0, 1.0, 2.0, 10.0, 20.0),
+        sweeps: int = 10,
         seed: int = 0,
     ):
         self.validation, self.factors, self.sweeps, self.seed = validation, factors, sweeps, seed
@@ -111,7 +109,9 @@ class BiasedMF:
         tried = self.regularizations if self.validation is not None else self.regularizations[:1]
         best = np.inf
         for value in tried:
-            vectors = self._solve(train, num_users, num_items, value)
+            # Matrices of a few columns: the threads of BLAS would only wait for each other.
+            with threadpool_limits(1, "blas"):
+                vectors = self._solve(train, num_users, num_items, value)
             error = self._error(*vectors) if self.validation is not None else 0.0
             if error < best:
                 best, self.regularization = error, value
@@ -169,21 +169,19 @@ def _least_squares(
       deviations: float64[n], ratings less the mean.
       regularization: λ.
     """
-    width = vectors.shape[1]
     order = np.argsort(owners, kind="stable")
     counts = np.bincount(owners, minlength=len(vectors))
-    ends = np.cumsum(counts)
-    vectors[:] = 0
     # The unknowns are bias and factors; the bias meets 1, and the other side's bias is known.
     features = np.concatenate([np.ones((len(others), 1)), others[:, 1:]], axis=1)[order]
     wanted = (deviations - others[:, 0])[order]
-    rows = np.flatnonzero(counts)
-    for part in chunks(counts[rows] * width * width, CHUNK_ENTRIES):
-        some = rows[part]
-        first, last = ends[some[0]] - counts[some[0]], ends[some[-1]]
-        x, y = features[first:last], wanted[first:last]
-        starts = ends[some] - counts[some] - first
-        gram = np.add.reduceat(x[:, :, None] * x[:, None, :], starts)
-        gram += regularization * np.eye(width)
-        right = np.add.reduceat(x * y[:, None], starts)
-        vectors[some] = np.linalg.solve(gram, right[:, :, None])[:, :, 0]
+    width = vectors.shape[1]
+    for rows in chunks(np.full(len(vectors), width * width), CHUNK_ENTRIES):
+        grams = np.empty((rows.stop - rows.start, width, width))
+        sums = np.empty((rows.stop - rows.start, width, 1))
+        stops = np.cumsum(counts[rows]) + counts[: rows.start].sum()
+        for row, (count, stop) in enumerate(zip(counts[rows], stops, strict=True)):
+            x = features[stop - count : stop]
+            np.matmul(x.T, x, out=grams[row])
+            np.matmul(x.T, wanted[stop - count : stop, None], out=sums[row])
+        grams += regularization * np.eye(width)
+        vectors[rows] = np.linalg.solve(grams, sums)[:, :, 0]

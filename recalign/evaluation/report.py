@@ -97,7 +97,9 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
 
 
 def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:
-    """Adds an evaluation to `metrics.jsonl`, after mending what a killed run left there.
+    """Adds an evaluation to `metrics.jsonl`, or puts it in the place of the same one.
+
+    A line that a killed run left unfinished is dropped.
 
     Args:
       path: the file; made if absent.
@@ -109,12 +111,11 @@ def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str
       ValueError: a number is NaN or infinite, which JSON cannot hold.
     """
     record = {"step": int(step), "split": split} | _floats(metrics)
-    line = json.dumps(record, allow_nan=False) + "\n"
-    with open(path, "a+b") as file:
-        file.seek(0)
-        whole = _whole_lines(file.read())
-        file.truncate(len(whole))
-        file.write(line.encode())
+    before = read_metrics(path) if Path(path).exists() else []
+    records = [r for r in before if (r.get("step"), r.get("split")) != (step, split)]
+    lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
+    with replacing(Path(path)) as draft:
+        draft.write_text("".join(lines), encoding="utf-8")
 
 
 def read_metrics(path: Path | str) -> list[dict]:

@@ -1,8 +1,9 @@
 """What the engine is fed to train on."""
 
 import difflib
+import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -24,6 +25,7 @@ def train_batches(
     split: str = "train",
     pack: bool = True,
     use_cached: bool = False,
+    cache_dirs: Sequence[str] = (),
 ) -> dataset_iterator.TfDatasetIterator:
     """Endless batches of a task or mixture, in an order that is a function of the seed.
 
@@ -35,14 +37,24 @@ def train_batches(
       module: imported first, so that it can register tasks.
       split: of the task's data.
       pack: several samples a row, told apart by segment ids.
-      use_cached: reads what `seqio_cache_tasks` wrote instead of the source.
+      use_cached: reads what `seqio_cache_tasks` wrote instead of the source. These are the same
+        examples in another order, since it shuffles them, so that the batches differ from those of
+        the source as they do between two seeds.
+      cache_dirs: further folders to look for the caches in, beside SeqIO's own.
 
     Returns:
       An iterator of batches of SeqIO's encoder-decoder features, int32[batch_size, length] each,
       whose position can be saved and restored.
+
+    Raises:
+      UserError: nothing of that name is registered, or a task of it is to be read from a cache and
+        is in none.
     """
     lengths = dict(task_feature_lengths)
-    dataset = mixture_or_task(mixture_or_task_name, module).get_dataset(
+    provider = mixture_or_task(mixture_or_task_name, module)
+    if use_cached:
+        _check_cached(provider, cache_dirs)
+    dataset = provider.get_dataset(
         lengths,
         split,
         use_cached=use_cached,
@@ -58,6 +70,19 @@ def train_batches(
     options.deterministic = True
     dataset = dataset.with_options(options).prefetch(2)
     return dataset_iterator.TfDatasetIterator(dataset, checkpoint=True)
+
+
+def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:
+    """Makes the folders known to SeqIO, and raises a UserError unless every task is in one."""
+    seqio.add_global_cache_dirs(cache_dirs)
+    absent = [task.name for task in tasks_of(provider) if not task.cache_dir]
+    if absent:
+        raise UserError(
+            f"USE_CACHED_TASKS: {', '.join(absent)} not cached in "
+            f"{', '.join(seqio.get_global_cache_dirs()) or 'any folder'}; run `seqio_cache_tasks "
+            f"--module_import=recalign.tasks --tasks={','.join(absent)} --output_cache_dir=DIR` "
+            "and train with --seqio_additional_cache_dirs=DIR"
+        )
 
 
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:
@@ -77,6 +102,31 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
             f"the vocabulary of {mixture_or_task_name} cannot be read ({error.message}): prepare "
             "the domain with --vocabulary FILE, or with --vocab_size N for one of its own"
         ) from error
+
+
+def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str, str]:
+    """What the parameters of a model belong to: the vocabulary, and the catalogue of each domain.
+
+    Returns:
+      Names ("vocabulary", "domain NAME") and fingerprints.
+    """
+    provider = mixture_or_task(mixture_or_task_name, module)
+    vocabulary = provider.output_features["targets"].vocabulary
+    found = {"vocabulary": _fingerprint(vocabulary.sp_model)}
+    for name, folder in {domain_of(task) for task in tasks_of(provider)} - {None}:
+        items = domains.data_dir(folder) / name / "items.parquet"
+        found[f"domain {name}"] = _fingerprint(items.read_bytes())
+    return found
+
+
+def _fingerprint(content: bytes) -> str:
+    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def decode(tokens: Sequence[int], mixture_or_task_name: str, module: str | None = None) -> str:
+    """Token ids as text."""
+    provider = mixture_or_task(mixture_or_task_name, module)
+    return provider.output_features["targets"].vocabulary.decode(list(tokens))
 
 
 def import_tasks(module: str | None) -> None:

@@ -7,7 +7,7 @@ import seqio
 import tensorflow_datasets as tfds
 
 from recalign import domains
-from recalign.samples import preprocessors, ranking, rating, store
+from recalign.samples import metric_fns, preprocessors, ranking, rating, store
 from recalign.samples.items import domain_vocabulary
 
 # TFDS would keep small builds in memory, and every checkpoint of the input would hold them.
@@ -67,7 +67,7 @@ def _add_tasks(
     }
     tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
 
-    def add(kind: str, examples, to_sample, *finish, build: str = name) -> str:
+    def add(kind: str, examples, to_sample, *finish, build: str = name, **judged_by) -> str:
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
@@ -80,11 +80,19 @@ def _add_tasks(
                 seqio.preprocessors.append_eos,
             ],
             output_features=features,
+            **judged_by,
         ).name
 
     positions, sequences = preprocessors.next_item_positions, preprocessors.whole_sequences
     recommendation = [
-        add("retrieval", positions, preprocessors.retrieval, tokenize),
+        add(
+            "retrieval",
+            positions,
+            preprocessors.retrieval,
+            tokenize,
+            postprocess_fn=metric_fns.next_item_or_texts,
+            metric_fns=[functools.partial(metric_fns.full_ranking, domain=name, data_dir=folder)],
+        ),
         add("ranking", positions, ranking.ranking, tokenize),
     ]
     if rated:
