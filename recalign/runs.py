@@ -23,6 +23,7 @@ from recalign.errors import UserError
 from recalign.evaluation import baselines, metrics, report
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.files import replacing
+from recalign.recommender import Recommender
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Run:
         train_input = self.train_input()
         validation = self.examples(split="validation", num_examples=self.eval_examples)
         retriever = self._ranker(validation)
+        self.batch_shapes()  # only a dry run needs them, but their bindings are no mistake
         configuration.check_all_used()
         state = train(
             trainer=self.trainer,
@@ -142,6 +144,32 @@ class Run:
                 file.write(json.dumps(record) + "\n")
         return len(examples)
 
+    def recommender(self, exact: bool = False) -> Recommender:
+        """Answers any history, with the newest checkpoint; `exact` scores every item for it."""
+        examples = self.examples(split="test", num_examples=1)
+        params = self._restore().params
+        options = {"exact": True} if exact else {}
+        return Recommender(
+            domain=examples.domain,
+            ask=examples.ask,
+            retriever=self._ranker(examples, **options),
+            params=params,
+        )
+
+    def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
+        """How many of the exactly best items the beam finds, on the first examples of a split."""
+        examples = self.examples(split=split, num_examples=num_examples)
+        params = self._restore().params
+        beam, exact = (
+            self._ranker(examples, exact=exact).rank(
+                params, examples.inputs, examples.offsets, examples.events
+            )
+            for exact in (False, True)
+        )
+        return metrics.beam_recall(beam[0].items, exact[0].items) | metrics.beam_recall(
+            beam[1].items, exact[1].items, protocol="full_unseen"
+        )
+
     def _initial_params(self) -> Any:
         _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
         return params
@@ -152,11 +180,12 @@ class Run:
         with replacing(Path(self.model_dir) / "config.gin") as draft:
             draft.write_text(configuration.operative())
 
-    def _ranker(self, examples: RetrievalExamples) -> Retriever:
+    def _ranker(self, examples: RetrievalExamples, **options: Any) -> Retriever:
         return self.retriever(
             module=self.trainer.model.module,
             partitioner=self.trainer.partitioner,
             catalogue=examples.catalogue,
+            **options,
         )
 
     def _report(self, examples: RetrievalExamples, state: TrainState, retriever: Retriever) -> Rows:

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +13,20 @@ from recalign.engine.beam_search import Ranked
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
 from recalign.engine.partitioning import Partitioner, put
-from recalign.engine.retrieval import retrieve_all_and_unseen
+from recalign.engine.retrieval import (
+    rank_exactly,
+    rank_exactly_all_and_unseen,
+    retrieve,
+    retrieve_all_and_unseen,
+)
+from recalign.engine.scoring import chunk_widths
 
 # Few histories are longer than this, so that there is mostly one shape.
 SEEN_MULTIPLE = 32
 
 
 class Retriever:
-    """Beam search over one catalogue with one network, compiled once for each shape.
+    """Ranks one catalogue with one network, compiled once for each shape.
 
     Histories of similar length are searched together, padded to a multiple of `length_multiple`, so
     that little is computed on padding and few shapes are compiled.
@@ -32,6 +38,9 @@ class Retriever:
       num_beams: items in each ranking.
       batch_size: histories searched at once.
       length_multiple: what input lengths are rounded up to.
+      exact: scores every item instead of searching with a beam: nothing can be missed, and the cost
+        grows with the catalogue.
+      chunk: in exact scoring, how many items a history are scored at a time.
     """
 
     def __init__(
@@ -42,17 +51,25 @@ class Retriever:
         num_beams: int = 20,
         batch_size: int = 64,
         length_multiple: int = 128,
+        exact: bool = False,
+        chunk: int = 500,
     ):
+        self.num_beams = num_beams
         self._partitioner = partitioner
         self._batch_size = batch_size
         self._multiple = length_multiple
         index = CatalogueIndex.build(catalogue, module.config.vocab_size)
         everywhere = partitioner.sharding()
         self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
-        self._search = jax.jit(
-            functools.partial(retrieve_all_and_unseen, module, num_beams=num_beams),
-            out_shardings=everywhere,  # every process reads the whole ranking
-        )
+        one, two = retrieve, retrieve_all_and_unseen
+        if exact:
+            options = {"chunk": chunk, "widths": chunk_widths(index, chunk)}
+            one = functools.partial(rank_exactly, **options)
+            two = functools.partial(rank_exactly_all_and_unseen, **options)
+        # Every process reads the whole ranking.
+        compiled = functools.partial(jax.jit, static_argnames="num_beams", out_shardings=everywhere)
+        self._one = compiled(functools.partial(one, module))
+        self._two = compiled(functools.partial(two, module))
 
     def rank(
         self, params: Any, inputs: Sequence[np.ndarray], offsets: np.ndarray, events: np.ndarray
@@ -68,10 +85,57 @@ class Retriever:
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
+        search = functools.partial(self._two, num_beams=self.num_beams)
+        return self._in_batches(
+            lambda tokens, seen: search({"params": params}, tokens, self._index, seen=seen),
+            self._batch_size,
+            (inputs, offsets, events),
+        )
+
+    def best(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        offsets: np.ndarray,
+        excluded: np.ndarray,
+        depth: int,
+    ) -> Ranked:
+        """One ranking for each of m histories, without the items that are excluded for it.
+
+        A beam is at least `num_beams` wide, and few histories are not padded to a whole batch.
+
+        Args:
+          params: the network's.
+          inputs: as in `rank`.
+          offsets: int64[m + 1]; example e is not given `excluded[offsets[e]:offsets[e + 1]]`.
+          excluded: int32[n], item indices.
+          depth: how many items are wanted.
+
+        Returns:
+          Items int32[m, depth], -1 in empty slots, and scores float32[m, depth].
+        """
+        search = functools.partial(self._one, num_beams=max(depth, self.num_beams))
+        found = self._in_batches(
+            lambda tokens, gone: search({"params": params}, tokens, self._index, excluded=gone),
+            self._rows_for(len(inputs)),
+            (inputs, offsets, excluded),
+        )
+        return Ranked(found.items[:, :depth], found.scores[:, :depth])
+
+    def _rows_for(self, histories: int) -> int:
+        """The rows of a batch: a power of two for few histories, so that few shapes compile."""
+        rows = self._partitioner.data_partitions
+        while rows < min(histories, self._batch_size):
+            rows *= 2
+        return min(rows, self._batch_size)
+
+    def _in_batches(self, search: Callable, rows: int, examples: tuple) -> Any:
+        """Searches examples of similar length together; results are in the given order."""
+        inputs, offsets, _ = examples
         order = np.lexsort((np.diff(offsets), [len(tokens) for tokens in inputs]))
         found = [
-            jax.device_get(self._search({"params": params}, tokens, self._index, seen=seen))
-            for tokens, seen in self._batches(order, inputs, offsets, events)
+            jax.device_get(search(tokens, items))
+            for tokens, items in self._batches(order, rows, *examples)
         ]
         rank_of = np.argsort(order, kind="stable")
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(order)][rank_of], *found)
@@ -79,33 +143,35 @@ class Retriever:
     def _batches(
         self,
         order: np.ndarray,
+        batch_size: int,
         inputs: Sequence[np.ndarray],
         offsets: np.ndarray,
         events: np.ndarray,
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
         """Tokens int32[B, S] and seen items int32[B, E] of the examples, in the given order."""
         starts = tqdm.tqdm(
-            range(0, len(order), self._batch_size),
+            range(0, len(order), batch_size),
             desc="ranking",
             unit="batch",
             leave=False,
             disable=not sys.stderr.isatty(),
         )
         for start in starts:
-            rows = order[start : start + self._batch_size]
+            rows = order[start : start + batch_size]
             histories = [events[offsets[row] : offsets[row + 1]] for row in rows]
             batch = {
-                "inputs": self._padded([inputs[row] for row in rows], self._multiple, 0),
-                "seen": self._padded(histories, SEEN_MULTIPLE, -1),
+                "inputs": _padded([inputs[row] for row in rows], batch_size, self._multiple, 0),
+                "seen": _padded(histories, batch_size, SEEN_MULTIPLE, -1),
             }
             batch = self._partitioner.put_batch(batch)
             yield batch["inputs"], batch["seen"]
 
-    def _padded(self, rows: Sequence[np.ndarray], multiple: int, filler: int) -> np.ndarray:
-        """int32[batch_size, L], L a multiple of `multiple`; rows that are missing are filler."""
-        longest = max(1, *map(len, rows))
-        length = -(-longest // multiple) * multiple
-        padded = np.full((self._batch_size, length), filler, np.int32)
-        for row, values in zip(padded, rows, strict=False):
-            row[: len(values)] = values
-        return padded
+
+def _padded(rows: Sequence[np.ndarray], count: int, multiple: int, filler: int) -> np.ndarray:
+    """int32[count, L], L a multiple of `multiple`; rows that are missing are filler."""
+    longest = max(1, *map(len, rows))
+    length = -(-longest // multiple) * multiple
+    padded = np.full((count, length), filler, np.int32)
+    for row, values in zip(padded, rows, strict=False):
+        row[: len(values)] = values
+    return padded

@@ -1,7 +1,7 @@
 """What a retrieval task asks: rank the catalogue for each history, to find the next item."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class RetrievalExamples:
       targets: int32[m], the item to find.
       domain: which they come from.
       catalogue: int32[tokens] an item, how the model must write it, EOS included.
+      ask: writes any other histories (item indices, oldest first, none empty) as such inputs.
     """
 
     task: str
@@ -31,6 +32,7 @@ class RetrievalExamples:
     targets: np.ndarray
     domain: Domain
     catalogue: Sequence[np.ndarray]
+    ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -13,6 +13,7 @@ from recalign import domains
 from recalign.errors import UserError
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.samples.items import item_texts
+from recalign.samples.questions import Questions
 from recalign.samples.registry import domain_of
 
 Lengths = Mapping[str, int]
@@ -100,6 +101,7 @@ def retrieval_examples(
         targets=np.array([example["item"] for example in examples], np.int32),
         domain=domains.load(*domain),
         catalogue=[np.append(tokens, np.int32(eos)) for tokens in targets],
+        ask=Questions(task, task_feature_lengths),
     )
 
 
