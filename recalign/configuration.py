@@ -13,6 +13,7 @@ from recalign.errors import UserError
 
 # "runs.Run.model_dir = …", "train/inputs.train_batches.seed = …", "TRAIN_STEPS = …"
 _BINDING = re.compile(r"^([A-Za-z_][\w./]*) = ?(.*)$", re.MULTILINE)
+_REFERENCE = re.compile(r"@([A-Za-z_][\w./]*)")
 _MACRO = re.compile(r"%([A-Za-z_][\w./]*)")
 
 
@@ -60,7 +61,9 @@ def check_all_used() -> None:
         for name in _names(gin.operative_config_str(max_line_length=10**6))
         for first in range(name.count("/") + 1)
     }
-    unused = [name for name in _names(gin.config_str(max_line_length=10**6)) if name not in used]
+    config = gin.config_str(max_line_length=10**6)
+    used |= _on_offer(config)
+    unused = [name for name in _names(config) if name not in used]
     if unused:
         raise UserError(
             f"configuration: nothing in this run uses {_listed(unused)}; remove the binding, or "
@@ -68,9 +71,26 @@ def check_all_used() -> None:
         )
 
 
+def _on_offer(config: str) -> set[str]:
+    """The bindings of what is in use as a reference, with the macros that they use.
+
+    A run is given all that can judge a task, and calls what its tasks need.
+    """
+    offered = set(_REFERENCE.findall(gin.operative_config_str(max_line_length=10**6)))
+    values = {n: v for n, v in _BINDING.findall(config) if n.rpartition(".")[0] in offered}
+    return values.keys() | {macro for value in values.values() for macro in _MACRO.findall(value)}
+
+
 def operative() -> str:
     """Every value that is in use, as a gin file that gives the same run again."""
-    return gin.operative_config_str()
+    # One line a binding, however long; gin would rule its headings as wide.
+    text = gin.operative_config_str(max_line_length=10**6)
+    return re.sub("^# ={40,}$", f"# {'=' * 78}", text, flags=re.MULTILINE)
+
+
+def bindings(config: str) -> dict[str, str]:
+    """The value of every binding in a text that `operative` gave."""
+    return dict(_BINDING.findall(config))
 
 
 def _quoted(binding: str) -> str:

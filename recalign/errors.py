@@ -1,4 +1,4 @@
-"""The one error a user is meant to see."""
+"""The one error a user is meant to see, how it shows what was given, and what is no error."""
 
 
 class UserError(Exception):
@@ -6,3 +6,25 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+class Preempted(Exception):  # noqa: N818 (not an error: the run can go on)
+    """SIGTERM told the run to stop, and a checkpoint holds where it was.
+
+    The command line exits with EX_TEMPFAIL of sysexits.h, which tells launchers to call the same
+    command again.
+    """
+
+    EXIT_CODE = 75
+
+    def __str__(self):
+        return "told to stop (SIGTERM); call the same command again to go on from the checkpoint"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, long ones cut, for an error message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits or depth than Python writes
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:60]} … {text[-15:]}"

@@ -1,10 +1,12 @@
 """Every sentence the model reads or must write.
 
 The wording is this project's own: the paper's prompts were not published with it. A template is one
-paraphrase of a question; `{history}` stands for the verbalised history, every other field for one
-item. The first template of a list is the one used for evaluation. User ids never appear.
+paraphrase of a question; `{history}` stands for the verbalised history, `{candidates}` for a list
+of items, every other field for one item. The first template of a list is the one used for
+evaluation. User ids never appear.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -19,6 +21,23 @@ RETRIEVAL = (
     "{history} Given these purchases, name the item that the customer will want next.",
     "Here is what someone bought, from first to last: {history} Recommend one item.",
 )
+
+RANKING = (
+    "Bought so far, oldest first: {history} Candidates: {candidates} Which is bought next?",
+    "Purchase history: {history} Choose the next item from these: {candidates}",
+    "{history} After these purchases, one of the following was bought: {candidates} Which one?",
+    "Candidates: {candidates} Past purchases, oldest first: {history} Which candidate follows?",
+    "One of {candidates} is what this customer will want next: {history} Name it.",
+)
+
+# In the history of ratings, stars follow each item.
+RATING = (
+    "Ratings so far, oldest first: {history} How many stars for {item}?",
+    "A customer's ratings: {history} Predict the rating of {item}.",
+    "{history} Given these ratings, what will the customer give {item}?",
+    "How is {item} rated by someone who rated as follows? {history}",
+)
+RATED = " rated "
 
 # Masked items stand in the history as sentinels; the answer lists them in order.
 MIM = (
@@ -45,6 +64,11 @@ BPR = (
 ITEM_FORMS = ("id", "title", "id_title")
 
 
+def without_fields(template: str) -> str:
+    """What a template says by itself."""
+    return re.sub(r"\{\w+\}", "", template)
+
+
 def item_id(index: int, num_items: int) -> str:
     """The text of an item's id: "#" and its index, with as many digits as the largest index."""
     return f"#{index:0{len(str(max(num_items - 1, 0)))}d}"
@@ -69,6 +93,6 @@ def vocabulary_texts(items: pd.DataFrame) -> Iterator[str]:
     """
     for index, title in enumerate(items["title"]):
         yield item_text("id_title", item_id(index, len(items)), title) + ITEM_END
-    templates: Sequence[str] = RETRIEVAL + MIM + MLM + BPR
+    templates: Sequence[str] = RETRIEVAL + RANKING + RATING + MIM + MLM + BPR + (RATED,)
     for _ in range(1 + len(items) // 100):
-        yield from (t.format(history="", first="", second="") for t in templates)
+        yield from (without_fields(t) for t in templates)

@@ -57,13 +57,8 @@ class Recommender:
           float32[m, k].
         """
         excluded = [() if include_seen else history for history in histories]
-        return self._retriever.best(
-            self._params,
-            self._ask(histories),
-            np.cumsum([0, *map(len, excluded)]),
-            np.array([item for history in excluded for item in history], np.int32),
-            min(k, self.domain.num_items),
-        )
+        depth = min(k, self.domain.num_items)
+        return self._retriever.best(self._params, self._ask(histories), excluded, depth)
 
     def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""

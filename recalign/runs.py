@@ -1,9 +1,11 @@
 """A run: one configuration, trained, evaluated and asked for predictions."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,24 @@ from recalign.engine.convert import load_params
 from recalign.engine.dry_run import Sizes, measure
 from recalign.engine.model import TrainState
 from recalign.engine.retriever import Retriever
-from recalign.engine.train import train
+from recalign.engine.scorer import Scorer
+from recalign.engine.train import Hooks, train
 from recalign.engine.trainer import Trainer
+from recalign.engine.writer import Writer
 from recalign.errors import UserError
-from recalign.evaluation import baselines, metrics, report
-from recalign.evaluation.examples import RetrievalExamples
+from recalign.evaluation import metrics, report
+from recalign.evaluation.examples import Examples, RetrievalExamples
 from recalign.files import replacing
+from recalign.judging import Judge, Rows, judge
 from recalign.recommender import Recommender
+from recalign.run_directory import CONFIG, RunDirectory
 
 log = logging.getLogger(__name__)
 
-Rows = dict[str, dict[str, float]]
-HEADLINE = ("full/hr@10", "full/ndcg@10", "full_unseen/hr@10", "full_unseen/ndcg@10")
+Tables = dict[str, Rows]
+"""The rows of the report for each task: the model, then the baselines."""
+
+HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
 
 
 @gin.configurable
@@ -42,13 +50,19 @@ class Run:
       train_input: makes the endless batches to train on.
       batch_shapes: tells their shapes.
       vocabulary_size: tells how many token ids those batches may hold.
-      examples: given a split, gives the examples to evaluate retrieval on.
-      retriever: ranks the catalogue for them.
+      examples: given a split, gives the examples of every task to evaluate.
+      retriever: ranks the catalogue, for retrieval tasks.
+      scorer: scores candidates, for ranking tasks, and ratings.
+      writer: writes answers, for rating tasks.
       total_steps: the step to stop at.
       eval_period: steps between evaluations on validation; 0 means only at the end.
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
-      checkpoints_to_keep: only so many newest ones stay.
+      checkpoints_to_keep: only so many newest ones stay, and the best one.
+      best_metric: which one is best on validation: a metric, or how its name ends.
+      provenance: tells what the parameters belong to, such as the vocabulary, by fingerprints.
+      decode: turns token ids into text, for messages.
+      nonfinite: what to do about a loss that is not finite, see `train`.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
     """
@@ -58,14 +72,20 @@ class Run:
     train_input: Callable[[], Iterator[Mapping[str, np.ndarray]]]
     batch_shapes: Callable[[], Mapping[str, Any]]
     vocabulary_size: Callable[[], int]
-    examples: Callable[..., RetrievalExamples]
+    examples: Callable[..., list[Examples]]
     retriever: Callable[..., Retriever]
+    scorer: Callable[..., Scorer]
+    writer: Callable[..., Writer]
     total_steps: int
     eval_period: int = 1000
     eval_examples: int | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
+    best_metric: str | None = None
     initial_checkpoint_path: str | None = None
+    provenance: Callable[[], Mapping[str, str]] = dict
+    decode: Callable[[Sequence[int]], str] = str
+    nonfinite: str = "stop"
 
     def __post_init__(self):
         if "://" in self.model_dir:
@@ -74,113 +94,128 @@ class Run:
                 "afterwards"
             )
 
-    def train(self) -> Rows:
+    def train(self, accept_changes: bool = False) -> Tables:
         """Trains, evaluating on validation, and at the end evaluates on test.
 
+        Args:
+          accept_changes: go on with a configuration that is not the one the run began with.
+
         Returns:
-          The rows of the report on test.
+          The report on test.
 
         Raises:
           UserError: the vocabulary does not fit the model, a feature does not fit its task, or
-            something is configured that nothing uses.
+            something is configured that nothing uses; another process trains in the folder, or
+            the run in it began with another configuration.
         """
+        with self._directory.locked() if processes.is_first() else contextlib.nullcontext():
+            return self._train(accept_changes)
+
+    def _train(self, accept_changes: bool) -> Rows:
         self._check_vocabulary()
         train_input = self.train_input()
         validation = self.examples(split="validation", num_examples=self.eval_examples)
-        retriever = self._ranker(validation)
-        self.batch_shapes()  # only a dry run needs them, but their bindings are no mistake
+        judges = self._judges(validation)
+        provenance = self.provenance()
+        # Not needed in every run, but a mistake in their bindings should not wait for that.
+        self.batch_shapes(), self.decode([])
         configuration.check_all_used()
+        config = configuration.operative()
+        if not accept_changes:
+            self._directory.check_config(config)
         state = train(
             trainer=self.trainer,
             train_input=train_input,
             model_dir=self.model_dir,
+            checkpoints=Checkpoints(
+                self._directory.path / "checkpoints",
+                self.checkpoints_to_keep,
+                lambda: self._directory.best_step(self.best_metric),
+                provenance,
+            ),
             total_steps=self.total_steps,
-            evaluate=lambda params: _judge(retriever, params, validation),
             eval_period=self.eval_period,
             checkpoint_period=self.checkpoint_period,
-            checkpoints_to_keep=self.checkpoints_to_keep,
-            initial_params=self._initial_params if self.initial_checkpoint_path else None,
-            on_start=self._write_config,
-            on_metrics=lambda step, found: self._record(step, validation, found),
+            nonfinite=self.nonfinite,
+            hooks=Hooks(
+                evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
+                evaluated=self._directory.evaluated,
+                on_start=lambda step: self._on_start(step, config),
+                on_metrics=lambda step, found: self._record(step, "validation", found),
+                on_nonfinite=self._dump_nonfinite,
+                initial_params=self._initial_params if self.initial_checkpoint_path else None,
+            ),
         )
-        return self._report(self.examples(split="test"), state, retriever)
+        return self._report(self.examples(split="test"), state, judges)
 
     def dry_run(self) -> Sizes:
         """What a training step would take; nothing is read or written."""
         return measure(self.trainer, self.batch_shapes())
 
-    def evaluate(self, split: str) -> Rows:
-        """Evaluates the newest checkpoint on a split.
-
-        Returns:
-          The rows of the report: the model, then the baselines.
-        """
+    def evaluate(self, split: str) -> Tables:
+        """Evaluates the newest checkpoint on a split and gives the report."""
         examples = self.examples(split=split)
-        return self._report(examples, self._restore(), self._ranker(examples))
+        return self._report(examples, self._restore(), self._judges(examples))
 
-    def predict(self, split: str, output: Path, depth: int = 20) -> int:
-        """Writes the ranked items of every example of a split, one JSON line each.
+    def predict(self, split: str, output: Path, task: str | None = None) -> int:
+        """Writes what the model predicts for every example of a split, one JSON line each.
+
+        Args:
+          split: "validation" or "test".
+          output: the file.
+          task: one of the run's; None where it has only one to predict for.
 
         Returns:
           How many lines.
+
+        Raises:
+          UserError: there is no such task, or it is not clear which.
         """
-        examples = self.examples(split=split)
-        ranked, _ = self._ranker(examples).rank(
-            self._restore().params, examples.inputs, examples.offsets, examples.events
-        )
-        keys = examples.domain.items["key"].to_numpy()
-        histories = np.split(examples.events, examples.offsets[1:-1])
+        found = self.examples(split=split, task=task)
+        if len(found) > 1:
+            names = ", ".join(examples.task for examples in found)
+            raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
+        [examples] = found
+        judge = self._judges(found)[examples.task]
         with replacing(output) as draft, draft.open("w") as file:
-            for history, target, items, scores in zip(
-                histories, examples.targets, *ranked, strict=True
-            ):
-                found = items[:depth] >= 0
-                record = {
-                    "history": keys[history].tolist(),
-                    "target": keys[target],
-                    "items": keys[items[:depth][found]].tolist(),
-                    "scores": scores[:depth][found].tolist(),
-                }
+            for record in judge.predictions(self._restore().params, examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
 
     def recommender(self, exact: bool = False) -> Recommender:
         """Answers any history, with the newest checkpoint; `exact` scores every item for it."""
-        examples = self.examples(split="test", num_examples=1)
-        params = self._restore().params
-        options = {"exact": True} if exact else {}
+        examples = self._retrieval("test", 1)
         return Recommender(
             domain=examples.domain,
             ask=examples.ask,
-            retriever=self._ranker(examples, **options),
-            params=params,
+            retriever=self._retriever(examples, **({"exact": True} if exact else {})),
+            params=self._restore().params,
         )
 
     def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
         """How many of the exactly best items the beam finds, on the first examples of a split."""
-        examples = self.examples(split=split, num_examples=num_examples)
+        examples = self._retrieval(split, num_examples)
         params = self._restore().params
         beam, exact = (
-            self._ranker(examples, exact=exact).rank(
+            self._retriever(examples, exact=exact).rank(
                 params, examples.inputs, examples.offsets, examples.events
             )
             for exact in (False, True)
         )
-        return metrics.beam_recall(beam[0].items, exact[0].items) | metrics.beam_recall(
-            beam[1].items, exact[1].items, protocol="full_unseen"
-        )
+        return {
+            name: value
+            for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
+            for name, value in metrics.beam_recall(found.items, best.items, protocol).items()
+        }
 
-    def _initial_params(self) -> Any:
-        _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
-        return params
+    def _retrieval(self, split: str, num_examples: int) -> RetrievalExamples:
+        """Examples of the run's retrieval task, the first one if there are several."""
+        for examples in self.examples(split=split, num_examples=num_examples):
+            if isinstance(examples, RetrievalExamples) and examples.ask:
+                return examples
+        raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
 
-    def _write_config(self) -> None:
-        if not processes.is_first():
-            return
-        with replacing(Path(self.model_dir) / "config.gin") as draft:
-            draft.write_text(configuration.operative())
-
-    def _ranker(self, examples: RetrievalExamples, **options: Any) -> Retriever:
+    def _retriever(self, examples: RetrievalExamples, **options: Any) -> Retriever:
         return self.retriever(
             module=self.trainer.model.module,
             partitioner=self.trainer.partitioner,
@@ -188,25 +223,76 @@ class Run:
             **options,
         )
 
-    def _report(self, examples: RetrievalExamples, state: TrainState, retriever: Retriever) -> Rows:
-        found = _judge(retriever, state.params, examples)
-        self._record(int(state.step), examples, found)
-        train = examples.domain.train()
-        histories = (examples.offsets, examples.events)
-        others = baselines.baseline_metrics(
-            train, histories, examples.targets, examples.domain.num_items
-        )
-        return {"recalign": found, **others}
+    def _initial_params(self) -> Any:
+        _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
+        return params
 
-    def _record(self, step: int, examples: RetrievalExamples, found: Mapping[str, float]) -> None:
+    @property
+    def _directory(self) -> RunDirectory:
+        return RunDirectory(self.model_dir)
+
+    def _on_start(self, step: int, config: str) -> None:
+        if processes.is_first():
+            self._directory.write_config(config)
+            self._directory.forget_after(step)
+
+    def _dump_nonfinite(self, step: int, batch: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
+        """Writes the rows of a batch, or all of them, as text; tells where."""
+        path = self._directory.path / "nonfinite" / f"step_{step}.txt"
+        if processes.is_first():
+            path.parent.mkdir(exist_ok=True)
+            shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
+            with replacing(path) as draft:
+                draft.write_text("".join(self._as_text(batch, int(row)) for row in shown))
+        return f"The examples are in {path}"
+
+    def _as_text(self, batch: Mapping[str, np.ndarray], row: int) -> str:
+        """A row of a batch, the examples packed in it apart."""
+        lines = [f"row {row}"]
+        tokens = {
+            "inputs": batch["encoder_input_tokens"][row],
+            "targets": batch["decoder_target_tokens"][row],
+        }
+        segments = {
+            "inputs": batch.get("encoder_segment_ids"),
+            "targets": batch.get("decoder_segment_ids"),
+        }
+        of = {
+            side: (ids > 0).astype(int) if segments[side] is None else segments[side][row]
+            for side, ids in tokens.items()
+        }
+        for segment in range(1, max(of["inputs"].max(), of["targets"].max()) + 1):
+            for side, ids in tokens.items():
+                lines.append(f"  {side}: {self.decode(ids[of[side] == segment].tolist())}")
+        return "\n".join(lines) + "\n\n"
+
+    def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
+        on = {"module": self.trainer.model.module, "partitioner": self.trainer.partitioner}
+        makers = (self.retriever, self.scorer, self.writer)
+        made = [functools.partial(maker, **on) for maker in makers]
+        return {examples.task: judge(examples, *made) for examples in found}
+
+    def _report(
+        self, found: Sequence[Examples], state: TrainState, judges: Mapping[str, Judge]
+    ) -> Tables:
+        models = _metrics(judges, state.params, found)
+        split = found[0].split
+        self._record(int(state.step), split, _named(models, split))
+        return {
+            examples.task: {
+                "recalign": models[examples.task],
+                **judges[examples.task].baselines(examples),
+            }
+            for examples in found
+        }
+
+    def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
         if not processes.is_first():
             return
-        shown = ", ".join(f"{name} {found[name]:.4f}" for name in HEADLINE)
-        log.info("step %d, %s: %s", step, examples.split, shown)
-        named = report.add_prefix(found, examples.task, examples.split)
-        folder = Path(self.model_dir)
-        report.append_metrics(folder / "metrics.jsonl", step, examples.split, named)
-        report.write_metrics(folder / "metrics.json", named)
+        shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
+        told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
+        log.info("step %d, %s: %s", step, split, ", ".join(told))
+        self._directory.record(step, split, found)
 
     def _check_vocabulary(self) -> None:
         rows, needed = self.trainer.model.module.config.vocab_size, self.vocabulary_size()
@@ -217,17 +303,25 @@ class Run:
             )
 
     def _restore(self) -> TrainState:
-        checkpoints = Checkpoints(Path(self.model_dir) / "checkpoints")
+        folder = self._directory.path / "checkpoints"
+        if not folder.exists():
+            raise UserError(f"{folder} holds no checkpoint")
+        checkpoints = Checkpoints(folder, provenance=self.provenance(), read_only=True)
         return checkpoints.restore(self.trainer.abstract_state())
 
 
-def _judge(retriever: Retriever, params: Any, examples: RetrievalExamples) -> dict[str, float]:
-    """`full/…` and `full_unseen/…` of one model on some examples."""
-    everything, unseen = retriever.rank(params, examples.inputs, examples.offsets, examples.events)
-    num_items = examples.domain.num_items
-    return metrics.full_ranking(
-        everything.items, examples.targets, num_items
-    ) | metrics.full_ranking(unseen.items, examples.targets, num_items, protocol="full_unseen")
+def _metrics(judges: Mapping[str, Judge], params: Any, found: Sequence[Examples]) -> Rows:
+    """The `<protocol>/<metric>` of one model on each task."""
+    return {examples.task: judges[examples.task].metrics(params, examples) for examples in found}
+
+
+def _named(rows: Rows, split: str) -> dict[str, float]:
+    """The rows of tasks as one flat object, `<task>/<split>/<protocol>/<metric>`."""
+    return {
+        name: value
+        for task, row in rows.items()
+        for name, value in report.add_prefix(row, task, split).items()
+    }
 
 
 def load(model_dir: str) -> Run:
@@ -236,7 +330,7 @@ def load(model_dir: str) -> Run:
     Raises:
       UserError: there is no run.
     """
-    config = Path(model_dir) / "config.gin"
+    config = Path(model_dir) / CONFIG
     if not config.exists():
         raise UserError(f"{model_dir} holds no run: there is no {config}")
     configuration.parse([str(config)])

@@ -82,8 +82,3 @@ def test_a_mistake_is_one_message_and_exit_code_2(wheel, tmp_path):
     assert "nowhere.gin" in error
     assert "Traceback" not in error
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize("name", ["demo.sh", "test.sh", "environment.sh"])
-def test_launch_scripts_are_sound_shell(name):
-    subprocess.run(["bash", "-n", str(ROOT / "launch" / name)], check=True)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
+from recalign.samples.registry import register_domain
 
 SMALL = [
     "--gin.TRAIN_STEPS=6",
@@ -44,16 +45,20 @@ def trained(shop, tmp_path_factory):
     return folder, table
 
 
+def predictions(folder, task, where):
+    output = where / f"{task}.jsonl"
+    run("infer", "--model_dir", folder, "--task", task, "--output", output)
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
 def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
 def test_training_leaves_a_whole_run_behind(trained):
     folder, table = trained
-    assert [row.split("|")[1].strip() for row in table.splitlines() if "popularity" in row] == [
-        "popularity",
-        "popularity",
-    ]
+    rows = [row.split("|")[1].strip() for row in table.splitlines() if "|" in row]
+    assert rows.count("recalign") == rows.count("popularity") == 3  # full, full_unseen, cand<C>
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["split"]) for line in lines] == [
         (3, "validation"),
@@ -63,6 +68,10 @@ def test_training_leaves_a_whole_run_behind(trained):
     assert metrics(folder) == {k: v for k, v in lines[-1].items() if k not in ("step", "split")}
     for name in ("full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"):
         assert 0 <= metrics(folder)[f"toyshop_retrieval/test/{name}"] <= 1
+    assert {name.split("/")[0] for name in metrics(folder)} == {
+        "toyshop_retrieval",
+        "toyshop_ranking",
+    }
     assert list(folder.glob("events.out.tfevents.*"))
     assert {p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
 
@@ -82,8 +91,7 @@ def test_eval_of_the_saved_run_gives_the_same_table(trained):
 
 
 def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
-    run("infer", "--model_dir", trained[0], "--output", tmp_path / "out.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    lines = predictions(trained[0], "toyshop_retrieval", tmp_path)
     split = shop.split("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
@@ -94,6 +102,75 @@ def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
         assert line["scores"] == sorted(line["scores"], reverse=True)
     hits = np.mean([line["target"] in line["items"][:10] for line in lines])
     assert hits == pytest.approx(metrics(trained[0])["toyshop_retrieval/test/full/hr@10"])
+
+
+def test_infer_ranks_the_stored_candidates(trained, shop, tmp_path):
+    lines = predictions(trained[0], "toyshop_ranking", tmp_path)
+    split, lists = shop.split("test"), shop.candidates("test")
+    keys = shop.items["key"].to_numpy()
+    assert len(lines) == len(split)
+    for e, line in enumerate(lines):
+        assert line["history"] == keys[split.history(e)].tolist()
+        assert line["target"] == keys[split.targets[e]]
+        assert sorted(line["items"]) == sorted(keys[lists[e]].tolist())
+        assert line["scores"] == sorted(line["scores"], reverse=True)
+    count, found = lists.shape[1], metrics(trained[0])
+    hits = np.mean([line["target"] in line["items"][:10] for line in lines])
+    assert hits == pytest.approx(found[f"toyshop_ranking/test/cand{count}/hr@10"])
+
+
+def test_infer_asks_for_a_task_where_there_are_several(trained, tmp_path):
+    options = ("infer", "--model_dir", trained[0], "--output", tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match="choose one with --task: toyshop_ra"):
+        run(*options)
+    with pytest.raises(UserError, match="no task 'toyshop_mim' that can be judged"):
+        run(*options, "--task", "toyshop_mim")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """A domain with ratings: a taste of one's own, and items of different quality."""
+    rng = np.random.default_rng(0)
+    rows = ["user_id,item_id,rating"]
+    for user in range(60):
+        for item in rng.choice(40, 9, replace=False):
+            rows.append(f"u{user},i{item},{np.clip(item % 4 + user % 3, 1, 5)}")
+    path = tmp_path_factory.mktemp("rated") / "events.csv"
+    path.write_text("\n".join(rows))
+    run("prepare", "table", "--interactions", path, "--name", "rated", "--vocab_size", 400)
+    register_domain("rated")  # as a new process would
+    return domains.load("rated")
+
+
+@pytest.mark.parametrize("mixture", ["rated_rating_only", "rated_aligned"])
+def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
+    options = [*SMALL, "--gin.TRAIN_STEPS=2", f"--gin.MIXTURE_OR_TASK_NAME={mixture}"]
+    table = run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    assert table.count("biased MF") == 2  # under rating and under rating_expected
+    split, found = rated.rating_split("test"), metrics(tmp_path)
+    lines = predictions(tmp_path, "rated_rating", tmp_path)
+    place = {
+        (rated.items["key"][item], tuple(rated.items["key"][split.history(e)[0]])): e
+        for e, item in enumerate(split.items)
+    }
+    fallback = rated.rating_split("train").ratings.mean()
+    written, expected = [], []
+    for line in lines:
+        others = tuple(i for i in line["history"] if i != line["item"])
+        e = place.pop((line["item"], others))
+        assert line["rating"] == split.ratings[e]
+        assert 1 <= line["expected"] <= 5
+        value = line["written"] if line["written"] is not None else fallback
+        written.append(value - line["rating"])
+        expected.append(line["expected"] - line["rating"])
+    assert not place
+    for protocol, errors in (("rating", written), ("rating_expected", expected)):
+        name = f"rated_rating/test/{protocol}"
+        assert found[f"{name}/rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+        assert found[f"{name}/mae"] == pytest.approx(np.mean(np.abs(errors)))
+    parsed = np.mean([line["written"] is not None for line in lines])
+    assert found["rated_rating/test/rating/parse_rate"] == pytest.approx(parsed)
 
 
 def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
@@ -120,7 +197,8 @@ def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
 def test_tasks_lists_and_shows(shop):
     listed = run("tasks")
     assert "toyshop_mim\n" in listed
-    mixture = "toyshop_bpr + toyshop_mim + toyshop_mlm + toyshop_retrieval"
+    kinds = ("bpr", "mim", "mlm", "ranking", "retrieval")
+    mixture = " + ".join(f"toyshop_{kind}" for kind in kinds)
     assert f"toyshop_aligned  = {mixture}" in listed
     shown = run("tasks", "toyshop_mim", "--examples", 2, "--gin.item_texts.history_form=title")
     assert shown.count("inputs  (") == 2
@@ -136,7 +214,7 @@ def test_tasks_lists_and_shows(shop):
         ("--gin.VOCAB_SIZE=512", "vocabulary has 860 token ids.*512 rows"),
         ("--gin.MIXTURE_OR_TASK_NAME=toyshop_alined", "did you mean toyshop_aligned"),
         ("--gin.MIXTURE_OR_TASK_NAME=beauty_aligned", "domain 'beauty' is not prepared"),
-        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "holds no retrieval task"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "so there is nothing to evaluate"),
         ("--gin.MIXTURE_OR_TASK_MODULE=no.such", "no module 'no.such'"),
         ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "do not fit|are .* tokens"),
         ("--gin.Retriever.num_beam=3", "num_beam"),

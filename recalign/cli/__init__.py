@@ -6,13 +6,14 @@ import sys
 import click
 
 from recalign import __version__
+from recalign.cli.baseline import baseline
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
 from recalign.cli.recommend import recommend
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
-from recalign.errors import UserError
+from recalign.errors import Preempted, UserError
 
 
 @click.group(
@@ -32,7 +33,7 @@ def recalign() -> None:
     logging.getLogger("recalign").setLevel(logging.INFO)
 
 
-for command in (prepare, tasks, train, evaluate, infer, recommend, convert):
+for command in (prepare, tasks, train, evaluate, baseline, infer, recommend, convert):
     recalign.add_command(command)
 
 
@@ -40,6 +41,9 @@ def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
     try:
         recalign(prog_name="recalign")
+    except Preempted as error:
+        click.echo(f"recalign: {error}", err=True)
+        sys.exit(Preempted.EXIT_CODE)
     except UserError as error:
         # Gin adds which configurable raised it, which tells a user nothing.
         message = str(error).partition("\n  In call to configurable")[0]

@@ -34,7 +34,7 @@ def evaluate(model_dir: str, split: str, beam_recall: int | None) -> str:
 
     run = runs.load(model_dir)
     if beam_recall is None:
-        return report.format_tables(run.evaluate(split))
+        return report.format_report(run.evaluate(split))
     found = run.beam_recall(split, beam_recall)
     return "\n".join(f"{name} {value:.4f}" for name, value in found.items())
 
@@ -42,15 +42,18 @@ def evaluate(model_dir: str, split: str, beam_recall: int | None) -> str:
 @click.command()
 @model_dir_option
 @_split
+@click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")
 @data_dir_option
-def infer(model_dir: str, split: str, output: Path) -> None:
-    """Writes the ranked items of every example of a split.
+def infer(model_dir: str, split: str, task: str | None, output: Path) -> None:
+    """Writes the predictions for every example of a split.
 
-    One JSON line an example, in the order of the split: `history` and `target` as the source's item
-    ids, `items` best first, and `scores`, their log-probabilities.
+    One JSON line an example, with the source's item ids. Retrieval and ranking, in the order of the
+    split: `history`, `target`, `items` best first (of the catalogue, or the candidates), and
+    `scores`, their log-probabilities. Rating, by user and item: `history` and `history_ratings`,
+    `item`, `rating`, `answer` (the text), `written` (the number it is, or null) and `expected`.
     """
     from recalign import runs
 
-    count = runs.load(model_dir).predict(split, output)
+    count = runs.load(model_dir).predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

@@ -176,6 +176,88 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
     _prepare("table", read, {"interactions": interactions, "items": items}, "column", options)
 
 
+def _amazon_options(command: Callable) -> Callable:
+    options = [
+        click.option("--reviews", type=FILE, required=True, help="The reviews, plain or gzip."),
+        click.option("--meta", type=FILE, help="The metadata of the items, plain or gzip."),
+        _option(
+            "--all_items",
+            is_flag=True,
+            help="Make every item of the metadata a part of the catalogue, not only those that "
+            "were reviewed.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _prepare_amazon(
+    year: int, reviews: Path, meta: Path | None, all_items: bool, options: dict[str, Any]
+) -> None:
+    def read(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains import amazon
+
+        edition = amazon.EDITION_2014 if year == 2014 else amazon.EDITION_2023
+        return amazon.read(edition, reviews, meta, all_items)
+
+    sources = {"interactions": reviews, "items": meta}
+    _prepare(f"amazon{year}", read, sources, None, options, {"all_items": all_items})
+
+
+@prepare.command(
+    epilog="\b\n"
+    "Example:\n"
+    "  recalign prepare amazon2014 --reviews reviews_Beauty_5.json.gz \\\n"
+    "    --meta meta_Beauty.json.gz --name beauty"
+)
+@_amazon_options
+@_common()
+def amazon2014(reviews: Path, meta: Path | None, all_items: bool, **options: Any) -> None:
+    """Amazon reviews, edition of 2014 (also 2018).
+
+    reviews_X_5.json.gz and meta_X.json.gz, whose lines are Python literals: they are parsed as
+    such, never evaluated. Of an item's categories, the first path is taken.
+    """
+    _prepare_amazon(2014, reviews, meta, all_items, options)
+
+
+@prepare.command(
+    epilog="\b\n"
+    "Example:\n"
+    "  recalign prepare amazon2023 --reviews All_Beauty.jsonl.gz \\\n"
+    "    --meta meta_All_Beauty.jsonl.gz --k_core 5 --name all_beauty"
+)
+@_amazon_options
+@_common()
+def amazon2023(reviews: Path, meta: Path | None, all_items: bool, **options: Any) -> None:
+    """Amazon Reviews 2023.
+
+    Files of JSON lines. Items are known by their parent_asin, the store is taken for the brand, and
+    timestamps stay in milliseconds.
+    """
+    _prepare_amazon(2023, reviews, meta, all_items, options)
+
+
+@prepare.command(epilog="\b\nExample:\n  recalign prepare movielens --path ml-1m.zip --name ml_1m")
+@click.option(
+    "--path",
+    type=FILE,
+    required=True,
+    help="The folder, or the zip archive, which is read in place.",
+)
+@_common()
+def movielens(path: Path, **options: Any) -> None:
+    """MovieLens 100K or 1M.
+
+    As GroupLens publishes them (u.data and u.item; ratings.dat and movies.dat), or RecBole's copy
+    of 100K, which is a part of its wheel (`pip download --no-deps recbole==1.2.1`).
+    """
+    from recalign.domains import movielens as reader
+
+    _prepare("movielens", lambda columns: reader.read(path), reader.sources(path), None, options)
+
+
 @prepare.command(
     epilog="\b\nExample:\n  recalign prepare toyshop --users 2000 --items 300 --seed 0"
 )

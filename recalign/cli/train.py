@@ -16,6 +16,12 @@ from recalign.errors import UserError
     "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000\n"
     "  recalign train --dry_run --topology=v5e:2x4 --gin_file=beauty.gin",
 )
+@click.option(
+    "--seqio_additional_cache_dirs",
+    default="",
+    metavar="DIR,DIR",
+    help="Where `seqio_cache_tasks` wrote the tasks, for --gin.USE_CACHED_TASKS=True.",
+)
 @gin_options(required=True)
 @data_dir_option
 @click.option(
@@ -29,8 +35,19 @@ from recalign.errors import UserError
     help="With --dry_run: compile for these devices, which need not be here: cpu:8, or a TPU slice "
     "such as v5e:2x4 if libtpu is installed.",
 )
+@click.option(
+    "--accept_changes",
+    is_flag=True,
+    help="Go on in MODEL_DIR although the run in it began with another configuration.",
+)
 @multiprocess_options
-def train(configure, dry_run: bool, topology: str | None) -> str:
+def train(
+    configure,
+    seqio_additional_cache_dirs: str,
+    dry_run: bool,
+    topology: str | None,
+    accept_changes: bool,
+) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
@@ -47,8 +64,9 @@ def train(configure, dry_run: bool, topology: str | None) -> str:
     from recalign import runs
     from recalign.evaluation import report
 
-    configure()
-    return report.format_tables(gin.get_configurable(runs.Run)().train())
+    folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
+    configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
+    return report.format_report(gin.get_configurable(runs.Run)().train(accept_changes))
 
 
 def _dry_run(configure, topology: str | None) -> str:

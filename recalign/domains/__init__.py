@@ -1,11 +1,11 @@
 """Domains: a catalogue of items and the interactions of users with it.
 
-Readers (`recbole`, `table`, `toyshop`) return a `RawDomain` in the source's own terms; `assemble`
-turns it into a `Domain` (chronological order, item indices, leave-one-out splits); `storage` puts
-it on disk and reads it back. Nothing here imports TensorFlow or JAX.
+Readers (`recbole`, `table`, `amazon`, `movielens`, `toyshop`) return a `RawDomain` in the source's
+own terms; `assemble` turns it into a `Domain` (chronological order, item indices, leave-one-out
+splits); `storage` puts it on disk and reads it back. Nothing here imports TensorFlow or JAX.
 """
 
 from recalign.domains.domain import Domain, Sequences, Split
-from recalign.domains.storage import data_dir, load, prepared
+from recalign.domains.storage import data_dir, load, prepared, statistics_of
 
-__all__ = ["Domain", "Sequences", "Split", "data_dir", "load", "prepared"]
+__all__ = ["Domain", "Sequences", "Split", "data_dir", "load", "prepared", "statistics_of"]

@@ -25,7 +25,7 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
       raw: a reader's result; gets the counts `items_without_metadata`,
         `items_without_interactions` and `users_in_file_order`, and warnings.
       name: the domain's name.
-      seed: of the permutation.
+      seed: of the permutation, and of what is drawn later for the domain.
 
     Raises:
       UserError: no user has three events.
@@ -33,7 +33,8 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
     items = _catalogue(raw, seed)
     events = raw.interactions
     user_codes, user_keys = pd.factorize(events["user"], sort=True)
-    codes = pd.Index(items["key"]).get_indexer(events["item"])
+    item_codes, item_keys = pd.factorize(events["item"])
+    codes = pd.Index(items["key"].astype("str")).get_indexer(item_keys.astype("str"))[item_codes]
     counts = np.bincount(user_codes, minlength=len(user_keys))
     if counts.max() < MIN_EVENTS:
         raise UserError(
@@ -52,6 +53,7 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
         events=codes[order].astype(np.int32),
         ratings=events["rating"].to_numpy(np.float32)[order] if "rating" in events else None,
         timestamps=None if times is None else _timestamp_array(times)[order],
+        seed=seed,
         keys=np.asarray(user_keys, object),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from recalign.domains import cleaning, raw
+from recalign.errors import shown
 
 TEXT_COLUMNS = ("title", "brand", "categories")
 COLUMNS = ("key", *TEXT_COLUMNS)
@@ -65,6 +66,9 @@ def _drop_duplicates(
     source: raw.Source, items: pd.DataFrame, domain: raw.RawDomain
 ) -> pd.DataFrame:
     same_key = items.duplicated("key").to_numpy()
+    if not same_key.any():
+        domain.counts["duplicate_items"] = domain.counts["conflicting_items"] = 0
+        return items
     identical = items.astype(str).duplicated().to_numpy() & same_key
     conflicting = np.flatnonzero(same_key & ~identical)
     domain.counts["duplicate_items"] = int(identical.sum())
@@ -75,7 +79,7 @@ def _drop_duplicates(
         first = int(np.flatnonzero((items["key"] == key).to_numpy())[0])
         domain.warnings.append(
             f"{len(conflicting)} item rows contradict an earlier row with the same id, which is "
-            f"kept; the first is {key!r}: {source.place(second)} against {source.place(first)}"
+            f"kept; the first is {shown(key)}: {source.place(second)} against {source.place(first)}"
         )
     return items[~same_key]
 

@@ -3,13 +3,19 @@
 import dataclasses
 import functools
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from recalign.domains import candidates, rating
+
 SPLITS = ("train", "validation", "test")
+CANDIDATE_SPLITS = ("validation", "test")
+# Streams of random numbers apart from each other and from that of the item indices.
+_CANDIDATES, _RATING = 1, 2
 # Leave-one-out needs one event for each of the three splits.
 MIN_EVENTS = 3
 
@@ -72,6 +78,8 @@ class Domain:
         none. Seconds for dates, otherwise in the source's unit.
       statistics: what `statistics.json` holds.
       path: the folder it was loaded from; None for a domain that is not on disk.
+      seed: of what is drawn for the domain: candidate lists and the split of the ratings.
+      stored_parts: see `rating_parts`; None where it is yet to be drawn.
       keys: str[num_users], the source's user ids; None where `user_keys` reads them from `path`.
     """
 
@@ -83,6 +91,8 @@ class Domain:
     timestamps: np.ndarray | None = None
     statistics: dict = dataclasses.field(default_factory=dict, repr=False)
     path: Path | None = None
+    seed: int = 0
+    stored_parts: np.ndarray | None = dataclasses.field(default=None, repr=False)
     keys: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
@@ -113,6 +123,26 @@ class Domain:
             return self.keys
         users = io.BytesIO((self.path / "users.parquet").read_bytes())
         return pd.read_parquet(users)["key"].to_numpy(object)
+
+    @functools.cached_property
+    def rating_parts(self) -> np.ndarray | None:
+        """int8[n], the part of each event in the rating split, a value of `rating.PARTS`.
+
+        Ratings of train events alone have one, see `recalign.domains.rating`. None without ratings.
+        """
+        if self.stored_parts is not None or self.ratings is None:
+            return self.stored_parts
+        users = np.repeat(np.arange(self.num_users), self.lengths)
+        eligible = np.isfinite(self.ratings)
+        age = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(users))
+        eligible &= (age > 2) | (self.lengths < MIN_EVENTS)[users]
+        return rating.parts(users, self.events, eligible, (self.seed, _RATING))
+
+    @property
+    def has_rating_task(self) -> bool:
+        """Whether there are ratings enough to train on, to validate on and to test on."""
+        parts = self.rating_parts
+        return parts is not None and all((parts == p).any() for p in rating.PARTS.values())
 
     def train(self) -> Sequences:
         """Every user's train events, for popularity, co-occurrence and negatives.
@@ -151,6 +181,50 @@ class Domain:
             targets=self.events[targets],
             ratings=None if self.ratings is None else self.ratings[positions],
             target_ratings=None if self.ratings is None else self.ratings[targets],
+        )
+
+    def candidates(self, name: str) -> np.ndarray:
+        """The candidate lists of "validation" or "test", int32[m, C], row e for example e.
+
+        A row is the example's target and C - 1 distinct items that the user has no event with in
+        any split, in random order. C is 100 unless the catalogue is too small, see
+        `candidates.num_negatives`. On local disk the lists are not loaded, but mapped.
+        """
+        if name not in CANDIDATE_SPLITS:
+            raise ValueError(f"{name!r} has no candidate lists: {', '.join(CANDIDATE_SPLITS)} do")
+        if self.path is None:
+            return np.concatenate([*self.draw_candidates(name)[1]])
+        path = self.path / f"candidates_{name}.npy"
+        if "://" in str(path):
+            return np.load(io.BytesIO(path.read_bytes()))
+        return np.load(path, mmap_mode="r")
+
+    def draw_candidates(self, name: str) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
+        """The shape of the candidate lists of a split, and the lists as drawn by the seed."""
+        split = self.split(name)
+        negatives = candidates.num_negatives(self, split.users)
+        seed = (self.seed, _CANDIDATES, SPLITS.index(name))
+        lists = candidates.draw(self, split.users, split.targets, negatives, seed)
+        return (len(split), 1 + negatives), lists
+
+    def rating_split(self, name: str) -> rating.RatingSplit:
+        """The ratings of "train", "validation" or "test": 8:1:1, see `recalign.domains.rating`.
+
+        Raises:
+          ValueError: the domain has no ratings, or there is no such split.
+        """
+        if self.rating_parts is None or name not in rating.PARTS:
+            raise ValueError(f"{self.name} has no rating split {name!r}")
+        users = np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths)
+        train = self.rating_parts == rating.PARTS["train"]
+        here = self.rating_parts == rating.PARTS[name]
+        return rating.RatingSplit(
+            users=users[here],
+            items=self.events[here],
+            ratings=self.ratings[here],
+            train_offsets=_offsets(np.bincount(users[train], minlength=self.num_users)),
+            train_items=self.events[train],
+            train_ratings=self.ratings[train],
         )
 
 

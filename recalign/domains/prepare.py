@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import recalign
-from recalign.domains import assemble, kcore, statistics, storage, textfiles, vocabulary
+from recalign.domains import assemble, candidates, kcore, statistics, storage, textfiles, vocabulary
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain
 from recalign.errors import UserError
@@ -85,6 +85,7 @@ def prepare(
         raw = kcore.k_core(raw, request.k_core)
     stage("ordering")
     domain = assemble.assemble(raw, request.name, request.seed)
+    domain = dataclasses.replace(domain, stored_parts=domain.rating_parts)
     with storage.replacing(request.folder, request.overwrite) as folder:
         stage("building the vocabulary")
         pieces = _write_vocabulary(request, domain, folder)
@@ -92,7 +93,19 @@ def prepare(
         stage("writing records")
         storage.write(domain, folder)
         write_records(domain, folder)
-    return Outcome(storage.load(request.name, request.data_dir), raw.warnings, fresh=True)
+    domain = storage.load(request.name, request.data_dir)
+    return Outcome(domain, [*raw.warnings, *_few_candidates(domain)], fresh=True)
+
+
+def _few_candidates(domain: Domain) -> list[str]:
+    """A warning if candidate lists are shorter than they are meant to be."""
+    count = domain.statistics["candidates"]["test"]["candidates"]
+    if count > candidates.NEGATIVES:
+        return []
+    return [
+        f"some user has events with all but {count - 1} items, so every candidate list has only "
+        f"{count} items; its metrics are named cand{count}"
+    ]
 
 
 def _identity(request: Request) -> dict:
@@ -109,6 +122,7 @@ def _identity(request: Request) -> dict:
         files["vocabulary"] = request.vocabulary
     return {
         "recalign_version": recalign.__version__,
+        "format": storage.FORMAT,
         "options": options,
         "sources": {
             role: {"file": Path(path).name, "sha256": textfiles.sha256(path)}
@@ -142,7 +156,7 @@ def _hashes(identity: dict) -> dict:
     """An identity without the names of the files: a renamed file is the same file."""
     sources = {role: file["sha256"] for role, file in identity["sources"].items()}
     return {
-        "version": identity["recalign_version"],
+        "version": (identity["recalign_version"], identity.get("format")),
         "options": identity["options"],
         "sources": sources,
     }
@@ -159,7 +173,7 @@ def _difference(there: dict, wanted: dict) -> str:
             if old["options"].get(key) != new["options"].get(key)
         ]
         return f"other options ({', '.join(keys)})"
-    return f"recalign {old['version']}"
+    return f"recalign {old['version'][0]}, which wrote other files"
 
 
 def _write_vocabulary(request: Request, domain: Domain, folder: Path) -> int | None:

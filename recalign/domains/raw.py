@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 # Column names that are understood without being told, most specific first.
 CANDIDATES: Mapping[str, Sequence[str]] = {
@@ -22,6 +22,7 @@ CANDIDATES: Mapping[str, Sequence[str]] = {
 INTERACTION_ROLES = ("user", "item", "timestamp", "rating")
 ITEM_ROLES = ("item", "title", "brand", "categories")
 REQUIRED = ("user", "item")
+_BLOCK = 1 << 18  # rows
 
 
 @dataclasses.dataclass
@@ -91,7 +92,7 @@ def resolve(
         elif name or role in REQUIRED:
             raise UserError(
                 f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; "
-                f"columns there: {', '.join(map(repr, there))}"
+                f"columns there: {', '.join(map(shown, there[:30]))}{', …' * (len(there) > 30)}"
             )
     _refuse_double_use(source.path, found)
     return found
@@ -101,7 +102,9 @@ def _refuse_double_use(path: Path, found: Mapping[str, str]) -> None:
     roles: dict[str, str] = {}
     for role, column in found.items():
         if column in roles:
-            raise UserError(f"{path}: column {column!r} cannot be both {roles[column]} and {role}")
+            raise UserError(
+                f"{path}: column {shown(column)} cannot be both {roles[column]} and {role}"
+            )
         roles[column] = role
 
 
@@ -117,7 +120,7 @@ def ids(source: Source, column: str) -> pd.Series:
     values = source.frame[column]
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
-    values = values.astype("string").fillna("").str.strip().astype(object)
+    values = values.astype("string").fillna("").str.strip()
     empty = np.flatnonzero((values == "").to_numpy())
     if len(empty):
         raise UserError(f"{source.place(empty[0])}: {column!r} is empty; every row needs an id")
@@ -155,15 +158,23 @@ def numbers(source: Source, column: str) -> pd.Series:
         values = values.astype("string").str.strip()
         values = values.mask(values == "")
     given = values.dropna()
-    parsed = pd.to_numeric(
-        given.astype(object) if given.dtype == "string" else given, errors="coerce"
-    )
+    parsed = _parsed(given) if given.dtype == "string" else given
     bad = ~np.isfinite(parsed.to_numpy(np.float64, na_value=np.nan))
     if bad.any():
         row = given.index[int(np.argmax(bad))]
-        raise UserError(f"{source.place(row)}: {column!r} is {given[row]!r}, not a number")
+        raise UserError(f"{source.place(row)}: {column!r} is {shown(given[row])}, not a number")
     whole = pd.api.types.is_integer_dtype(parsed) and parsed.dtype != np.uint64
     return parsed.astype("Int64" if whole else "Float64").reindex(values.index)
+
+
+def _parsed(texts: pd.Series) -> pd.Series:
+    """Texts as int64 (where all are whole) or float64, nan where one is no number."""
+    # By the block: as Python objects they take ten times the memory of the numbers.
+    blocks = [texts.iloc[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
+    numbers = [pd.to_numeric(block.astype(object), errors="coerce") for block in blocks]
+    whole = all(part.dtype == np.int64 for part in numbers)
+    values = [part.to_numpy(np.int64 if whole else np.float64) for part in numbers]
+    return pd.Series(np.concatenate([*values, np.zeros(0, np.int64)]), texts.index)
 
 
 def times(source: Source, column: str) -> pd.Series:
@@ -189,7 +200,7 @@ def times(source: Source, column: str) -> pd.Series:
     if parsed.isna().any():
         row = parsed.index[int(np.argmax(parsed.isna().to_numpy()))]
         raise UserError(
-            f"{source.place(row)}: {column!r} is {values[row]!r}, not an ISO 8601 date "
+            f"{source.place(row)}: {column!r} is {shown(values[row])}, not an ISO 8601 date "
             "(such as 2014-07-23 or 2014-07-23T10:00:00Z) like the values before it"
         )
     return _seconds(parsed).reindex(values.index)
@@ -218,7 +229,7 @@ def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: 
         domain.counts["timestamps_missing"] = int(frame["timestamp"].isna().sum())
     if "rating" in columns:
         rating = numbers(source, columns["rating"])
-        frame["rating"] = rating.to_numpy(np.float32, na_value=np.nan)
+        frame["rating"] = _ratings(source, columns["rating"], rating)
         domain.counts["ratings_missing"] = int(rating.isna().sum())
     domain.counts["duplicate_interactions"] = int(
         frame.duplicated([c for c in ("user", "item", "timestamp") if c in frame]).sum()
@@ -230,6 +241,17 @@ def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: 
         domain.warnings.append(
             f"{source.path}: no timestamp column, so each user's events keep file order"
         )
+
+
+def _ratings(source: Source, column: str, rating: pd.Series) -> np.ndarray:
+    """float32[n], nan where missing."""
+    with np.errstate(over="ignore"):
+        values = rating.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
+    infinite = np.isinf(values)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise UserError(f"{source.place(row)}: {column!r} is {rating[row]}, too large for a rating")
+    return values
 
 
 def unused(source: Source, columns: Mapping[str, str]) -> list[str]:

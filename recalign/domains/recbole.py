@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from recalign.domains import catalogue, raw, textfiles
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -30,30 +30,39 @@ def read(
     Raises:
       UserError: naming file, line and field of what is wrong.
     """
+    files = [(path, textfiles.read_bytes(path)) for path in (inter, item) if path is not None]
+    return parse(*files, columns=columns)
+
+
+def parse(
+    inter: tuple[Path | str, bytes],
+    item: tuple[Path | str, bytes] | None = None,
+    columns: Mapping[str, str | None] | None = None,
+) -> raw.RawDomain:
+    """As `read`, of the names and contents of the files."""
     columns = dict(columns or {})
     domain = raw.RawDomain(pd.DataFrame(), None)
-    events, _ = _read_atomic(inter)
-    raw.read_interactions(events, columns, domain)
+    raw.read_interactions(_parse_atomic(*inter)[0], columns, domain)
     if item is not None:
-        table, types = _read_atomic(item)
+        table, types = _parse_atomic(*item)
         floats = [name for name, kind in types.items() if kind == "float"]
         catalogue.read_items(table, columns, domain, number_columns=floats)
     return domain
 
 
-def _read_atomic(path: Path) -> tuple[raw.Source, dict[str, str]]:
+def _parse_atomic(path: Path | str, data: bytes) -> tuple[raw.Source, dict[str, str]]:
     """An atomic file with plain column names, and each column's type."""
-    source = textfiles.read_delimited(path, "\t", quoted=False)
+    source = textfiles.parse_delimited(path, data, "\t", quoted=False)
     types = {}
     for field in source.frame.columns:
         name, _, kind = field.strip().rpartition(":")
         if not name or kind not in TYPES:
             raise UserError(
-                f"{path}, line 1: the header field {field!r} is not name:type with a type of "
+                f"{path}, line 1: the header field {shown(field)} is not name:type with a type of "
                 f"{', '.join(TYPES)}"
             )
         if name in types:
-            raise UserError(f"{path}, line 1: the header names {name!r} more than once")
+            raise UserError(f"{path}, line 1: the header names {shown(name)} more than once")
         types[name] = kind
     frame = source.frame.set_axis(list(types), axis=1)
     return raw.Source(source.path, frame, source.line), types

@@ -3,6 +3,7 @@
 import numpy as np
 
 from recalign.domains.domain import MIN_EVENTS, SPLITS, Domain
+from recalign.domains.rating import PARTS
 
 
 def describe(domain: Domain) -> dict:
@@ -13,7 +14,9 @@ def describe(domain: Domain) -> dict:
       `history_length` (mean, median, p95 and max of the number of events a user has);
       `users_without_test` (fewer than three events); `cold_test_items` (distinct test targets that
       are in no train event) and `cold_test_records` (test records with such a target);
-      `records_train`, `records_validation`, `records_test`.
+      `records_train`, `records_validation`, `records_test`; and where the domain has a rating task,
+      `ratings`: how many of them `train`, `validation` and `test` have, and the `values` and the
+      `mean` of those of train.
     """
     lengths = domain.lengths
     seen = np.zeros(domain.num_items, bool)
@@ -35,4 +38,15 @@ def describe(domain: Domain) -> dict:
         "cold_test_items": len(np.unique(cold)),
         "cold_test_records": len(cold),
         **{f"records_{name}": len(domain.split(name)) for name in SPLITS},
+        **({"ratings": _ratings(domain)} if domain.has_rating_task else {}),
+    }
+
+
+def _ratings(domain: Domain) -> dict:
+    counts = {name: int((domain.rating_parts == part).sum()) for name, part in PARTS.items()}
+    train = domain.ratings[domain.rating_parts == PARTS["train"]]
+    return {
+        **counts,
+        "values": np.unique(train).tolist(),
+        "mean": float(train.mean(dtype=np.float64)),
     }

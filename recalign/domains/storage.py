@@ -16,11 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from recalign.domains.domain import Domain
+from recalign.domains import candidates
+from recalign.domains.domain import CANDIDATE_SPLITS, Domain
 from recalign.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARK = "recalign_version"
+# What a folder holds; another number when it holds something else.
+FORMAT = 2
 
 
 def data_dir(given: str | os.PathLike | None = None) -> epath.Path:
@@ -71,8 +74,13 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
       data_dir: the data directory; None as for the function `data_dir`.
 
     Raises:
-      UserError: it is not prepared there.
+      UserError: it is not prepared there, or by a recalign that wrote folders of another kind.
     """
+    return read(_root(data_dir) / name, name, statistics_of(name, data_dir))
+
+
+def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
+    """What `statistics.json` of a prepared domain holds; arguments and errors as for `load`."""
     root = _root(data_dir)
     statistics = read_statistics(root / name)
     if statistics is None:
@@ -81,28 +89,37 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
             f"domain {name!r} is not prepared in {root}: run `recalign prepare …`; "
             f"prepared there: {there}"
         )
-    return read(root / name, name, statistics)
+    if statistics.get("format") != FORMAT:
+        raise UserError(
+            f"domain {name!r} in {root} was prepared by another version of recalign "
+            f"({statistics[_MARK]}): prepare it again with --overwrite"
+        )
+    return statistics
 
 
 def read(folder: Path, name: str, statistics: dict) -> Domain:
     """Reads a domain's Parquet files."""
     events = pq.read_table(io.BytesIO((folder / "interactions.parquet").read_bytes()))
     users = events["user"].to_numpy()
-    has_ratings, has_times = ("rating" in events.column_names, "timestamp" in events.column_names)
+
+    def column(name: str) -> np.ndarray | None:
+        return events[name].to_numpy() if name in events.column_names else None
+
     return Domain(
         name=name,
         items=pd.read_parquet(io.BytesIO((folder / "items.parquet").read_bytes())),
         offsets=np.searchsorted(users, np.arange(statistics["users"] + 1)).astype(np.int64),
         events=events["item"].to_numpy(),
-        ratings=events["rating"].to_numpy() if has_ratings else None,
-        timestamps=events["timestamp"].to_numpy() if has_times else None,
+        ratings=column("rating"),
+        timestamps=column("timestamp"),
         statistics=statistics,
         path=folder,
+        stored_parts=column("rating_part"),
     )
 
 
 def write(domain: Domain, folder: Path) -> None:
-    """Writes a domain's Parquet files and statistics into an existing folder."""
+    """Writes a domain's Parquet files, candidate lists and statistics into an existing folder."""
     users = np.repeat(np.arange(domain.num_users, dtype=np.int32), domain.lengths)
     columns = {"user": users, "item": domain.events}
     if domain.timestamps is not None:
@@ -111,13 +128,22 @@ def write(domain: Domain, folder: Path) -> None:
         columns["timestamp"] = pa.array(times, mask=missing)
     if domain.ratings is not None:
         columns["rating"] = domain.ratings
+        columns["rating_part"] = domain.rating_parts
     pq.write_table(pa.table(columns), folder / "interactions.parquet")
     pq.write_table(
         pa.table({"key": pa.array(domain.user_keys, pa.string())}), folder / "users.parquet"
     )
     domain.items.to_parquet(folder / "items.parquet", index=False)
-    text = json.dumps(domain.statistics, indent=2, ensure_ascii=False)
+    lists = {name: _write_candidates(domain, name, folder) for name in CANDIDATE_SPLITS}
+    statistics = domain.statistics | {"format": FORMAT, "candidates": lists}
+    text = json.dumps(statistics, indent=2, ensure_ascii=False)
     (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_candidates(domain: Domain, name: str, folder: Path) -> dict:
+    shape, lists = domain.draw_candidates(name)
+    digest = candidates.write(folder / f"candidates_{name}.npy", lists, shape)
+    return {"candidates": shape[1], "sha256": digest}
 
 
 @contextlib.contextmanager

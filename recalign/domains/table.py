@@ -53,11 +53,12 @@ def _read(path: Path) -> raw.Source:
 
 def _read_parquet(path: Path) -> raw.Source:
     try:
-        frame = pq.read_table(path).to_pandas()
+        # What pandas may have noted of an index is no concern of ours.
+        frame = pq.read_table(path).to_pandas(ignore_metadata=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: cannot be read: No such file or directory") from error
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {error}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {str(error)[:300]}") from error
     if frame.empty:
         raise UserError(f"{path}: the table has no rows")
     return raw.Source(Path(path), frame.reset_index(drop=True))

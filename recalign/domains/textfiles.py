@@ -1,5 +1,6 @@
 """Reading delimited text: plain or gzip, UTF-8, with errors that name file and line."""
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -7,16 +8,73 @@ import io
 import itertools
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 from etils import epath
+from tqdm import tqdm
 
 from recalign.domains.raw import Source
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK = 1 << 20
+_LARGE = 1 << 25  # reading it takes long enough to show how far it is
+
+
+class _Counted(io.RawIOBase):
+    """A file that tells a progress bar how much of it has been read."""
+
+    def __init__(self, file: IO[bytes], bar: tqdm):
+        self._file, self._bar = file, bar
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._bar.update(len(data))
+        return len(data)
+
+
+@contextlib.contextmanager
+def opened(path: Path, remote: bool = False) -> Iterator[io.BufferedReader]:
+    """A file opened to read its bytes, with a progress bar if it is large.
+
+    The bar shows the share, rate and time left of the bytes read from disk; it keeps quiet where
+    standard error is not a terminal.
+
+    Args:
+      path: the file.
+      remote: whether it may be in a bucket (gs://…).
+
+    Raises:
+      UserError: the file cannot be opened, or cannot be read in the block.
+    """
+    path = epath.Path(path) if remote else Path(path)
+    try:
+        size = path.stat().length if remote else path.stat().st_size
+        with (
+            path.open("rb") as file,
+            tqdm(
+                total=size,
+                desc=path.name,
+                disable=None if size >= _LARGE else True,
+                leave=False,
+                unit="B",
+                unit_scale=True,
+            ) as bar,
+        ):
+            yield io.BufferedReader(_Counted(file, bar), _BLOCK)
+    except (gzip.BadGzipFile, zlib.error) as error:  # the first is an OSError too
+        raise UserError(f"{path}: the gzip file is damaged ({error}); fetch it again") from error
+    except EOFError as error:
+        raise UserError(f"{path}: the gzip file is truncated; fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -25,11 +83,11 @@ def sha256(path: Path) -> str:
     Raises:
       UserError: the file cannot be read.
     """
-    try:
-        with epath.Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256()
+    with opened(path, remote=True) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -38,19 +96,25 @@ def read_bytes(path: Path) -> bytes:
     Raises:
       UserError: the file cannot be read, is empty, or is a truncated or damaged gzip.
     """
-    try:
-        data = Path(path).read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except EOFError as error:
-        raise UserError(f"{path}: the gzip file is truncated; fetch it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: the gzip file is damaged ({error}); fetch it again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if not data.strip():
+    data = io.BytesIO()
+    with unzipped(path) as file:
+        while block := file.read(_BLOCK):
+            data.write(block)
+    if not data.getbuffer().nbytes:
         raise UserError(f"{path}: the file is empty")
-    return data
+    return data.getvalue()
+
+
+@contextlib.contextmanager
+def unzipped(path: Path) -> Iterator[io.BufferedReader]:
+    """A file opened to read its content, decompressed if it is a gzip file, whatever its name.
+
+    Raises:
+      UserError: the file cannot be read in the block, or is a truncated or damaged gzip.
+    """
+    with opened(path) as file:
+        zipped = file.peek(2).startswith(_GZIP_MAGIC)
+        yield io.BufferedReader(gzip.GzipFile(fileobj=file), _BLOCK) if zipped else file
 
 
 def read_delimited(path: Path, separator: str, quoted: bool) -> Source:
@@ -68,7 +132,28 @@ def read_delimited(path: Path, separator: str, quoted: bool) -> Source:
     Raises:
       UserError: naming file and line where something is wrong with the text.
     """
-    data = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    return parse_delimited(path, read_bytes(path), separator, quoted)
+
+
+def parse_delimited(
+    path: Path | str,
+    data: bytes,
+    separator: str,
+    quoted: bool,
+    names: Sequence[str] | None = None,
+) -> Source:
+    """As `read_delimited`, of what a file holds.
+
+    Args:
+      path: for messages.
+      data: the file's content, not compressed.
+      separator: as for `read_delimited`.
+      quoted: as for `read_delimited`.
+      names: the columns of a table without a header line.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise UserError(f"{path}: the file is empty")
     _check_encoding(path, data)
     # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
     lines = {} if quoted else {"lineterminator": "\n"}
@@ -78,7 +163,7 @@ def read_delimited(path: Path, separator: str, quoted: bool) -> Source:
         frame = pd.read_csv(
             io.BytesIO(data),
             sep=separator,
-            dtype=object,
+            dtype="str",
             keep_default_na=False,
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             header=None,
@@ -87,11 +172,14 @@ def read_delimited(path: Path, separator: str, quoted: bool) -> Source:
         )
     except pd.errors.ParserError as error:
         raise UserError(f"{path}: {_explain(str(error))}") from error
-    header = frame.iloc[0].to_list()
+    above = 1 if names is None else 0  # records above the rows
+    header = frame.iloc[0].to_list() if names is None else list(names)
+    if len(header) != frame.shape[1]:
+        raise UserError(f"{path}, line 1 has {frame.shape[1]} fields, not {len(header)}")
     source = Source(
         path,
-        frame.iloc[1:].reset_index(drop=True).set_axis(header, axis=1),
-        lambda row: next(itertools.islice(_records(data, separator, quoted), row + 1, None))[0],
+        frame.iloc[above:].reset_index(drop=True).set_axis(header, axis=1),
+        lambda row: next(itertools.islice(_records(data, separator, quoted), row + above, None))[0],
     )
     _check_header(source)
     # The parser fills a short row up with empty fields; only then need the fields be counted.
@@ -125,10 +213,12 @@ def _explain(message: str) -> str:
 def _check_header(source: Source) -> None:
     header = list(source.frame.columns)
     if any(not name.strip() for name in header):
-        raise UserError(f"{source.path}, line 1: a column of the header has no name: {header}")
+        raise UserError(
+            f"{source.path}, line 1: a column of the header has no name: {shown(header)}"
+        )
     twice = [name for name in header if header.count(name) > 1]
     if twice:
-        raise UserError(f"{source.path}, line 1: the header names {twice[0]!r} more than once")
+        raise UserError(f"{source.path}, line 1: the header names {shown(twice[0])} more than once")
     if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")
 

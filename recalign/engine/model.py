@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from recalign.engine import losses
+from recalign.engine import batch_statistics, losses
 
 Batch = dict[str, jax.Array]
 
@@ -70,22 +70,29 @@ class EncoderDecoderModel:
           dropout: random key.
 
         Returns:
-          float32[], and sums over tokens, float32[] each: those of `losses.batch_loss`, and
-          `tokens`, how many tokens of inputs and targets are not padding.
+          float32[], and sums over tokens, float32[] each: those of `losses.batch_loss` and
+          `batch_statistics.count`.
         """
-        logits = self.module.apply(
+        logits = self._logits(params, batch, enable_dropout=True, rngs={"dropout": dropout})
+        total, sums = losses.batch_loss(
+            logits, batch, z_loss=self.z_loss, label_smoothing=self.label_smoothing
+        )
+        return total / normalizer, sums | batch_statistics.count(batch)
+
+    def row_losses(self, params: dict, batch: Batch) -> jax.Array:
+        """The summed loss of each row of a batch without dropout, float32[B]."""
+        targets = batch["decoder_target_tokens"]
+        logits = self._logits(params, batch, enable_dropout=False)
+        loss, _ = losses.token_cross_entropy(logits, targets, self.z_loss, self.label_smoothing)
+        return jnp.sum(jnp.where(targets > 0, loss, 0.0), axis=-1)
+
+    def _logits(self, params: dict, batch: Batch, **options) -> jax.Array:
+        return self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
             batch.get("encoder_segment_ids"),
             batch.get("decoder_segment_ids"),
-            enable_dropout=True,
-            rngs={"dropout": dropout},
+            **options,
         )
-        total, sums = losses.batch_loss(
-            logits, batch, z_loss=self.z_loss, label_smoothing=self.label_smoothing
-        )
-        sides = ("encoder_input_tokens", "decoder_target_tokens")
-        sums["tokens"] = sum(jnp.sum(batch[side] > 0) for side in sides).astype(jnp.float32)
-        return total / normalizer, sums

@@ -1,14 +1,13 @@
 """Ranks the catalogue for many histories, batch by batch."""
 
 import functools
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
+from recalign.engine.batching import Ragged, over_examples
 from recalign.engine.beam_search import Ranked
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
@@ -86,18 +85,18 @@ class Retriever:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
         search = functools.partial(self._two, num_beams=self.num_beams)
+        seen = np.split(events, offsets[1:-1])
         return self._in_batches(
-            lambda tokens, seen: search({"params": params}, tokens, self._index, seen=seen),
+            lambda tokens, items: search({"params": params}, tokens, self._index, seen=items),
+            (inputs, seen),
             self._batch_size,
-            (inputs, offsets, events),
         )
 
     def best(
         self,
         params: Any,
         inputs: Sequence[np.ndarray],
-        offsets: np.ndarray,
-        excluded: np.ndarray,
+        excluded: Sequence[Sequence[int]],
         depth: int,
     ) -> Ranked:
         """One ranking for each of m histories, without the items that are excluded for it.
@@ -107,8 +106,7 @@ class Retriever:
         Args:
           params: the network's.
           inputs: as in `rank`.
-          offsets: int64[m + 1]; example e is not given `excluded[offsets[e]:offsets[e + 1]]`.
-          excluded: int32[n], item indices.
+          excluded: item indices for each history, none or more.
           depth: how many items are wanted.
 
         Returns:
@@ -116,62 +114,33 @@ class Retriever:
         """
         search = functools.partial(self._one, num_beams=max(depth, self.num_beams))
         found = self._in_batches(
-            lambda tokens, gone: search({"params": params}, tokens, self._index, excluded=gone),
+            lambda tokens, items: search({"params": params}, tokens, self._index, excluded=items),
+            (inputs, excluded),
             self._rows_for(len(inputs)),
-            (inputs, offsets, excluded),
         )
         return Ranked(found.items[:, :depth], found.scores[:, :depth])
 
     def _rows_for(self, histories: int) -> int:
-        """The rows of a batch: a power of two for few histories, so that few shapes compile."""
+        """The rows of a batch: powers of two for few histories, so that few shapes compile."""
         rows = self._partitioner.data_partitions
         while rows < min(histories, self._batch_size):
             rows *= 2
         return min(rows, self._batch_size)
 
-    def _in_batches(self, search: Callable, rows: int, examples: tuple) -> Any:
-        """Searches examples of similar length together; results are in the given order."""
-        inputs, offsets, _ = examples
-        order = np.lexsort((np.diff(offsets), [len(tokens) for tokens in inputs]))
-        found = [
-            jax.device_get(search(tokens, items))
-            for tokens, items in self._batches(order, rows, *examples)
-        ]
-        rank_of = np.argsort(order, kind="stable")
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(order)][rank_of], *found)
-
-    def _batches(
+    def _in_batches(
         self,
-        order: np.ndarray,
+        search: Callable[[jax.Array, jax.Array], Any],
+        examples: tuple[Sequence[np.ndarray], Sequence[Sequence[int]]],
         batch_size: int,
-        inputs: Sequence[np.ndarray],
-        offsets: np.ndarray,
-        events: np.ndarray,
-    ) -> Iterator[tuple[jax.Array, jax.Array]]:
-        """Tokens int32[B, S] and seen items int32[B, E] of the examples, in the given order."""
-        starts = tqdm.tqdm(
-            range(0, len(order), batch_size),
-            desc="ranking",
-            unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        for start in starts:
-            rows = order[start : start + batch_size]
-            histories = [events[offsets[row] : offsets[row + 1]] for row in rows]
-            batch = {
-                "inputs": _padded([inputs[row] for row in rows], batch_size, self._multiple, 0),
-                "seen": _padded(histories, batch_size, SEEN_MULTIPLE, -1),
-            }
-            batch = self._partitioner.put_batch(batch)
-            yield batch["inputs"], batch["seen"]
+    ) -> Any:
+        """Searches for each example, given its input int32[B, S] and its items int32[B, E]."""
+        inputs, items = examples
+        features = {
+            "inputs": Ragged(inputs, self._multiple, 0),
+            "items": Ragged(items, SEEN_MULTIPLE, -1),
+        }
 
+        def compute(batch: Mapping[str, jax.Array]) -> Any:
+            return search(batch["inputs"], batch["items"])
 
-def _padded(rows: Sequence[np.ndarray], count: int, multiple: int, filler: int) -> np.ndarray:
-    """int32[count, L], L a multiple of `multiple`; rows that are missing are filler."""
-    longest = max(1, *map(len, rows))
-    length = -(-longest // multiple) * multiple
-    padded = np.full((count, length), filler, np.int32)
-    for row, values in zip(padded, rows, strict=False):
-        row[: len(values)] = values
-    return padded
+        return over_examples(compute, features, self._partitioner, batch_size, "ranking")

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from recalign.engine import losses
 from recalign.engine.model import Batch, EncoderDecoderModel, TrainState
@@ -73,6 +75,14 @@ class Trainer:
             self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
         )
 
+    def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The rows of a batch, int[…], whose loss without dropout is not finite."""
+        with self.partitioner.activate():
+            losses = jax.jit(self.model.row_losses, out_shardings=self.partitioner.sharding())(
+                params, self.partitioner.put_batch(batch)
+            )
+        return np.flatnonzero(~np.isfinite(jax.device_get(losses)))
+
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update.
 
@@ -81,7 +91,9 @@ class Trainer:
           batch: SeqIO's encoder-decoder features, int32[B, length] each.
 
         Returns:
-          The state after, and the sums that `EncoderDecoderModel.loss` tells of.
+          The state after, and float32[] each: the sums that `EncoderDecoderModel.loss` tells of,
+          `gradient_norm`, `parameter_norm` and `finite`. A batch whose loss or gradient is not
+          finite (`finite` = 0) changes nothing but the step, and its sums are 0.
         """
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
         gradients, sums = self._gradients(state.params, batch, dropout)
@@ -89,6 +101,16 @@ class Trainer:
             gradients, state.opt_state, state.params
         )
         params = jax.tree.map(jnp.add, state.params, updates)
+        sums["gradient_norm"] = optax.tree.norm(gradients).astype(jnp.float32)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        sums = {name: jnp.where(finite, value, 0.0) for name, value in sums.items()}
+        sums["parameter_norm"] = optax.tree.norm(params).astype(jnp.float32)
+        sums["finite"] = finite.astype(jnp.float32)
         return TrainState(state.step + 1, params, opt_state), sums
 
     def _gradients(self, params: Any, batch: Batch, dropout: jax.Array) -> tuple[Any, dict]:

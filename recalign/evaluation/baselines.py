@@ -1,259 +1,206 @@
-"""Rankers that need no training, to stand beside a model: popularity and item co-occurrence.
+"""The rows that stand beside a model: baselines by name, all judged by `metrics`.
 
-Both see train interactions alone. Sequences and histories are CSR pairs: sequence s is
-`events[offsets[s] : offsets[s + 1]]`, item indices, oldest first.
+Every baseline learns from train interactions (or train ratings) alone; those that have something to
+choose, such as when to stop, choose it on the validation split.
 """
 
-from typing import Protocol, Self
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
-import scipy.sparse as sp
 
-from recalign.evaluation.metrics import CUTOFFS, EMPTY, full_ranking
+from recalign.domains import Domain, Sequences, Split
+from recalign.errors import UserError
+from recalign.evaluation.counting import ItemCooccurrence, Popularity
+from recalign.evaluation.metrics import CUTOFFS, candidate_ranking, full_ranking, rating
+from recalign.evaluation.rankers import Histories, Ranker
+from recalign.evaluation.raters import BiasedMF, GlobalMean, GroupMean, Rater, Ratings
 
-DECAY = 0.7
-"""Weight of a history item relative to the next newer one."""
+log = logging.getLogger(__name__)
 
-CHUNK_ENTRIES = 8_000_000
-"""Score entries held at once, each 12 to 24 bytes: a few hundred MB, whatever the catalogue."""
-
-
-class Ranker(Protocol):
-    """A baseline: fitted on train sequences, it ranks the catalogue for any histories."""
-
-    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
-        """Learns from whole train sequences, one for each user.
-
-        Args:
-          offsets: int[users + 1].
-          events: int[n], item indices 0 … num_items−1.
-          num_items: size of the catalogue.
-        """
-
-    def rank(
-        self, offsets: np.ndarray, events: np.ndarray, k: int, remove_seen: bool
-    ) -> np.ndarray:
-        """Ranks the catalogue for each history.
-
-        Args:
-          offsets: int[m + 1].
-          events: int[n], item indices, oldest first.
-          k: length of the lists.
-          remove_seen: leaves the items of a history out of its list.
-
-        Returns:
-          int32[m, k], item indices, best first; −1 where the catalogue is used up.
-        """
+Rows = dict[str, dict[str, float]]
 
 
-class Popularity:
-    """Items by their number of train interactions; equal counts by item index, lowest first."""
+def _bpr(held: Split, seed: int) -> Ranker:
+    from recalign.evaluation.factors import BPR
 
-    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
-        """See `Ranker`."""
-        events = _checked(offsets, events, num_items)
-        counts = np.bincount(events, minlength=num_items)
-        self.order = np.argsort(-counts, kind="stable").astype(np.int32)
-        self.place = np.empty(num_items, np.int64)  # place[order[p]] = p
-        self.place[self.order] = np.arange(num_items)
-        return self
-
-    def rank(
-        self, offsets: np.ndarray, events: np.ndarray, k: int, remove_seen: bool
-    ) -> np.ndarray:
-        """See `Ranker`."""
-        events = _checked(offsets, events, len(self.order))
-        lengths = np.diff(offsets)
-        if not remove_seen:
-            lengths = np.zeros_like(lengths)
-        ranked = np.full((len(lengths), k), EMPTY, np.int32)
-        # A history of n events can strike out only n of the k + n most popular items.
-        for rows in _chunks(k + np.maximum.accumulate(lengths), CHUNK_ENTRIES):
-            width = min(k + int(lengths[rows].max(initial=0)), len(self.order))
-            struck = np.zeros((rows.stop - rows.start, width), bool)
-            if remove_seen:
-                owners = np.repeat(np.arange(len(struck)), lengths[rows])
-                places = self.place[events[offsets[rows.start] : offsets[rows.stop]]]
-                near = places < width
-                struck[owners[near], places[near]] = True
-            best = np.argsort(struck, axis=1, kind="stable")[:, :k]
-            kept = np.arange(best.shape[1]) < width - struck.sum(axis=1, keepdims=True)
-            ranked[rows, : best.shape[1]] = np.where(kept, self.order[best], EMPTY)
-        return ranked
+    return BPR(held, held.targets, seed=seed)
 
 
-class ItemCooccurrence:
-    """Items often taken by those who took what is in the history, newest counting most.
+def _sasrec(held: Split, seed: int) -> Ranker:
+    from recalign.engine.sasrec_ranker import SASRecRanker
+    from recalign.engine.sasrec_training import Recipe
 
-        score(x) = Σ_t decay^t · cosine(x, history item t),  t = 0 for the newest,
+    return SASRecRanker(held, held.targets, Recipe(seed=seed))
 
-    with binary user vectors of the train interactions, so that cosine(x, y) = (users of both) /
-    √(users of x · users of y): item-based nearest neighbours (Sarwar et al. 2001; Deshpande &
-    Karypis 2004) with a recency weight. As in those, an item is not its own neighbour; it matters
-    only where seen items stay in. Equal scores are ordered by popularity, then by item index, and
-    items of score zero follow in that order.
-    """
 
-    def __init__(self, decay: float = DECAY):
-        self.decay = decay
-
-    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
-        """See `Ranker`."""
-        self.popularity = Popularity().fit(offsets, events, num_items)
-        users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        # Columns stand in order of popularity, so a tie is settled by the lower column.
-        places = self.popularity.place[_checked(offsets, events, num_items)]
-        taken = sp.csr_matrix(
-            (np.ones(len(places)), (users, places)), shape=(len(offsets) - 1, num_items)
-        )
-        taken.data[:] = 1  # the constructor adds up what a user took twice
-        norms = np.sqrt(np.maximum(np.asarray(taken.sum(axis=0)).ravel(), 1))
-        self.by_user = (taken @ sp.diags_array(1 / norms)).tocsr()
-        self.by_item = self.by_user.T.tocsr()
-        return self
-
-    def rank(
-        self, offsets: np.ndarray, events: np.ndarray, k: int, remove_seen: bool
-    ) -> np.ndarray:
-        """See `Ranker`."""
-        events = _checked(offsets, events, len(self.popularity.order))
-        ranked = np.empty((len(offsets) - 1, k), np.int32)
-        for rows in _chunks(self._score_entries(offsets, events), CHUNK_ENTRIES):
-            bounds = offsets[rows.start : rows.stop + 1]
-            history = events[bounds[0] : bounds[-1]]
-            ranked[rows] = self._rank_chunk(bounds - bounds[0], history, k, remove_seen)
-        return ranked
-
-    def _score_entries(self, offsets: np.ndarray, events: np.ndarray) -> np.ndarray:
-        """An upper bound on the non-zero scores of each history: int64[m]."""
-        degrees = np.diff(self.by_user.indptr)
-        linked = (self.by_item != 0).astype(np.int64) @ degrees
-        linked = np.minimum(linked, len(self.popularity.order))
-        bounds = np.r_[0, np.cumsum(linked[self.popularity.place[events]])]
-        return bounds[offsets[1:]] - bounds[offsets[:-1]]
-
-    def _rank_chunk(
-        self, offsets: np.ndarray, events: np.ndarray, k: int, remove_seen: bool
-    ) -> np.ndarray:
-        scores = self._scores(offsets, events, own=-np.inf if remove_seen else 0.0)
-        ranked = _top(scores, k)
-        ranked = np.where(ranked >= 0, self.popularity.order[ranked], EMPTY)
-        return self._fill(ranked, offsets, events, remove_seen)
-
-    def _scores(self, offsets: np.ndarray, events: np.ndarray, own: float) -> sp.csr_matrix:
-        """Scores of each history: float64[m, num_items], sparse, columns by popularity.
-
-        `own` is an item's likeness to itself. At −∞ it drives whatever the history holds out of
-        the positive scores.
-        """
-        lengths = np.diff(offsets)
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        age = offsets[1:][owners] - 1 - np.arange(len(events))
-        items, rows = np.unique(self.popularity.place[events], return_inverse=True)
-        # Of the item-to-item matrix, only the rows that these histories need.
-        cosine = (self.by_item[items] @ self.by_user).tocsr()
-        of_row = np.repeat(items, np.diff(cosine.indptr))
-        cosine.data[cosine.indices == of_row] = own
-        weights = sp.csr_matrix(
-            (self.decay ** age.astype(float), (owners, rows)), shape=(len(lengths), len(items))
-        )
-        return (weights @ cosine).tocsr()
-
-    def _fill(
-        self, ranked: np.ndarray, offsets: np.ndarray, events: np.ndarray, remove_seen: bool
-    ) -> np.ndarray:
-        """Fills the empty slots at the lists' ends with the most popular of the other items."""
-        short = np.flatnonzero((ranked == EMPTY).any(axis=1))
-        taken = [ranked[row][ranked[row] >= 0] for row in short]
-        if remove_seen:
-            seen = [events[offsets[row] : offsets[row + 1]] for row in short]
-            taken = [np.concatenate(pair) for pair in zip(taken, seen, strict=True)]
-        bounds = np.cumsum([0, *map(len, taken)])
-        flat = np.concatenate([np.empty(0, np.int64), *taken])
-        fill = self.popularity.rank(bounds, flat, ranked.shape[1], remove_seen=True)
-        for row, others in zip(short, fill, strict=True):
-            gaps = ranked[row] == EMPTY
-            ranked[row, gaps] = others[: np.count_nonzero(gaps)]
-        return ranked
+# Name on the command line: name in tables, and what makes one of what it may choose by and a seed.
+RANKERS: Mapping[str, tuple[str, Callable[[Split, int], Ranker]]] = {
+    "popularity": ("popularity", lambda held, seed: Popularity()),
+    "cooccurrence": ("item co-occurrence", lambda held, seed: ItemCooccurrence()),
+    "bpr": ("BPR-MF", _bpr),
+    "sasrec": ("SASRec", _sasrec),
+}
+RATERS: Mapping[str, tuple[str, Callable[[Ratings, int], Rater]]] = {
+    "global_mean": ("global mean", lambda held, seed: GlobalMean()),
+    "user_mean": ("user mean", lambda held, seed: GroupMean("users")),
+    "item_mean": ("item mean", lambda held, seed: GroupMean("items")),
+    "biased_mf": ("biased MF", lambda held, seed: BiasedMF(held, seed=seed)),
+}
+FREE = ("popularity", "cooccurrence")
+"""The rankers that need no training, beside every evaluation."""
 
 
 def baseline_metrics(
-    train: tuple[np.ndarray, np.ndarray],
-    histories: tuple[np.ndarray, np.ndarray],
+    train: Sequences,
+    histories: Histories,
     targets: np.ndarray,
     num_items: int,
-) -> dict[str, dict[str, float]]:
-    """Rows of the report: `full/…` and `full_unseen/…` of every baseline.
+    candidates: np.ndarray | None = None,
+) -> Rows:
+    """Rows of the report, of the rankers that need no training.
 
     Args:
-      train: offsets int[users + 1] and events int[n] of whole train sequences.
-      histories: offsets int[m + 1] and events int[n] of the examples judged.
+      train: whole train sequences, one for each user.
+      histories: of the m examples judged; a pair of offsets and events will do.
       targets: int[m], their next items.
       num_items: size of the catalogue.
+      candidates: int[m, C], each row holding its target; None leaves `cand<C>/…` out.
 
     Returns:
-      The metrics of each baseline by its name in the table.
+      `full/…`, `full_unseen/…` and `cand<C>/…` of each baseline by its name in tables.
     """
     rows = {}
-    rankers: dict[str, Ranker] = {
-        "popularity": Popularity(),
-        "item co-occurrence": ItemCooccurrence(),
-    }
-    for name, ranker in rankers.items():
-        ranker.fit(*train, num_items)
-        rows[name] = {}
-        for protocol, remove_seen in (("full", False), ("full_unseen", True)):
-            ranked = ranker.rank(*histories, k=max(CUTOFFS), remove_seen=remove_seen)
-            rows[name] |= full_ranking(ranked, targets, num_items, protocol)
+    for name, ranker in _free(train, num_items).items():
+        rows[name] = ranking_metrics(ranker, Histories(*histories), targets, num_items)
+        if candidates is not None:
+            rows[name] |= candidate_metrics(ranker, Histories(*histories), targets, candidates)
     return rows
 
 
-def _checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarray:
-    """The events that the offsets span, which must be all of them and items."""
-    if offsets[0] != 0 or offsets[-1] != len(events):
-        raise ValueError(f"offsets {offsets[0]} … {offsets[-1]} do not span {len(events)} events")
-    if len(events) and not 0 <= events.min() <= events.max() < num_items:
-        raise ValueError(
-            f"events must be items 0 … {num_items - 1}; got {events.min()} … {events.max()}"
-        )
-    return events
+def candidate_rows(
+    train: Sequences,
+    histories: Histories,
+    targets: np.ndarray,
+    candidates: np.ndarray,
+    num_items: int,
+) -> Rows:
+    """As `baseline_metrics`, but `cand<C>/…` alone."""
+    return {
+        name: candidate_metrics(ranker, Histories(*histories), targets, candidates)
+        for name, ranker in _free(train, num_items).items()
+    }
 
 
-def _chunks(costs: np.ndarray, budget: int) -> list[slice]:
-    """Cuts rows into runs whose costs add up to the budget at most, or single rows."""
-    cuts, spent = [0], 0
-    for row, cost in enumerate(costs.tolist()):
-        if spent + cost > budget and row > cuts[-1]:
-            cuts.append(row)
-            spent = 0
-        spent += cost
-    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(costs)], strict=True) if a < b]
-
-
-def _top(scores: sp.csr_matrix, k: int) -> np.ndarray:
-    """The columns of the k highest positive scores of each row, ties to the lower column.
-
-    Scores are compared as float32: sums that are equal but for the order of adding differ in
-    float64, and would make ties depend on the machine.
+def rating_rows(
+    train: Ratings,
+    validation: Ratings,
+    test: Ratings,
+    num_users: int,
+    num_items: int,
+    seed: int = 0,
+) -> Rows:
+    """Rows of the report, of every baseline of rating prediction.
 
     Args:
-      scores: sparse float64[m, n].
-      k: how many.
+      train: what they learn from.
+      validation: what decides on the regularisation of matrix factorisation.
+      test: what is judged.
+      num_users: users are 0 … num_users−1.
+      num_items: items are 0 … num_items−1.
+      seed: of matrix factorisation.
 
     Returns:
-      int64[m, k], best first, −1 where fewer than k scores are positive.
+      `rating/…` of each baseline by its name in tables.
     """
-    # The bits of positive floats order as the floats do. With the column below them, all keys of
-    # a row differ, and one partition settles score and tie at once.
-    lowest = np.uint64(2**32 - 1)
-    bits = scores.data.astype(np.float32).view(np.uint32).astype(np.uint64)
-    keys = (bits << np.uint64(32)) | (lowest - scores.indices.astype(np.uint64))
-    keys[~(scores.data > 0)] = 0
-    best = np.zeros((scores.shape[0], k), np.uint64)
-    for row, (start, stop) in enumerate(zip(scores.indptr, scores.indptr[1:], strict=False)):
-        own = keys[start:stop]
-        if len(own) > k:
-            own = np.partition(own, len(own) - k)[-k:]
-        best[row, : len(own)] = np.sort(own)[::-1]
-    columns = (lowest - (best & lowest)).astype(np.int64)
-    return np.where(best > 0, columns, EMPTY)
+    raters = {label: make(validation, seed) for label, make in RATERS.values()}
+    return {
+        name: rating_metrics(rater.fit(train, num_users, num_items), train, test)
+        for name, rater in raters.items()
+    }
+
+
+def domain_rows(domain: Domain, split: str, names: Collection[str] = (), seed: int = 0) -> Rows:
+    """Fits baselines to a domain and judges them on a split.
+
+    Args:
+      domain: with candidate lists.
+      split: "validation" or "test".
+      names: of `RANKERS` and `RATERS`; none for all that the domain allows.
+      seed: of what is random in them.
+
+    Returns:
+      `full/…`, `full_unseen/…` and `cand<C>/…` of rankers, `rating/…` of raters, by their names
+      in tables.
+
+    Raises:
+      UserError: there is no such baseline, or it needs ratings that the domain does not have.
+    """
+    rated = domain.has_rating_task
+    names = names or [*RANKERS, *(RATERS if rated else ())]
+    for name in names:
+        if name not in RANKERS and name not in RATERS:
+            known = ", ".join([*RANKERS, *RATERS])
+            raise UserError(f"there is no baseline {name!r}; there are {known}")
+        if name in RATERS and not rated:
+            raise UserError(
+                f"{name} predicts ratings, and {domain.name} has none (or too few to split): "
+                f"choose from {', '.join(RANKERS)}"
+            )
+    rows = {}
+    for name in names:
+        begin = time.perf_counter()
+        label = (RANKERS | RATERS)[name][0]
+        judge = _rank_domain if name in RANKERS else _rate_domain
+        rows[label] = judge(domain, split, name, seed)
+        log.info("%s: fitted and judged in %.1f s", label, time.perf_counter() - begin)
+    return rows
+
+
+def ranking_metrics(
+    ranker: Ranker, histories: Histories, targets: np.ndarray, num_items: int
+) -> dict[str, float]:
+    """`full/…` and `full_unseen/…` of a fitted ranker."""
+    found = {}
+    for protocol, remove_seen in (("full", False), ("full_unseen", True)):
+        ranked = ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
+        found |= full_ranking(ranked, targets, num_items, protocol)
+    return found
+
+
+def candidate_metrics(
+    ranker: Ranker, histories: Histories, targets: np.ndarray, candidates: np.ndarray
+) -> dict[str, float]:
+    """`cand<C>/…` of a fitted ranker; each row of candidates holds its target once."""
+    positives = (candidates == targets[:, None]).argmax(axis=1)
+    return candidate_ranking(ranker.score(histories, candidates), positives)
+
+
+def rating_metrics(rater: Rater, train: Ratings, test: Ratings) -> dict[str, float]:
+    """`rating/…` of a fitted rater; the mean train rating stands in for what is not a number."""
+    predicted = rater.predict(test.users, test.items)
+    return rating(predicted, test.ratings, fallback=float(np.mean(train.ratings, dtype=float)))
+
+
+def _free(train: Sequences, num_items: int) -> dict[str, Ranker]:
+    made = (RANKERS[name] for name in FREE)
+    return {label: make(None, 0).fit(*train, num_items) for label, make in made}
+
+
+def _rank_domain(domain: Domain, split: str, name: str, seed: int) -> dict[str, float]:
+    examples = domain.split(split)
+    ranker = RANKERS[name][1](domain.split("validation"), seed).fit(
+        *domain.train(), domain.num_items
+    )
+    return ranking_metrics(
+        ranker, examples, examples.targets, domain.num_items
+    ) | candidate_metrics(ranker, examples, examples.targets, domain.candidates(split))
+
+
+def _rate_domain(domain: Domain, split: str, name: str, seed: int) -> dict[str, float]:
+    train = domain.rating_split("train")
+    rater = RATERS[name][1](domain.rating_split("validation"), seed).fit(
+        train, domain.num_users, domain.num_items
+    )
+    return rating_metrics(rater, train, domain.rating_split(split))

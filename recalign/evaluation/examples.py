@@ -1,4 +1,4 @@
-"""What a retrieval task asks: rank the catalogue for each history, to find the next item."""
+"""What is asked of a model: the examples of a task and split, with what they are judged by."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,30 +9,79 @@ from recalign.domains import Domain
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalExamples:
-    """The examples of one task and split.
+class Examples:
+    """The examples of one task and split; `len()` is their number m.
 
     Attributes:
       task: the SeqIO task.
       split: "validation" or "test".
-      inputs: int32[tokens] an example, the question with EOS, without padding.
-      offsets: int64[m + 1]; example e's whole history is `events[offsets[e]:offsets[e + 1]]`.
-      events: int32[n], item indices, oldest first.
-      targets: int32[m], the item to find.
       domain: which they come from.
-      catalogue: int32[tokens] an item, how the model must write it, EOS included.
-      ask: writes any other histories (item indices, oldest first, none empty) as such inputs.
+      inputs: int32[tokens] an example, the question with EOS, without padding.
     """
 
     task: str
     split: str
+    domain: Domain
     inputs: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalExamples(Examples):
+    """Rank the catalogue for each history, to find the next item.
+
+    Attributes:
+      offsets: int64[m + 1]; example e's whole history is `events[offsets[e]:offsets[e + 1]]`.
+      events: int32[n], item indices, oldest first.
+      targets: int32[m], the item to find.
+      catalogue: int32[tokens] an item, how the model must write it, EOS included.
+      ask: writes any other histories (item indices, oldest first, none empty) as such inputs; None
+        where a task asks about more than the history.
+    """
+
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
-    domain: Domain
     catalogue: Sequence[np.ndarray]
-    ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
+    ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
 
-    def __len__(self) -> int:
-        return len(self.targets)
+
+@dataclasses.dataclass(frozen=True)
+class RankingExamples(RetrievalExamples):
+    """Rank a few candidates for each history, to find the next item.
+
+    Attributes:
+      candidates: int32[m, C], item indices, the target among them.
+    """
+
+    candidates: np.ndarray
+
+    @property
+    def positives(self) -> np.ndarray:
+        """int64[m], the column of the target."""
+        return (self.candidates == self.targets[:, None]).argmax(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingExamples(Examples):
+    """Tell how a user rates an item.
+
+    Attributes:
+      users: int32[m], user indices, ascending.
+      items: int32[m], item indices, each at most once a user.
+      ratings: float32[m], the true ones.
+      values: float[s], every rating there is in train, ascending.
+      stars: int32[tokens] a value, how the model must write it, EOS included.
+      decode: the text of token ids.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    ratings: np.ndarray
+    values: np.ndarray
+    stars: Sequence[np.ndarray]
+    decode: Callable[[Sequence[int]], str]

@@ -23,7 +23,8 @@ PROTOCOLS = {
     "full": "the whole catalogue ranked",
     "full_unseen": "the whole catalogue ranked, items of the history removed",
     "cand100": "1 positive among 99 sampled negatives",
-    "rating": "every rating counted",
+    "rating": "every rating counted; an answer that is no rating counts as the mean",
+    "rating_expected": "the expected rating, over all that could be written",
 }
 
 HIGHER_IS_BETTER = ("hr@", "ndcg@", "mrr@")
@@ -65,6 +66,15 @@ def format_tables(
     return "\n\n".join(tables)
 
 
+def format_report(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The tables of each task under its name.
+
+    Args:
+      tables: the rows of each task, see `format_tables`.
+    """
+    return "\n\n".join(f"{task}\n\n{format_tables(rows)}" for task, rows in tables.items())
+
+
 def add_prefix(metrics: Mapping[str, float], task: str, split: str) -> dict[str, float]:
     """Names metrics by where they come from: `full/hr@10` → `<task>/<split>/full/hr@10`."""
     return {f"{task}/{split}/{name}": value for name, value in metrics.items()}
@@ -87,7 +97,9 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
 
 
 def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:
-    """Adds an evaluation to `metrics.jsonl`, after mending what a killed run left there.
+    """Adds an evaluation to `metrics.jsonl`, or puts it in the place of the same one.
+
+    A line that a killed run left unfinished is dropped.
 
     Args:
       path: the file; made if absent.
@@ -99,12 +111,11 @@ def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str
       ValueError: a number is NaN or infinite, which JSON cannot hold.
     """
     record = {"step": int(step), "split": split} | _floats(metrics)
-    line = json.dumps(record, allow_nan=False) + "\n"
-    with open(path, "a+b") as file:
-        file.seek(0)
-        whole = _whole_lines(file.read())
-        file.truncate(len(whole))
-        file.write(line.encode())
+    before = read_metrics(path) if Path(path).exists() else []
+    records = [r for r in before if (r.get("step"), r.get("split")) != (step, split)]
+    lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
+    with replacing(Path(path)) as draft:
+        draft.write_text("".join(lines), encoding="utf-8")
 
 
 def read_metrics(path: Path | str) -> list[dict]:

@@ -1,19 +1,16 @@
-"""What the engine is fed: batches to train on, and examples to rank the catalogue for."""
+"""What the engine is fed to train on."""
 
 import difflib
+import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
 from recalign import domains
 from recalign.errors import UserError
-from recalign.evaluation.examples import RetrievalExamples
-from recalign.samples.items import item_texts
-from recalign.samples.questions import Questions
 from recalign.samples.registry import domain_of
 
 Lengths = Mapping[str, int]
@@ -28,6 +25,7 @@ def train_batches(
     split: str = "train",
     pack: bool = True,
     use_cached: bool = False,
+    cache_dirs: Sequence[str] = (),
 ) -> dataset_iterator.TfDatasetIterator:
     """Endless batches of a task or mixture, in an order that is a function of the seed.
 
@@ -39,14 +37,24 @@ def train_batches(
       module: imported first, so that it can register tasks.
       split: of the task's data.
       pack: several samples a row, told apart by segment ids.
-      use_cached: reads what `seqio_cache_tasks` wrote instead of the source.
+      use_cached: reads what `seqio_cache_tasks` wrote instead of the source. These are the same
+        examples in another order, since it shuffles them, so that the batches differ from those of
+        the source as they do between two seeds.
+      cache_dirs: further folders to look for the caches in, beside SeqIO's own.
 
     Returns:
       An iterator of batches of SeqIO's encoder-decoder features, int32[batch_size, length] each,
       whose position can be saved and restored.
+
+    Raises:
+      UserError: nothing of that name is registered, or a task of it is to be read from a cache and
+        is in none.
     """
     lengths = dict(task_feature_lengths)
-    dataset = mixture_or_task(mixture_or_task_name, module).get_dataset(
+    provider = mixture_or_task(mixture_or_task_name, module)
+    if use_cached:
+        _check_cached(provider, cache_dirs)
+    dataset = provider.get_dataset(
         lengths,
         split,
         use_cached=use_cached,
@@ -64,45 +72,17 @@ def train_batches(
     return dataset_iterator.TfDatasetIterator(dataset, checkpoint=True)
 
 
-def retrieval_examples(
-    mixture_or_task_name: str,
-    task_feature_lengths: Lengths,
-    split: str,
-    module: str | None = None,
-    num_examples: int | None = None,
-) -> RetrievalExamples:
-    """The examples of a split for which the catalogue is to be ranked.
-
-    Args:
-      mixture_or_task_name: a retrieval task, or a mixture that holds one.
-      task_feature_lengths: the length of "inputs"; older items of a longer history are dropped.
-      split: "validation" or "test".
-      module: imported first, so that it can register tasks.
-      num_examples: at most so many, the first ones; None takes all.
-
-    Raises:
-      UserError: if the mixture holds no retrieval task.
-    """
-    task = _retrieval_task(mixture_or_task(mixture_or_task_name, module))
-    domain = domain_of(task)
-    dataset = task.get_dataset(
-        dict(task_feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
-    )
-    examples = list(dataset.take(num_examples or -1).as_numpy_iterator())
-    eos = task.output_features["targets"].vocabulary.eos_id
-    targets = item_texts(*domain).target_tokens
-    histories = [example["seen"] for example in examples]
-    return RetrievalExamples(
-        task=task.name,
-        split=split,
-        inputs=[example["inputs"] for example in examples],
-        offsets=np.cumsum([0, *map(len, histories)]),
-        events=np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
-        targets=np.array([example["item"] for example in examples], np.int32),
-        domain=domains.load(*domain),
-        catalogue=[np.append(tokens, np.int32(eos)) for tokens in targets],
-        ask=Questions(task, task_feature_lengths),
-    )
+def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:
+    """Makes the folders known to SeqIO, and raises a UserError unless every task is in one."""
+    seqio.add_global_cache_dirs(cache_dirs)
+    absent = [task.name for task in tasks_of(provider) if not task.cache_dir]
+    if absent:
+        raise UserError(
+            f"USE_CACHED_TASKS: {', '.join(absent)} not cached in "
+            f"{', '.join(seqio.get_global_cache_dirs()) or 'any folder'}; run `seqio_cache_tasks "
+            f"--module_import=recalign.tasks --tasks={','.join(absent)} --output_cache_dir=DIR` "
+            "and train with --seqio_additional_cache_dirs=DIR"
+        )
 
 
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:
@@ -113,7 +93,7 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
     """
     provider = mixture_or_task(mixture_or_task_name, module)
     # The tasks of a mixture mostly share one domain, which need not be read for each of them.
-    for domain in {domain_of(task) for task in _tasks_of(provider)} - {None}:
+    for domain in {domain_of(task) for task in tasks_of(provider)} - {None}:
         domains.load(*domain)
     try:
         return max(f.vocabulary.vocab_size for f in provider.output_features.values())
@@ -122,6 +102,31 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
             f"the vocabulary of {mixture_or_task_name} cannot be read ({error.message}): prepare "
             "the domain with --vocabulary FILE, or with --vocab_size N for one of its own"
         ) from error
+
+
+def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str, str]:
+    """What the parameters of a model belong to: the vocabulary, and the catalogue of each domain.
+
+    Returns:
+      Names ("vocabulary", "domain NAME") and fingerprints.
+    """
+    provider = mixture_or_task(mixture_or_task_name, module)
+    vocabulary = provider.output_features["targets"].vocabulary
+    found = {"vocabulary": _fingerprint(vocabulary.sp_model)}
+    for name, folder in {domain_of(task) for task in tasks_of(provider)} - {None}:
+        items = domains.data_dir(folder) / name / "items.parquet"
+        found[f"domain {name}"] = _fingerprint(items.read_bytes())
+    return found
+
+
+def _fingerprint(content: bytes) -> str:
+    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def decode(tokens: Sequence[int], mixture_or_task_name: str, module: str | None = None) -> str:
+    """Token ids as text."""
+    provider = mixture_or_task(mixture_or_task_name, module)
+    return provider.output_features["targets"].vocabulary.decode(list(tokens))
 
 
 def import_tasks(module: str | None) -> None:
@@ -161,12 +166,6 @@ def _suggest(name: str, registered: list[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
 
 
-def _tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
+    """The tasks of a mixture; a task is its own only one."""
     return getattr(provider, "tasks", [provider])
-
-
-def _retrieval_task(provider: seqio.Task | seqio.Mixture) -> seqio.Task:
-    for task in _tasks_of(provider):
-        if task.name.endswith("_retrieval") and domain_of(task):
-            return task
-    raise UserError(f"{provider.name} holds no retrieval task, so there is nothing to evaluate")

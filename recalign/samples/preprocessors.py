@@ -1,7 +1,8 @@
 """SeqIO preprocessors: from a user's events to the samples of each task.
 
-A record of a prepared domain is (user, history, target, train): in the train split the events of
-one user's train prefix, else the events before a held-out one, and that one. All that stands before
+A record of a prepared domain is (user, history, target, candidates, train): in the train split the
+events of one user's train prefix, else the events before a held-out one, that one, and the stored
+candidate list. All that stands before
 `seqio.CacheDatasetPlaceholder` is deterministic; masks, negatives, order and paraphrase come after
 it, from SeqIO's seeds, and so are fresh every epoch and the same for the same seed.
 """
@@ -28,7 +29,8 @@ def next_item_positions(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     Returns:
       A dataset of `history` int32[h] (the events before the target, oldest first, h >= 1), `target`
-      int32[], `touched` int32[t] (every event of the record) and `train` bool[].
+      int32[], `touched` int32[t] (every event of the record), `candidates` int32[C] (none in train)
+      and `train` bool[].
     """
 
     def examples(record: Example) -> tf.data.Dataset:
@@ -40,6 +42,7 @@ def next_item_positions(dataset: tf.data.Dataset) -> tf.data.Dataset:
                 "history": events[:position],
                 "target": events[position],
                 "touched": events,
+                "candidates": record["candidates"],
                 "train": record["train"],
             }
         )
@@ -149,14 +152,30 @@ def bpr(
 
 
 def untouched_item(touched: tf.Tensor, num_items: int, seed: tf.Tensor) -> tf.Tensor:
-    """An item uniform over those not in `touched`, int32[]; at least one must exist.
+    """An item uniform over those not in `touched`, int32[]; at least one must exist."""
+    return untouched_items(touched, num_items, 1, seed)[0]
 
-    The r-th untouched item is r plus the number of touched items up to it: exact, no rejection.
+
+def untouched_items(touched: tf.Tensor, num_items: int, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """`count` distinct items, uniform over the sets of those not in `touched`, int32[count].
+
+    Where there are not as many, all of them. They stand in random order.
     """
     touched = tf.sort(tf.unique(touched).y)
-    count = tf.size(touched)
-    rank = tf.random.stateless_uniform((), seed, 0, num_items - count, tf.int32)
-    return rank + tf.reduce_sum(tf.cast(touched - tf.range(count) <= rank, tf.int32))
+    untouched = num_items - tf.size(touched)
+
+    def first_of_all() -> tf.Tensor:
+        return tf.argsort(tf.random.stateless_uniform([untouched], seed))
+
+    def first_distinct_draws() -> tf.Tensor:
+        # Of 2k + 8 draws from more than 8k items, fewer than k distinct are as good as impossible.
+        draws = tf.random.stateless_uniform([2 * count + 8], seed, 0, untouched, tf.int32)
+        return tf.unique(draws).y
+
+    ranks = tf.cond(untouched > 8 * count, first_distinct_draws, first_of_all)[:count]
+    # The r-th untouched item is r plus the number of touched items up to it.
+    before = touched - tf.range(tf.size(touched))
+    return ranks + tf.searchsorted(before, ranks, side="right")
 
 
 @gin.configurable

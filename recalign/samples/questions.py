@@ -11,8 +11,7 @@ import tensorflow as tf
 class Questions:
     """Writes histories with the very preprocessors of a retrieval task, as its test split does.
 
-    Calling it with histories (item indices, oldest first, none of them empty) gives int32[tokens]
-    for each, EOS included. Calls from several threads take turns.
+    Calls from several threads take turns.
 
     Args:
       task: the retrieval task.
@@ -27,6 +26,11 @@ class Questions:
         self._dataset: tf.data.Dataset | None = None
 
     def __call__(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The question about each history (item indices, oldest first, none of them empty).
+
+        Returns:
+          int32[tokens] a history, EOS included.
+        """
         if not all(len(history) for history in histories):
             raise ValueError("a question needs at least one item")
         with self._lock:
@@ -38,10 +42,13 @@ class Questions:
         """What is being asked, read anew by each iterator: the graph is built once."""
 
         def source(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+            del split, shuffle_files, seed  # there is one order of what is asked
             event = tf.TensorSpec((), tf.int32)
             record = {
                 "history": tf.TensorSpec((None,), tf.int32),
-                "target": event,  # what it is shows in the targets alone
+                # What these are shows in the targets alone.
+                "target": event,
+                "candidates": tf.TensorSpec((None,), tf.int32),
                 "train": tf.TensorSpec((), tf.bool),
             }
             return tf.data.Dataset.from_generator(self._records, output_signature=record)
@@ -58,4 +65,9 @@ class Questions:
 
     def _records(self) -> Iterator[dict]:
         for history in self._asked:
-            yield {"history": np.asarray(history, np.int32), "target": 0, "train": False}
+            yield {
+                "history": np.asarray(history, np.int32),
+                "target": 0,
+                "candidates": np.zeros(0, np.int32),
+                "train": False,
+            }

@@ -7,14 +7,19 @@ import seqio
 import tensorflow_datasets as tfds
 
 from recalign import domains
-from recalign.samples import preprocessors
+from recalign.samples import metric_fns, preprocessors, ranking, rating, store
 from recalign.samples.items import domain_vocabulary
 
 # TFDS would keep small builds in memory, and every checkpoint of the input would hold them.
 seqio.utils.set_tfds_read_config_override(tfds.ReadConfig(try_autocache=False))
 
+_TASKS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")
+_MIXTURES = ("aligned", "recommendation", "auxiliary", *(f"{kind}_only" for kind in _TASKS[:3]))
+
 # The domain and data folder of every task registered here.
 _DOMAIN_OF_TASK: dict[str, tuple[str, str]] = {}
+# What the tasks of a domain were registered for: folder, vocabulary, whether there are ratings.
+_STATE_OF_DOMAIN: dict[str, tuple[str, str, bool]] = {}
 
 
 @gin.configurable
@@ -30,28 +35,43 @@ def mixing_rate(task: seqio.Task, rates: dict[str, float] | None = None) -> floa
 def register_domain(name: str, data_dir: str | None = None) -> None:
     """Registers every task and mixture of a prepared domain; twice is the same as once.
 
-    Tasks: `NAME_retrieval`, `NAME_mim`, `NAME_mlm`, `NAME_bpr`, each with the splits train,
-    validation and test. Mixtures: `NAME_aligned` (all four) and `NAME_retrieval_only`.
+    Tasks: `NAME_retrieval`, `NAME_ranking`, `NAME_rating` (where the domain has ratings),
+    `NAME_mim`, `NAME_mlm`, `NAME_bpr`, each with the splits train, validation and test. Mixtures:
+    `NAME_aligned` (all of them), `NAME_recommendation` (the first three), `NAME_auxiliary` (the
+    others), and `NAME_retrieval_only`, `NAME_ranking_only`, `NAME_rating_only`.
 
     Args:
-      name: the domain, as given to `recalign prepare --name`. It need not be prepared yet.
+      name: the domain, as given to `recalign prepare --name`. It need not be prepared yet: whether
+        it has ratings, and a vocabulary of its own, is then taken to be no. Registering it again
+        once it is prepared replaces its tasks and mixtures where that was wrong.
       data_dir: where it lives, a local folder or a bucket; by default as for every command.
     """
-    if f"{name}_retrieval" in seqio.TaskRegistry.names():
+    folder = domains.data_dir(data_dir)
+    vocabulary = domain_vocabulary(name, str(folder))
+    # By the build, not by statistics.json: it is what the task reads.
+    rated = (folder / name / store.RATING / store.VERSION).exists()
+    state = (str(folder), str(vocabulary.sentencepiece_model_file), rated)
+    if _STATE_OF_DOMAIN.get(name) == state:
         return
-    folder = str(domains.data_dir(data_dir))
-    vocabulary = domain_vocabulary(name, folder)
+    _forget(name)
+    _STATE_OF_DOMAIN[name] = state
+    _add_mixtures(name, *_add_tasks(name, str(folder), vocabulary, rated))
+
+
+def _add_tasks(
+    name: str, folder: str, vocabulary: seqio.Vocabulary, rated: bool
+) -> tuple[list[str], list[str]]:
+    """Registers the tasks of a domain: the names of recommendation tasks, and of auxiliary ones."""
     features = {
         side: seqio.Feature(vocabulary=vocabulary, add_eos=True) for side in ("inputs", "targets")
     }
-    source = seqio.TfdsDataSource(tfds_name=f"{name}:1.0.0", tfds_data_dir=folder)
     tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
 
-    def add(kind: str, examples, to_sample, *finish) -> str:
+    def add(kind: str, examples, to_sample, *finish, build: str = name, **judged_by) -> str:
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
-            source=source,
+            source=seqio.TfdsDataSource(tfds_name=f"{build}:{store.VERSION}", tfds_data_dir=folder),
             preprocessors=[
                 examples,
                 seqio.CacheDatasetPlaceholder(),
@@ -60,17 +80,52 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
                 seqio.preprocessors.append_eos,
             ],
             output_features=features,
+            **judged_by,
         ).name
 
     positions, sequences = preprocessors.next_item_positions, preprocessors.whole_sequences
-    retrieval = add("retrieval", positions, preprocessors.retrieval, tokenize)
+    recommendation = [
+        add(
+            "retrieval",
+            positions,
+            preprocessors.retrieval,
+            tokenize,
+            postprocess_fn=metric_fns.next_item_or_texts,
+            metric_fns=[functools.partial(metric_fns.full_ranking, domain=name, data_dir=folder)],
+        ),
+        add("ranking", positions, ranking.ranking, tokenize),
+    ]
+    if rated:
+        ratings = f"{name}/{store.RATING}"
+        recommendation.append(
+            add("rating", rating.ratings_to_predict, rating.rating, tokenize, build=ratings)
+        )
     auxiliary = [
         add("mim", sequences, preprocessors.mim, tokenize),
         add("mlm", sequences, preprocessors.mlm),
         add("bpr", positions, preprocessors.bpr, tokenize),
     ]
-    seqio.MixtureRegistry.add(f"{name}_retrieval_only", [retrieval], default_rate=mixing_rate)
-    seqio.MixtureRegistry.add(f"{name}_aligned", [retrieval, *auxiliary], default_rate=mixing_rate)
+    return recommendation, auxiliary
+
+
+def _add_mixtures(name: str, recommendation: list[str], auxiliary: list[str]) -> None:
+    mixtures = {
+        "aligned": [*recommendation, *auxiliary],
+        "recommendation": recommendation,
+        "auxiliary": auxiliary,
+        **{f"{task.removeprefix(f'{name}_')}_only": [task] for task in recommendation},
+    }
+    for mixture, tasks in mixtures.items():
+        seqio.MixtureRegistry.add(f"{name}_{mixture}", tasks, default_rate=mixing_rate)
+
+
+def _forget(name: str) -> None:
+    """Takes what was registered for a domain out of SeqIO's registries."""
+    for kind in _TASKS:
+        seqio.TaskRegistry.remove(f"{name}_{kind}")
+        _DOMAIN_OF_TASK.pop(f"{name}_{kind}", None)
+    for kind in _MIXTURES:
+        seqio.MixtureRegistry.remove(f"{name}_{kind}")
 
 
 def domain_of(task: seqio.Task) -> tuple[str, str] | None:
@@ -79,6 +134,8 @@ def domain_of(task: seqio.Task) -> tuple[str, str] | None:
 
 
 def register_prepared_domains() -> None:
-    """Registers every domain that is prepared in the default data folder."""
+    """Registers every domain that is prepared in the default data folder, if no other is meant."""
+    folder = str(domains.data_dir())
     for name in domains.prepared():
-        register_domain(name)
+        if _STATE_OF_DOMAIN.get(name, (folder,))[0] == folder:
+            register_domain(name)

@@ -3,7 +3,8 @@
 `DATA_DIR/NAME/1.0.0/` has the splits train, validation and test, one record a user (see
 `recalign.domains.Domain.split`), so that `tfds.builder(NAME, data_dir=DATA_DIR)` and
 `seqio.TfdsDataSource("NAME:1.0.0", tfds_data_dir=DATA_DIR)` read it, from local disk or a bucket,
-without any code of ours.
+without any code of ours. Ratings are split in another way, and so are a configuration apart,
+`NAME/rating:1.0.0`, which a domain without ratings lacks.
 
 The catalogue is not among the splits: all splits of a TFDS dataset share one feature specification.
 It stays in `items.parquet` beside the build, as a vocabulary file would.
@@ -14,16 +15,20 @@ serialiser of TFDS writes the features of a record in another order in each proc
 domain would have another hash each time, and takes ten times as long.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from recalign.domains.domain import SPLITS, Domain, Split
+from recalign.domains.domain import CANDIDATE_SPLITS, SPLITS, Domain, Split
+from recalign.domains.rating import RatingSplit
 
 VERSION = "1.0.0"
+RATING = "rating"
+Records = Callable[[int, int], Iterator[bytes]]
 # A file is the unit that hosts share out; one file keeps a small domain in user order.
 RECORDS_PER_SHARD = 1 << 18
 _CHUNK = 1 << 14
@@ -32,8 +37,14 @@ _DESCRIPTION = (
     "Leave-one-out sequences of the domain {name}: {users} users, {items} items, {interactions} "
     "interactions. One record a user: `history` (item indices, oldest first), `target` (the item "
     "that came next){ratings}. train is made from train events alone; validation asks for the last "
-    "but one event, test for the last. Row i of `items.parquet`, one folder up, is the item with "
-    "index i."
+    "but one event, test for the last; both have `candidates`, the target among items that the "
+    "user never touched. Row i of `items.parquet`, one folder up, is the item with index i."
+)
+_RATING_DESCRIPTION = (
+    "Ratings of the domain {name}: {train} for training, {validation} for validation, {test} for "
+    "test. One record a user: `items` and `ratings` are his training ratings, oldest first, "
+    "`target_items` and `target_ratings` those of the split. Row i of `items.parquet`, two folders "
+    "up, is the item with index i."
 )
 
 _CITATION = """\
@@ -47,7 +58,9 @@ _CITATION = """\
 
 
 def features(rated: bool) -> tfds.features.FeaturesDict:
-    """The features of a record: `user` int32, `history` int32[…], `target` int32, `train` bool.
+    """The features of a record.
+
+    `user` int32, `history` int32[…], `target` int32, `candidates` int32[…], `train` bool.
 
     SeqIO tells a preprocessor nothing of the split that it works on, so each record says whether it
     may be trained on: then every event after the first is a target too.
@@ -60,6 +73,7 @@ def features(rated: bool) -> tfds.features.FeaturesDict:
         "user": tfds.features.Scalar(np.int32),
         "history": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
         "target": tfds.features.Scalar(np.int32),
+        "candidates": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
         "train": tfds.features.Scalar(np.bool_),
     }
     if rated:
@@ -68,8 +82,28 @@ def features(rated: bool) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(spec)
 
 
+def rating_features() -> tfds.features.FeaturesDict:
+    """The features of a record of ratings.
+
+    `user` int32, `items` int32[r], `ratings` float32[r], `target_items` int32[t], `target_ratings`
+    float32[t], `train` bool.
+    """
+    items = tfds.features.Sequence(tfds.features.Scalar(np.int32))
+    ratings = tfds.features.Sequence(tfds.features.Scalar(np.float32))
+    return tfds.features.FeaturesDict(
+        {
+            "user": tfds.features.Scalar(np.int32),
+            "items": items,
+            "ratings": ratings,
+            "target_items": items,
+            "target_ratings": ratings,
+            "train": tfds.features.Scalar(np.bool_),
+        }
+    )
+
+
 def write(domain: Domain, folder: Path) -> None:
-    """Writes the TFDS build of a domain into `folder/1.0.0`.
+    """Writes the TFDS builds of a domain into `folder/1.0.0` and `folder/rating/1.0.0`.
 
     The files depend on the domain alone: written twice, they are equal byte by byte.
 
@@ -77,69 +111,112 @@ def write(domain: Domain, folder: Path) -> None:
       domain: it gives the splits and the name.
       folder: the domain's folder, of any name; it must exist.
     """
-    build = folder / VERSION
-    build.mkdir()
-    template = tfds.core.ShardedFileTemplate(
-        dataset_name=domain.name, data_dir=build, filetype_suffix="tfrecord"
-    )
-    infos = [_write_split(name, domain.split(name), template) for name in SPLITS]
-    statistics = domain.statistics
     rated = domain.ratings is not None
-    tfds.folder_dataset.write_metadata(
-        data_dir=build,
-        features=features(rated),
-        split_infos=infos,
-        version=VERSION,
-        filename_template=template,
-        check_data=False,
-        # The records are in user order, but nothing hangs on it: SeqIO may shuffle the files.
-        disable_shuffling=False,
-        description=_DESCRIPTION.format(
+    splits = {name: domain.split(name) for name in SPLITS}
+    _write_build(
+        domain,
+        folder / VERSION,
+        features(rated),
+        {
+            name: (len(split), functools.partial(_records, split, _lists(domain, name)))
+            for name, split in splits.items()
+        },
+        _DESCRIPTION.format(
             name=domain.name,
             users=domain.num_users,
             items=domain.num_items,
             interactions=len(domain.events),
             ratings=", and the ratings of both" if rated else "",
         ),
+    )
+    if domain.has_rating_task:
+        ratings = {name: domain.rating_split(name) for name in SPLITS}
+        _write_build(
+            domain,
+            folder / RATING / VERSION,
+            rating_features(),
+            {
+                name: (
+                    len(np.unique(split.users)),
+                    functools.partial(_rating_records, split, name == "train"),
+                )
+                for name, split in ratings.items()
+            },
+            _RATING_DESCRIPTION.format(
+                name=domain.name, **{name: len(split) for name, split in ratings.items()}
+            ),
+        )
+
+
+def _lists(domain: Domain, name: str) -> np.ndarray | None:
+    return domain.candidates(name) if name in CANDIDATE_SPLITS else None
+
+
+def _write_build(
+    domain: Domain,
+    build: Path,
+    features: tfds.features.FeaturesDict,
+    splits: Mapping[str, tuple[int, Records]],
+    description: str,
+) -> None:
+    """Writes one TFDS build; `splits` tells how many records each has, and what gives them."""
+    build.mkdir(parents=True)
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=domain.name, data_dir=build, filetype_suffix="tfrecord"
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=build,
+        features=features,
+        split_infos=[
+            _write_split(template.replace(split=n), *split) for n, split in splits.items()
+        ],
+        version=VERSION,
+        filename_template=template,
+        check_data=False,
+        # The records are in user order, but nothing hangs on it: SeqIO may shuffle the files.
+        disable_shuffling=False,
+        description=description,
         citation=_CITATION,
-        metadata=tfds.core.MetadataDict(recalign_version=statistics.get("recalign_version", "")),
+        metadata=tfds.core.MetadataDict(
+            recalign_version=domain.statistics.get("recalign_version", "")
+        ),
     )
 
 
 def _write_split(
-    name: str, split: Split, template: tfds.core.ShardedFileTemplate
+    template: tfds.core.ShardedFileTemplate, size: int, records: Records
 ) -> tfds.core.SplitInfo:
-    template = template.replace(split=name)
-    shards = -(-len(split) // RECORDS_PER_SHARD)
-    bounds = np.linspace(0, len(split), shards + 1).astype(np.int64)
+    shards = -(-size // RECORDS_PER_SHARD)
+    bounds = np.linspace(0, size, shards + 1).astype(np.int64)
     num_bytes = 0
     for shard in range(shards):
         path = template.sharded_filepath(shard_index=shard, num_shards=shards)
         with tf.io.TFRecordWriter(str(path)) as writer:
-            for record in _records(split, name == "train", bounds[shard], bounds[shard + 1]):
+            for record in records(bounds[shard], bounds[shard + 1]):
                 writer.write(record)
                 num_bytes += len(record)
     return tfds.core.SplitInfo(
-        name=name,
+        name=template.split,
         shard_lengths=np.diff(bounds).tolist(),
         num_bytes=num_bytes,
         filename_template=template,
     )
 
 
-def _records(split: Split, train: bool, start: int, stop: int) -> Iterator[bytes]:
-    """Serialised `tf.train.Example`s of the examples start … stop - 1."""
+def _records(split: Split, lists: np.ndarray | None, start: int, stop: int) -> Iterator[bytes]:
+    """Serialised `tf.train.Example`s of the examples start … stop - 1; train has no lists."""
     for low in range(start, stop, _CHUNK):
-        yield from _chunk(split, train, low, min(low + _CHUNK, stop))
+        yield from _chunk(split, lists, low, min(low + _CHUNK, stop))
 
 
-def _chunk(split: Split, train: bool, low: int, high: int) -> Iterator[bytes]:
+def _chunk(split: Split, lists: np.ndarray | None, low: int, high: int) -> Iterator[bytes]:
     # Lists of Python numbers, made by the chunk: protobuf takes them several times faster than
     # slices of arrays.
     first, last = split.offsets[low], split.offsets[high]
     offsets = (split.offsets[low : high + 1] - first).tolist()
     events = split.events[first:last].tolist()
     users, targets = split.users[low:high].tolist(), split.targets[low:high].tolist()
+    candidates = [[]] * (high - low) if lists is None else lists[low:high].tolist()
     rated = split.ratings is not None
     if rated:
         ratings = split.ratings[first:last].tolist()
@@ -151,8 +228,27 @@ def _chunk(split: Split, train: bool, low: int, high: int) -> Iterator[bytes]:
         feature["user"].int64_list.value.append(users[e])
         feature["history"].int64_list.value.extend(events[history])
         feature["target"].int64_list.value.append(targets[e])
-        feature["train"].int64_list.value.append(int(train))
+        feature["candidates"].int64_list.value.extend(candidates[e])
+        feature["train"].int64_list.value.append(int(lists is None))
         if rated:
             feature["history_ratings"].float_list.value.extend(ratings[history])
             feature["target_rating"].float_list.value.append(target_ratings[e])
+        yield example.SerializeToString(deterministic=True)
+
+
+def _rating_records(split: RatingSplit, train: bool, start: int, stop: int) -> Iterator[bytes]:
+    """Serialised `tf.train.Example`s of the users start … stop - 1 among those with a target."""
+    users, first = np.unique(split.users, return_index=True)
+    bounds = np.append(first, len(split))
+    for row in range(start, stop):
+        user, asked = users[row], slice(bounds[row], bounds[row + 1])
+        known = slice(split.train_offsets[user], split.train_offsets[user + 1])
+        example = tf.train.Example()
+        feature = example.features.feature
+        feature["user"].int64_list.value.append(int(user))
+        feature["items"].int64_list.value.extend(split.train_items[known].tolist())
+        feature["ratings"].float_list.value.extend(split.train_ratings[known].tolist())
+        feature["target_items"].int64_list.value.extend(split.items[asked].tolist())
+        feature["target_ratings"].float_list.value.extend(split.ratings[asked].tolist())
+        feature["train"].int64_list.value.append(int(train))
         yield example.SerializeToString(deterministic=True)

@@ -3,9 +3,11 @@
 import string
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from recalign import prompts
 from recalign.errors import UserError
 from recalign.samples.items import ItemTexts
 
@@ -23,7 +25,9 @@ class Verbaliser:
       templates: the paraphrases of the question; the first is used for evaluation.
       vocabulary: counts tokens.
       lengths: `TASK_FEATURE_LENGTHS`, or None where samples may have any length.
+      question_tokens: what a question may hold beside its template and its history.
       extra_target_tokens: what a target holds beside one item, EOS included.
+      targets: what stands in targets and its tokens without EOS; by default the items.
 
     Raises:
       UserError: if the longest question with one item, or the longest target, does not fit.
@@ -36,7 +40,9 @@ class Verbaliser:
         templates: Sequence[str],
         vocabulary: seqio.Vocabulary,
         lengths: Mapping[str, int] | None,
+        question_tokens: int = 0,
         extra_target_tokens: int = 1,
+        targets: tuple[Sequence[str], np.ndarray] | None = None,
     ):
         self.templates = tuple(templates)
         self.inputs_length = lengths["inputs"] if lengths else None
@@ -46,10 +52,12 @@ class Verbaliser:
         self._mention = tf.constant(items.mention)
         self._target = tf.constant(items.target)
         self._target_tokens = tf.constant(items.target_lengths)
-        counts = [len(vocabulary.encode(_without_fields(t))) for t in self.templates]
+        counts = [len(vocabulary.encode(prompts.without_fields(t))) for t in self.templates]
         self._template_tokens = tf.constant(counts)
-        self._check_inputs_fit(task, max(counts), int(items.history_tokens.min()))
-        self._check_targets_fit(task, items, extra_target_tokens)
+        question = max(counts) + question_tokens
+        self._check_inputs_fit(task, question, int(items.history_tokens.min()))
+        texts, tokens = targets or (items.target, items.target_lengths)
+        self._check_targets_fit(task, texts, tokens, extra_target_tokens)
 
     def _check_inputs_fit(self, task: str, question: int, shortest_item: int) -> None:
         needed = question + shortest_item + 1
@@ -59,12 +67,14 @@ class Verbaliser:
                 f"TASK_FEATURE_LENGTHS['inputs'] = {self.inputs_length}: make it longer"
             )
 
-    def _check_targets_fit(self, task: str, items: ItemTexts, extra: int) -> None:
-        longest = int(items.target_lengths.argmax())
-        needed = int(items.target_lengths[longest]) + extra
+    def _check_targets_fit(
+        self, task: str, texts: Sequence[str], tokens: np.ndarray, extra: int
+    ) -> None:
+        longest = int(tokens.argmax())
+        needed = int(tokens[longest]) + extra
         if self.targets_length is not None and needed > self.targets_length:
             raise UserError(
-                f"{task}: the target {items.target[longest]!r} needs {needed} tokens, but "
+                f"{task}: the target {texts[longest]!r} needs {needed} tokens, but "
                 f"TASK_FEATURE_LENGTHS['targets'] = {self.targets_length}: make it longer, or set "
                 "item_texts.target_form to 'id'"
             )
@@ -80,6 +90,7 @@ class Verbaliser:
         template: tf.Tensor,
         other_tokens: tf.Tensor | int = 0,
         at_most: int | None = None,
+        tokens_beside_each: int = 0,
     ) -> tf.Tensor:
         """The longest suffix of a history that fits beside the question and EOS, int32[h].
 
@@ -88,12 +99,14 @@ class Verbaliser:
           template: int32[], the question.
           other_tokens: what the question holds beside its template and the history.
           at_most: a further bound on the tokens of the history.
+          tokens_beside_each: what is written beside each item of the history.
         """
         if self.inputs_length is None:
             return history
         budget = self.inputs_length - 1 - self._template_tokens[template] - other_tokens
         budget = budget if at_most is None else tf.minimum(budget, at_most)
-        tokens_from_here = tf.cumsum(tf.gather(self._history_tokens, history), reverse=True)
+        tokens = tf.gather(self._history_tokens, history) + tokens_beside_each
+        tokens_from_here = tf.cumsum(tokens, reverse=True)
         return history[tf.reduce_sum(tf.cast(tokens_from_here > budget, tf.int32)) :]
 
     def history(self, items: tf.Tensor) -> tf.Tensor:
@@ -125,10 +138,6 @@ class Verbaliser:
         """What a template with `{history}` alone says before and after it, two string[]."""
         before, after = zip(*(t.split("{history}") for t in self.templates), strict=True)
         return tf.constant(before)[template], tf.constant(after)[template]
-
-
-def _without_fields(template: str) -> str:
-    return template.format(history="", first="", second="")
 
 
 def _format(template: str, fields: Mapping[str, tf.Tensor]) -> tf.Tensor:

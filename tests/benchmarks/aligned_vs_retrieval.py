@@ -30,7 +30,7 @@ def test_metrics(mixture: str, seed: int, steps: int) -> dict[str, float]:
             "EVAL_EXAMPLES=64",
         ]
         configuration.parse(["toyshop.gin"], bindings)
-        return gin.get_configurable(runs.Run)().train()["recalign"]
+        return gin.get_configurable(runs.Run)().train()["toyshop_retrieval"]["recalign"]
 
 
 @click.command()

@@ -1,9 +1,11 @@
 """`recalign prepare`: options, what is printed, what is left on disk."""
 
+import gzip
 import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 
 import pandas as pd
 import pytest
@@ -202,7 +204,48 @@ def test_wrong_use(files):
     assert run("recbole", "--name", "x").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["recbole", "table", "toyshop"])
+@pytest.mark.parametrize("year", [2014, 2023])
+def test_amazon(files, year):
+    user, item, rating, time = {
+        2014: ("reviewerID", "asin", "overall", "unixReviewTime"),
+        2023: ("user_id", "parent_asin", "rating", "timestamp"),
+    }[year]
+    reviews = [{user: "u", item: f"i{n}", rating: 5.0 - n, time: 9 - n} for n in range(3)]
+    meta = [{item: f"i{n}", "title": f"Item {n}"} for n in range(5)]
+    for name, records in (("reviews", reviews), ("meta", meta)):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (files / f"{name}.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    arguments = [
+        f"amazon{year}", "--reviews", files / "reviews.gz", "--meta", files / "meta.gz",
+        "--name", "shop", "--data_dir", files / "d",
+    ]  # fmt: skip
+    assert "shop: 1 users, 3 items, 3 interactions" in done(run(*arguments))
+    domain = domains.load("shop", files / "d")
+    assert [domain.items["title"][i] for i in domain.events] == ["Item 2", "Item 1", "Item 0"]
+    assert domain.ratings.tolist() == [3, 4, 5]
+    assert "other options (all_items)" in refused(run(*arguments, "--all_items"))
+    done(run(*arguments, "--all_items", "--overwrite"))
+    assert domains.load("shop", files / "d").num_items == 5
+
+
+def test_movielens_from_a_folder_and_an_archive(files):
+    with zipfile.ZipFile(files / "ml.zip", "w") as archive:
+        archive.writestr("ml-1m/ratings.dat", "".join(f"1::{n}::5::{9 - n}\n" for n in range(3)))
+        archive.writestr("ml-1m/movies.dat", "".join(f"{n}::Film {n} (1999)::\n" for n in range(3)))
+        archive.extractall(files / "folder")
+    for path in (files / "ml.zip", files / "folder"):
+        arguments = ["movielens", "--path", path, "--name", path.stem, "--data_dir", files / "d"]
+        done(run(*arguments))
+        assert "already prepared" in done(run(*arguments))
+        domain = domains.load(path.stem, files / "d")
+        titles = [domain.items["title"][i] for i in domain.events]
+        assert titles == [f"Film {n} (1999)" for n in (2, 1, 0)]
+
+
+COMMANDS = ["recbole", "table", "amazon2014", "amazon2023", "movielens", "toyshop"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_tells_all(command):
     output = done(run(command, "--help"))
     for word in ("--data_dir", "--k_core", "--seed", "--vocab_size", "--overwrite", "Example:"):

@@ -84,6 +84,11 @@ def test_a_number_that_cannot_be_read(put, value):
     refuse(lambda: recbole.read(path), f"{path}, line 3", "'timestamp'", repr(value))
 
 
+def test_a_rating_beyond_single_precision(put):
+    path = put("x.inter", INTER.replace("timestamp:", "rating:").replace("\t1\n", "\t1e181\n"))
+    refuse(lambda: recbole.read(path), f"{path}, line 3", "'rating' is 1e+181", "too large")
+
+
 def test_a_date_among_numbers(put):
     path = put("x.inter", INTER.replace("\t1\n", "\t2014-07-01\n"))
     refuse(lambda: recbole.read(path), "line 3", "'2014-07-01'")

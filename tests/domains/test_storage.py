@@ -63,13 +63,13 @@ def test_the_same_domain_gives_the_same_bytes(small, tmp_path):
             {f.name: hashlib.sha256(f.read_bytes()).digest() for f in sorted(folder.iterdir())}
         )
     assert digests[0] == digests[1]
-    assert len(digests[0]) == 4
+    assert len(digests[0]) == 6
 
 
 def test_the_interactions_file_is_plain(small, tmp_path):
     save(small, tmp_path / "small")
     frame = pd.read_parquet(tmp_path / "small" / "interactions.parquet")
-    assert frame.columns.tolist() == ["user", "item", "timestamp", "rating"]
+    assert frame.columns.tolist() == ["user", "item", "timestamp", "rating", "rating_part"]
     assert frame["user"].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2]
     assert frame["timestamp"].tolist() == [0, 1, 2, 3, 4, 1, 2, 3, 9]
 

@@ -1,139 +1,86 @@
-"""Baselines against brute force, by their rules, and on real Beauty and Toys."""
+"""Rows of the report: every protocol, one evaluator, and refusals that say what to do."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from recalign.domains import Domain
+from recalign.engine.sasrec_training import Recipe
+from recalign.errors import UserError
 from recalign.evaluation import baselines
-from recalign.evaluation.baselines import ItemCooccurrence, Popularity
-from recalign.evaluation.metrics import full_ranking
+from recalign.evaluation.counting import ItemCooccurrence
+from recalign.evaluation.metrics import candidate_ranking, rating
+from recalign.evaluation.raters import GroupMean
 
 
-def csr(sequences):
-    lengths = [len(s) for s in sequences]
-    return np.cumsum([0, *lengths]), np.array([x for s in sequences for x in s], np.int32)
+def domain(rated, users=60, items=130, length=8, seed=0):
+    rng = np.random.default_rng(seed)
+    events = np.concatenate([rng.permutation(items)[:length] for _ in range(users)])
+    return Domain(
+        name="shop",
+        items=pd.DataFrame({"key": [str(item) for item in range(items)]}),
+        offsets=length * np.arange(users + 1),
+        events=events.astype(np.int32),
+        ratings=rng.integers(1, 6, len(events)).astype(np.float32) if rated else None,
+    )
 
 
-@st.composite
-def domains(draw):
-    """Train sequences (repeats and empty ones too), histories, catalogue size."""
-    num_items = draw(st.integers(1, 12))
-    sequences = st.lists(st.lists(st.integers(0, num_items - 1), max_size=8), max_size=10)
-    return draw(sequences), draw(sequences), num_items
+@pytest.fixture
+def brief(monkeypatch):
+    """SASRec for two epochs."""
+    made = Recipe.__init__
+    monkeypatch.setattr(Recipe, "__init__", lambda self, seed: made(self, epochs=2, seed=seed))
 
 
-def brute_popularity(train, num_items):
-    counts = [sum(s.count(x) for s in train) for x in range(num_items)]
-    return sorted(range(num_items), key=lambda x: (-counts[x], x))
+@pytest.mark.usefixtures("brief")
+def test_all_baselines_of_a_rated_domain():
+    rows = baselines.domain_rows(domain(rated=True), "test")
+    rankers, raters = list(rows)[:4], list(rows)[4:]
+    assert rankers == ["popularity", "item co-occurrence", "BPR-MF", "SASRec"]
+    assert raters == ["global mean", "user mean", "item mean", "biased MF"]
+    ranking = {"full/hr@10", "full_unseen/ndcg@10", "cand100/hr@10", "cand100/ndcg@5"}
+    for name in rankers:
+        assert ranking < set(rows[name])
+        assert rows[name]["full_unseen/invalid_rate"] == 0
+    for name in raters:
+        assert set(rows[name]) == {"rating/rmse", "rating/mae", "rating/parse_rate"}
 
 
-def brute_cooccurrence(train, history, num_items):
-    """The formula over dense user vectors; scores rounded so that equal ones compare equal."""
-    vectors = np.array([[x in s for s in train] for x in range(num_items)], float)
-    scores = np.zeros(num_items)
-    for t, item in enumerate(reversed(history)):
-        for x in range(num_items):
-            norm = np.sqrt(vectors[x].sum() * vectors[item].sum())
-            if x != item and norm:
-                scores[x] += 0.7**t * (vectors[x] @ vectors[item]) / norm
-    order = brute_popularity(train, num_items)
-    return sorted(order, key=lambda x: -np.round(scores[x], 9))
+def test_rows_are_those_of_the_evaluator():
+    shop = domain(rated=True)
+    rows = baselines.domain_rows(shop, "validation", ["cooccurrence", "item_mean"])
+    held, lists = shop.split("validation"), shop.candidates("validation")
+    ranker = ItemCooccurrence().fit(*shop.train(), shop.num_items)
+    columns = [row.tolist().index(t) for row, t in zip(lists, held.targets, strict=True)]
+    expected = candidate_ranking(ranker.score(held, lists), np.array(columns))
+    assert expected.items() < rows["item co-occurrence"].items()
+    train, test = shop.rating_split("train"), shop.rating_split("validation")
+    rater = GroupMean("items").fit(train, shop.num_users, shop.num_items)
+    assert rows["item mean"] == rating(rater.predict(test.users, test.items), test.ratings, 3)
+    assert (
+        baselines.rating_rows(train, test, test, shop.num_users, shop.num_items)["item mean"]
+        == rows["item mean"]
+    )
 
 
-def cut(items, history, k, remove_seen):
-    kept = [x for x in items if not (remove_seen and x in history)][:k]
-    return kept + [-1] * (k - len(kept))
+def test_free_rows_beside_a_model_are_those_of_the_command():
+    shop = domain(rated=False)
+    held, lists = shop.split("test"), shop.candidates("test")
+    rows = baselines.domain_rows(shop, "test", baselines.FREE)
+    histories = held.offsets, held.events
+    beside = baselines.baseline_metrics(
+        shop.train(), histories, held.targets, shop.num_items, lists
+    )
+    assert beside == rows
+    alone = baselines.candidate_rows(shop.train(), histories, held.targets, lists, shop.num_items)
+    for name, row in alone.items():
+        assert row == {key: v for key, v in rows[name].items() if key.startswith("cand100/")}
+    plain = baselines.baseline_metrics(shop.train(), histories, held.targets, shop.num_items)
+    assert all(key.startswith("full") for row in plain.values() for key in row)
 
 
-@given(domains(), st.booleans(), st.sampled_from([1, 3, 15]), st.sampled_from([1, 20, 10**6]))
-@settings(deadline=None, max_examples=150)
-def test_rankers_agree_with_brute_force(domain, remove_seen, k, chunk_entries):
-    train, histories, num_items = domain
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "CHUNK_ENTRIES", chunk_entries)  # the answer must not change
-        popular, near = (
-            ranker.fit(*csr(train), num_items).rank(*csr(histories), k, remove_seen)
-            for ranker in (Popularity(), ItemCooccurrence())
-        )
-    assert popular.dtype == near.dtype == np.int32
-    assert popular.shape == near.shape == (len(histories), k)
-    order = brute_popularity(train, num_items)
-    assert popular.tolist() == [cut(order, h, k, remove_seen) for h in histories]
-    assert near.tolist() == [
-        cut(brute_cooccurrence(train, h, num_items), h, k, remove_seen) for h in histories
-    ]
-
-
-def test_the_newest_item_counts_most():
-    ranker = ItemCooccurrence().fit(*csr([[0, 1], [2, 3]]), 4)
-    ranked = ranker.rank(*csr([[0, 2], [2, 0]]), k=2, remove_seen=True)
-    assert ranked.tolist() == [[3, 1], [1, 3]]
-
-
-def test_a_long_history_overflows_nothing():
-    ranker = ItemCooccurrence().fit(*csr([[0, 1], [2, 3]]), 5)
-    ranked = ranker.rank(*csr([[0] * 5000 + [4]]), k=4, remove_seen=True)
-    assert ranked.tolist() == [[1, 2, 3, -1]]
-
-
-@pytest.mark.parametrize("ranker", [Popularity(), ItemCooccurrence()])
-def test_items_outside_the_catalogue_are_refused(ranker):
-    with pytest.raises(ValueError, match="events must be items 0 … 1; got 0 … 2"):
-        ranker.fit(*csr([[0, 2]]), 2)
-    with pytest.raises(ValueError, match="do not span 2 events"):
-        ranker.fit(np.array([0, 1]), np.array([0, 1]), 2)
-
-
-def test_a_million_items_stay_sparse():
-    rng = np.random.default_rng(0)
-    num_items, users = 1_000_000, 2_000
-    events = rng.integers(0, num_items, users * 10)
-    offsets = np.arange(users + 1) * 10
-    ranker = ItemCooccurrence().fit(offsets, events, num_items)
-    ranked = ranker.rank(offsets[:201], events[:2000], k=9, remove_seen=False)
-    # With so many items, a user's basket has hardly any neighbours but itself.
-    own = [np.isin(row, events[10 * u : 10 * u + 10]).mean() for u, row in enumerate(ranked)]
-    assert np.mean(own) > 0.95
-
-
-def leave_one_out(shared, name):
-    """Train sequences, test histories and targets by the protocol, items in file order."""
-    path = shared / "data" / "amazon-2014" / name / f"{name}.inter"
-    table = pd.read_csv(path, sep="\t", header=0, names=["user", "item", "time"])
-    user, item = pd.factorize(table.user)[0], pd.factorize(table.item)[0]
-    dated = table.time.notna().groupby(user).transform("all")
-    order = np.lexsort((table.time.where(dated, 0).to_numpy(), user))
-    events = item[order].astype(np.int32)
-    left = np.repeat(np.cumsum(np.bincount(user)), np.bincount(user)) - np.arange(len(events))
-    users = np.arange(user.max() + 2)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(user))])
-    train = offsets - 2 * users, events[left > 2]
-    histories = offsets - users, events[left > 1]
-    return train, histories, events[left == 1], item.max() + 1
-
-
-@pytest.mark.parametrize(
-    ("name", "users", "expected"),
-    [
-        ("beauty", 22_363, {"hr@5": 0.0466, "ndcg@5": 0.0337, "hr@10": 0.0651, "ndcg@10": 0.0397}),
-        ("toys", 19_412, {"hr@5": 0.0596, "ndcg@5": 0.0424, "hr@10": 0.0787, "ndcg@10": 0.0486}),
-    ],
-)
-def test_item_cooccurrence_gives_the_design_s_row(shared, name, users, expected):
-    train, histories, targets, num_items = leave_one_out(shared, name)
-    assert len(targets) == users
-    ranked = ItemCooccurrence().fit(*train, num_items).rank(*histories, k=20, remove_seen=True)
-    got = full_ranking(ranked, targets, num_items, "full_unseen")
-    for metric, value in expected.items():
-        assert got[f"full_unseen/{metric}"] == pytest.approx(value, abs=5e-4), metric
-    assert got["full_unseen/duplicate_rate"] == got["full_unseen/invalid_rate"] == 0
-
-
-def test_baseline_rows_carry_both_protocols():
-    train, histories = csr([[0, 1], [0, 1], [2, 3]]), csr([[0], [2]])
-    rows = baselines.baseline_metrics(train, histories, np.array([1, 3]), 4)
-    assert list(rows) == ["popularity", "item co-occurrence"]
-    assert rows["item co-occurrence"]["full/hr@1"] == 1.0
-    assert rows["popularity"]["full_unseen/hr@1"] == 0.5
+def test_what_cannot_be_fitted_is_refused_before_anything_is():
+    with pytest.raises(UserError, match="no baseline 'svd'; there are popularity"):
+        baselines.domain_rows(domain(rated=True), "test", ["sasrec", "svd"])
+    with pytest.raises(UserError, match="item_mean predicts ratings, and shop has none"):
+        baselines.domain_rows(domain(rated=False), "test", ["sasrec", "item_mean"])

@@ -65,7 +65,8 @@ def test_tfds_knows_the_dataset_by_its_name(domain, root):
     assert "40 users, 50 items" in info.description
     assert "2404.00245" in info.citation
     assert info.features.dtype == {
-        "user": np.int32, "history": np.int32, "target": np.int32, "train": np.bool_
+        "user": np.int32, "history": np.int32, "target": np.int32, "train": np.bool_,
+        "candidates": np.int32,
     }  # fmt: skip
     assert_same(list(tfds.as_numpy(builder.as_dataset("test"))), domain.split("test"), False)
 
@@ -78,6 +79,40 @@ def test_ratings(rated, tmp_path):
             here = slice(split.offsets[e], split.offsets[e + 1])
             np.testing.assert_array_equal(record["history_ratings"], split.ratings[here])
             assert record["target_rating"] == split.target_ratings[e]
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_candidates(domain, root, name):
+    builder = tfds.builder("corner_shop", data_dir=root)
+    lists = [record["candidates"] for record in tfds.as_numpy(builder.as_dataset(name))]
+    np.testing.assert_array_equal(lists, domain.candidates(name))
+    for record in tfds.as_numpy(builder.as_dataset("train")):
+        assert not len(record["candidates"])
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_the_rating_split_is_a_configuration_of_its_own(rated, tmp_path, name):
+    root = build(rated, tmp_path)
+    builder = tfds.builder("corner_shop/rating", data_dir=root)
+    assert set(builder.info.features) == set(store.rating_features())
+    assert set(tfds.builder("corner_shop", data_dir=root).info.features) == set(
+        store.features(True)
+    )
+    source = seqio.TfdsDataSource("corner_shop/rating:1.0.0", tfds_data_dir=str(root))
+    split, found = rated.rating_split(name), []
+    for record in source.get_dataset(name, shuffle=False).as_numpy_iterator():
+        user = record["user"]
+        assert record["train"] == (name == "train")
+        known = slice(split.train_offsets[user], split.train_offsets[user + 1])
+        np.testing.assert_array_equal(record["items"], split.train_items[known])
+        np.testing.assert_array_equal(record["ratings"], split.train_ratings[known])
+        targets = zip(record["target_items"], record["target_ratings"], strict=True)
+        found += [(user, *target) for target in targets]
+    assert found == [*zip(split.users, split.items, split.ratings, strict=True)]
+
+
+def test_a_domain_without_ratings_has_no_rating_build(root):
+    assert not (root / "corner_shop" / "rating").exists()
 
 
 def test_several_shards(domain, tmp_path, monkeypatch):

@@ -1,0 +1,60 @@
+"""`recalign baseline`: conventional recommenders, judged as a model is."""
+
+from pathlib import Path
+
+import click
+
+from recalign.cli.options import data_dir_option
+
+
+@click.command(
+    epilog="\b\n"
+    "Examples:\n"
+    "  recalign baseline --name all --domain toyshop\n"
+    "  recalign baseline --name sasrec --name bpr --domain beauty --output beauty.json"
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    default=["all"],
+    show_default=True,
+    metavar="NAME",
+    help="popularity, cooccurrence, bpr, sasrec; with ratings also global_mean, user_mean, "
+    "item_mean, biased_mf; or all. May be given several times.",
+)
+@click.option("--domain", required=True, help="A prepared domain.")
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
+)
+@click.option("--seed", default=0, show_default=True, help="Of what is random in a baseline.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help='A JSON file that receives the numbers as "DOMAIN/NAME/SPLIT/PROTOCOL/METRIC".',
+)
+@data_dir_option
+def baseline(names: tuple[str, ...], domain: str, split: str, seed: int, output: Path) -> None:
+    """Fits baselines to a domain and prints their metrics on a split.
+
+    The whole catalogue is ranked, with and without the items of the history, and so are the stored
+    candidate lists, the same for every model. Where the domain has ratings, they are predicted too.
+    Baselines learn from train interactions; those that have something to choose choose it on
+    validation.
+    """
+    from recalign import domains
+    from recalign.evaluation import baselines, report
+
+    chosen = () if "all" in names else tuple(dict.fromkeys(names))
+    loaded = domains.load(domain)
+    rows = baselines.domain_rows(loaded, split, chosen, seed)
+    if output:
+        report.write_metrics(
+            output,
+            {
+                key: value
+                for name, row in rows.items()
+                for key, value in report.add_prefix(row, f"{domain}/{name}", split).items()
+            },
+        )
+    click.echo(report.format_tables(rows))

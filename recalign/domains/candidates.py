@@ -1,0 +1,124 @@
+"""Candidate lists: one positive among negatives that its user never touched, drawn once and stored.
+
+A list is the same for every model and baseline. It lies in the domain's folder as a .npy file,
+which is read without being loaded.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+NEGATIVES = 99
+# The table of a chunk has a byte for each of its users and each item.
+TABLE_BYTES = 1 << 26
+CHUNK_ROWS = 1 << 12
+_FREE, _TOUCHED = np.int8(-1), np.int8(-2)
+
+
+class Touched(Protocol):
+    """What a domain tells of its events; user u has `events[offsets[u]:offsets[u + 1]]`."""
+
+    offsets: np.ndarray
+    events: np.ndarray
+    num_items: int
+
+
+def num_negatives(domain: Touched, users: np.ndarray) -> int:
+    """How many negatives a list has: 99, or as many as there are for every one of the users.
+
+    Lists of one length keep chance the same for everybody, and the metrics are named after it.
+
+    Args:
+      domain: the events.
+      users: int[m], whose lists are meant.
+    """
+    lengths = np.diff(domain.offsets)
+    if domain.num_items - lengths.max() >= NEGATIVES:
+        return NEGATIVES
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    pairs = np.unique(owners * np.int64(domain.num_items) + domain.events)
+    touched = np.bincount(pairs // domain.num_items, minlength=len(lengths))
+    most = int(touched[users].max(initial=0))
+    return min(NEGATIVES, domain.num_items - most)
+
+
+def draw(
+    domain: Touched, users: np.ndarray, positives: np.ndarray, negatives: int, seed: tuple[int, ...]
+) -> Iterator[np.ndarray]:
+    """The lists of some users, chunk by chunk.
+
+    The negatives of a list are distinct, and uniform over the items without an event of its user in
+    any split. They and the positive stand in random order.
+
+    Args:
+      domain: the events.
+      users: int[m], ascending.
+      positives: int[m], the item that each user is to find.
+      negatives: n, as of `num_negatives`.
+      seed: of all that is drawn; the chunks belong to what it decides.
+
+    Yields:
+      int32[rows, 1 + n], item indices; in all m rows.
+    """
+    rng = np.random.default_rng(seed)
+    rows = int(np.clip(TABLE_BYTES // domain.num_items, 1, CHUNK_ROWS))
+    # What stands in each cell: nothing, an event, or the column that has drawn the item.
+    table = np.full((rows, domain.num_items), _FREE)
+    for start in range(0, len(users), rows):
+        chunk = users[start : start + rows]
+        owner, events = _events_of(domain, chunk)
+        table[owner, events] = _TOUCHED
+        drawn = _throw(table, len(chunk), negatives, rng)
+        table[np.arange(len(chunk))[:, None], drawn] = _FREE
+        table[owner, events] = _FREE
+        lists = np.column_stack([positives[start : start + rows], drawn]).astype(np.int32)
+        yield rng.permuted(lists, axis=1)
+
+
+def _throw(table: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
+    """Distinct free items for each row, int64[rows, columns], marked in the table.
+
+    Every cell draws an item; what is taken, or lost to another column of the row, is drawn again.
+    No step tells one free item from another, so all sets of them are equally likely.
+    """
+    drawn = np.zeros((rows, columns), np.int64)
+    row, column = (index.ravel() for index in np.indices(drawn.shape, np.int32))
+    while len(row):
+        item = rng.integers(table.shape[1], size=len(row))
+        free = table[row, item] == _FREE
+        table[row[free], item[free]] = column[free]
+        won = free & (table[row, item] == column)
+        drawn[row[won], column[won]] = item[won]
+        row, column = row[~won], column[~won]
+    return drawn
+
+
+def _events_of(domain: Touched, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every event of some users, ascending: its row in `users`, and its item."""
+    first, last = domain.offsets[users[0]], domain.offsets[users[-1] + 1]
+    owners = np.repeat(
+        np.arange(users[0], users[-1] + 1), np.diff(domain.offsets[users[0] : users[-1] + 2])
+    )
+    rows = np.minimum(np.searchsorted(users, owners), len(users) - 1)
+    meant = users[rows] == owners
+    return rows[meant], domain.events[first:last][meant]
+
+
+def write(path: Path, lists: Iterator[np.ndarray], shape: tuple[int, int]) -> str:
+    """Writes lists as a .npy file, a chunk at a time, and returns its sha256."""
+    digest = hashlib.sha256()
+
+    class Hashed:
+        def write(self, content: bytes) -> None:
+            digest.update(content)
+            file.write(content)
+
+    with path.open("wb") as file:
+        header = {"descr": "<i4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(Hashed(), header)
+        for chunk in lists:
+            Hashed().write(np.ascontiguousarray(chunk, "<i4").data)
+    return digest.hexdigest()

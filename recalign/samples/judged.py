@@ -1,0 +1,153 @@
+"""The examples that a run is judged by: every task of its mixture that can be."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+
+from recalign import domains
+from recalign.errors import UserError
+from recalign.evaluation.examples import (
+    Examples,
+    RankingExamples,
+    RatingExamples,
+    RetrievalExamples,
+)
+from recalign.samples.inputs import Lengths, mixture_or_task, tasks_of
+from recalign.samples.items import item_texts
+from recalign.samples.questions import Questions
+from recalign.samples.rating import star_texts
+from recalign.samples.registry import domain_of
+
+Records = list[dict[str, Any]]
+
+
+def examples(
+    mixture_or_task_name: str,
+    task_feature_lengths: Lengths,
+    split: str,
+    module: str | None = None,
+    num_examples: int | None = None,
+    task: str | None = None,
+) -> list[Examples]:
+    """The examples of a split, of each task of a mixture that can be judged.
+
+    Those are retrieval, ranking and rating; an auxiliary task is there to be learned from.
+
+    Args:
+      mixture_or_task_name: as registered with SeqIO.
+      task_feature_lengths: the length of "inputs"; older items of a longer history are dropped.
+      split: "validation" or "test".
+      module: imported first, so that it can register tasks.
+      num_examples: at most so many of each task, the first ones; None takes all.
+      task: this one alone.
+
+    Raises:
+      UserError: if no task can be judged, or not the one that is asked for.
+    """
+    provider = mixture_or_task(mixture_or_task_name, module)
+    judged = {t.name: kind for t in tasks_of(provider) if (kind := _kind(t))}
+    if task is not None and task not in judged:
+        known = ", ".join(sorted(judged)) or "none"
+        raise UserError(f"{provider.name} has no task {task!r} that can be judged; it has: {known}")
+    if not judged:
+        raise UserError(
+            f"{provider.name} holds no retrieval, ranking or rating task, so there is nothing to "
+            "evaluate"
+        )
+    folders = {domain_of(t) for t in tasks_of(provider) if t.name in judged}
+    loaded = {folder: domains.load(*folder) for folder in folders}
+    found = []
+    for t in tasks_of(provider):
+        if t.name in judged and task in (None, t.name):
+            records = _read(t, task_feature_lengths, split, num_examples)
+            made = judged[t.name](t, split, loaded[domain_of(t)], records)
+            if isinstance(made, RetrievalExamples) and not isinstance(made, RankingExamples):
+                made = dataclasses.replace(made, ask=Questions(t, task_feature_lengths))
+            found.append(made)
+    return found
+
+
+def _kind(task: seqio.Task) -> Callable[..., Examples] | None:
+    """What makes the examples of a task; None for one that is only learned from."""
+    kinds = {"retrieval": _retrieval, "ranking": _ranking, "rating": _rating}
+    return kinds.get(task.name.rsplit("_", 1)[-1]) if domain_of(task) else None
+
+
+def _read(task: seqio.Task, lengths: Mapping[str, int], split: str, number: int | None) -> Records:
+    dataset = task.get_dataset(dict(lengths), split, shuffle=False, seed=0, try_in_mem_cache=False)
+    return list(dataset.take(number or -1).as_numpy_iterator())
+
+
+def _retrieval(
+    task: seqio.Task, split: str, domain: domains.Domain, records: Records
+) -> RetrievalExamples:
+    return RetrievalExamples(**_next_item(task, split, domain, records))
+
+
+def _ranking(
+    task: seqio.Task, split: str, domain: domains.Domain, records: Records
+) -> RankingExamples:
+    return RankingExamples(
+        candidates=np.stack([record["candidates"] for record in records]),
+        **_next_item(task, split, domain, records),
+    )
+
+
+def _next_item(
+    task: seqio.Task, split: str, domain: domains.Domain, records: Records
+) -> dict[str, Any]:
+    histories = [record["seen"] for record in records]
+    return {
+        "task": task.name,
+        "split": split,
+        "domain": domain,
+        "inputs": [record["inputs"] for record in records],
+        "offsets": np.cumsum([0, *map(len, histories)]),
+        "events": np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
+        "targets": np.array([record["item"] for record in records], np.int32),
+        "catalogue": catalogue_of(task),
+    }
+
+
+def _rating(
+    task: seqio.Task, split: str, domain: domains.Domain, records: Records
+) -> RatingExamples:
+    vocabulary = task.output_features["targets"].vocabulary
+    train_ratings = domain.statistics["ratings"]["values"]
+    # Ratings that differ by less than is written are the same answer.
+    stars = dict(zip(star_texts(train_ratings), train_ratings, strict=True))
+    records = sorted(records, key=lambda record: (record["user"], record["item"]))
+    return RatingExamples(
+        task=task.name,
+        split=split,
+        domain=domain,
+        inputs=[record["inputs"] for record in records],
+        users=np.array([record["user"] for record in records], np.int32),
+        items=np.array([record["item"] for record in records], np.int32),
+        ratings=np.array([record["rating"] for record in records], np.float32),
+        values=np.array([*stars.values()]),
+        stars=[np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32) for text in stars],
+        decode=vocabulary.decode,
+    )
+
+
+def catalogue_of(task: seqio.Task) -> list[np.ndarray]:
+    """How the model must write each item of a task's domain: int32[tokens] an item, with EOS."""
+    eos = np.int32(task.output_features["targets"].vocabulary.eos_id)
+    return [np.append(tokens, eos) for tokens in item_texts(*domain_of(task)).target_tokens]
+
+
+def catalogue(mixture_or_task_name: str, module: str | None = None) -> list[np.ndarray]:
+    """How the model must write each item of the domain of a mixture; see `catalogue_of`.
+
+    Raises:
+      UserError: if the mixture holds no task whose answers are items of a domain.
+    """
+    provider = mixture_or_task(mixture_or_task_name, module)
+    for task in tasks_of(provider):
+        if _kind(task) in (_retrieval, _ranking):
+            return catalogue_of(task)
+    raise UserError(f"{provider.name} holds no retrieval or ranking task, so no catalogue")

@@ -1,0 +1,85 @@
+"""Metrics that SeqIO tasks carry, so that any SeqIO evaluator (T5X's is one) reports ours.
+
+An evaluator decodes what a model wrote, one sequence an example or K of them, hands it to the
+task's `postprocess_fn` together with the example, and all of it to the task's `metric_fns`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recalign.evaluation import metrics
+from recalign.samples.items import domain_vocabulary, item_texts
+
+NOT_AN_ITEM = -2
+
+
+class NextItem(NamedTuple):
+    """What a retrieval example asks for.
+
+    Attributes:
+      item: the item index to find.
+      seen: int32[h], the whole history.
+    """
+
+    item: int
+    seen: np.ndarray
+
+
+def next_item_or_texts(
+    decoded: str | Sequence[str], example: Mapping[str, Any], is_target: bool
+) -> NextItem | list[str]:
+    """The `postprocess_fn` of retrieval tasks.
+
+    Args:
+      decoded: what was written; of several beams, the best comes last, as in T5X.
+      example: with `item` and `seen`, see `recalign.samples.preprocessors.retrieval`.
+      is_target: whether `decoded` is the example's target, or else a prediction.
+
+    Returns:
+      The target, or the predicted texts, best first.
+    """
+    if is_target:
+        return NextItem(int(example["item"]), np.asarray(example["seen"]))
+    return [decoded] if isinstance(decoded, str) else list(decoded)[::-1]
+
+
+def full_ranking(
+    targets: Sequence[NextItem],
+    predictions: Sequence[Sequence[str]],
+    domain: str,
+    data_dir: str | None,
+) -> dict[str, float]:
+    """The metrics of lists of written items, `full/…` and `full_unseen/…`.
+
+    A decoder that knows nothing of `seen` spends beams on items of the history. Their removal
+    shortens the lists, so `full_unseen` has the cut-offs that the shortest list still reaches: ask
+    for more beams to get more of them.
+
+    Args:
+      targets: of m examples.
+      predictions: the texts written for each, best first, as many for each.
+      domain: the prepared domain.
+      data_dir: where it lives.
+
+    Returns:
+      The names and values of `recalign.evaluation.metrics.full_ranking`.
+    """
+    items = item_texts(domain, data_dir)
+    # What the vocabulary reads from an item's tokens need not be the text they were made from.
+    texts = domain_vocabulary(domain, data_dir).tokenizer.decode(
+        [tokens.tolist() for tokens in items.target_tokens]
+    )
+    index_of = {"": metrics.EMPTY} | {text: item for item, text in enumerate(texts)}
+    ranked = np.array([[index_of.get(text, NOT_AN_ITEM) for text in row] for row in predictions])
+    wanted = np.array([target.item for target in targets])
+    offsets = np.cumsum([0, *(len(target.seen) for target in targets)])
+    events = np.concatenate([np.zeros(0, np.int64), *(target.seen for target in targets)])
+    unseen = metrics.remove_seen(ranked, offsets, events)
+    removed = (unseen == metrics.EMPTY).sum(axis=1) - (ranked == metrics.EMPTY).sum(axis=1)
+    depth = ranked.shape[1] - removed.max()
+    found = metrics.full_ranking(ranked, wanted, len(texts))
+    if depth:
+        found |= metrics.full_ranking(unseen[:, :depth], wanted, len(texts), "full_unseen")
+    return found

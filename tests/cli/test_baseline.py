@@ -1,0 +1,66 @@
+"""`recalign baseline` from the shell's side."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from recalign.cli.baseline import baseline
+from recalign.cli.prepare import prepare
+from recalign.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    arguments = ["toyshop", "--users", "200", "--items", "150", "--data_dir", str(folder)]
+    CliRunner().invoke(prepare, arguments, catch_exceptions=False)
+    return folder
+
+
+def run(data_dir, *arguments):
+    arguments = ["--domain", "toyshop", "--data_dir", str(data_dir), *map(str, arguments)]
+    return CliRunner().invoke(baseline, arguments)
+
+
+def test_several_names_make_one_table_and_one_file(data_dir, tmp_path):
+    output = tmp_path / "metrics.json"
+    names = ["--name", "popularity", "--name", "cooccurrence", "--name", "bpr"]
+    result = run(data_dir, *names, "--output", output)
+    assert result.exit_code == 0, result.exception
+    lines = result.stdout.splitlines()
+    for protocol in ("full:", "full_unseen:", "cand100:"):
+        [start] = [n for n, line in enumerate(lines) if line.startswith(protocol)]
+        labels = [line.split("|")[1].strip() for line in lines[start + 4 : start + 7]]
+        assert labels == ["popularity", "item co-occurrence", "BPR-MF"]
+    metrics = json.loads(output.read_text())
+    popular, near = (
+        metrics[f"toyshop/{label}/test/full_unseen/hr@10"]
+        for label in ("popularity", "item co-occurrence")
+    )
+    assert near > 2 * popular > 0
+    assert f"{popular:.4f}" in result.stdout
+    again = run(data_dir, *names)
+    assert again.stdout == result.stdout
+
+
+def test_wrong_use(data_dir):
+    for arguments, message in (
+        (["--name", "knn"], "no baseline 'knn'"),
+        (["--name", "user_mean"], "toyshop has none"),
+    ):
+        error = run(data_dir, *arguments).exception
+        assert isinstance(error, UserError)
+        assert message in str(error)
+    assert run(data_dir, "--split", "train").exit_code == 2
+
+
+def test_importing_the_command_line_imports_nothing_heavy():
+    program = (
+        "import sys, recalign.cli; "
+        "print([m for m in ('numpy', 'scipy', 'implicit', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

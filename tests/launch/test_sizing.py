@@ -1,0 +1,55 @@
+"""launch/sizing.py reads what a dry run prints."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from recalign.engine.dry_run import GIB, Sizes
+
+
+@pytest.fixture
+def sizing():
+    path = Path(__file__).parents[2] / "launch/sizing.py"
+    spec = importlib.util.spec_from_file_location("sizing", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answers(monkeypatch, **answer):
+    done = SimpleNamespace(**{"returncode": 0, "stdout": "", "stderr": "", **answer})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+
+
+@pytest.mark.parametrize(("temporaries", "fits"), [(6, "yes"), (15, "**no**")])
+def test_a_dry_run_becomes_a_line(sizing, monkeypatch, temporaries, fits):
+    report = Sizes(
+        devices="8 x TPU v5 lite",
+        mesh={"data": 8, "model": 1},
+        parameters=247_577_856,
+        parameter_bytes=GIB,
+        optimizer_bytes=GIB // 2,
+        batch_bytes=0,
+        temporary_bytes=temporaries * GIB,
+        model_flops=8 * 197e12,  # a second for eight chips at their peak
+        device_flops=1.0,
+    )
+    answers(monkeypatch, stdout=str(report))
+    line = sizing.cells(sizing.Row("flan_t5_base", "v5e:2x4"))
+    assert line[1] == "v5litepod-8 (v5e:2x4)"
+    assert line[4:] == ["1.00", "0.50", f"{1.5 + temporaries:.2f}", "16 GiB", fits, "2.50 s"]
+    assert len(line) == len(sizing.HEADER.split(" | "))
+
+
+def test_a_step_that_the_compiler_refuses_for_its_size_does_not_fit(sizing, monkeypatch):
+    answers(monkeypatch, returncode=1, stderr="RESOURCE_EXHAUSTED: Ran out of memory in hbm")
+    assert "**no**" in sizing.cells(sizing.Row("flan_t5_xl", "v5e:2x2"))
+
+
+def test_any_other_failure_is_told(sizing, monkeypatch):
+    answers(monkeypatch, returncode=2, stderr="recalign: no")
+    with pytest.raises(SystemExit, match="recalign: no"):
+        sizing.cells(sizing.Row("flan_t5_xl", "v5e:2x2"))

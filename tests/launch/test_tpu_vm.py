@@ -1,0 +1,279 @@
+"""launch/tpu_vm.py against a gcloud that fails in every way that costs money."""
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN = ["run", "--name=job", "--zone=z", "--accelerator_type=v5litepod-16", "--bucket=bucket"]
+RECIPE = ["--", "--gin_file=toyshop.gin"]
+
+
+@pytest.fixture
+def tpu_vm():
+    path = ROOT / "launch/tpu_vm.py"
+    spec = importlib.util.spec_from_file_location("tpu_vm", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    yield module
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+class Cloud:
+    """The folder of the fake gcloud."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.slept = []
+        self.trainer("exit 0")
+
+    def trainer(self, script):
+        path = self.folder / "trainer"
+        path.write_text(f'#!/usr/bin/env bash\necho "worker $WORKER: $*"\n{script}\n')
+        path.chmod(0o755)
+
+    def rules(self, *rules):
+        (self.folder / "rules.json").write_text(json.dumps(rules))
+
+    def states(self, *states):
+        (self.folder / "states.json").write_text(json.dumps(states))
+
+    def calls(self, *words):
+        path = self.folder / "calls.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [call for call in map(json.loads, lines) if set(words) <= set(call)]
+
+    def resources(self):
+        path = self.folder / "resources.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    folder, programs = tmp_path / "cloud", tmp_path / "bin"
+    folder.mkdir()
+    programs.mkdir()
+    fake = programs / "gcloud"
+    script = Path(__file__).with_name("fake_gcloud.py")
+    fake.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(script))} "$@"\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_GCLOUD", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return Cloud(folder)
+
+
+@pytest.fixture
+def launch(tpu_vm, cloud):
+    return lambda *arguments: tpu_vm.main([*arguments], cloud.sleep)
+
+
+def test_a_run_on_every_worker_and_nothing_left(launch, cloud, capfdbinary):
+    cloud.states("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
+    assert launch(*RUN, "--spot", *RECIPE) == 0
+    out = capfdbinary.readouterr().out.decode()
+    bucket = cloud.folder / "workers/0/work/bucket"
+    assert (
+        "worker 0: train --multiprocess --gin_file=toyshop.gin "
+        f"--gin.MODEL_DIR={bucket}/runs/job\n" in out
+    )
+    other = (cloud.folder / "workers/1/work/log").read_text()
+    assert other.startswith("worker 1: train --multiprocess")
+    [create] = cloud.calls("create")
+    assert {"--spot", "--node-id=job", "--runtime-version=v2-alpha-tpuv5-lite"} <= set(create)
+    assert cloud.resources() == {}
+    fetched = ["gs://bucket/runs/job", "runs/job"]
+    assert cloud.calls("rsync")[-1][-2:] == fetched
+    deleted = cloud.calls().index(cloud.calls("delete")[0])
+    assert deleted < cloud.calls().index(cloud.calls(*fetched)[0])  # it costs nothing any more
+
+
+def test_the_training_s_exit_code_is_told(launch, cloud):
+    cloud.trainer("exit 7")
+    assert launch(*RUN, *RECIPE) == 7
+    assert cloud.resources() == {}
+
+
+def test_exit_code_75_runs_it_again_on_the_same_machine(launch, cloud, capfdbinary):
+    cloud.trainer(
+        '[ -e "$FAKE_GCLOUD/again$WORKER" ] || { touch "$FAKE_GCLOUD/again$WORKER"; exit 75; }'
+    )
+    assert launch(*RUN, *RECIPE) == 0
+    assert capfdbinary.readouterr().out.count(b"worker 0: train") == 2
+    assert len(cloud.calls("create")) == 1
+
+
+def test_a_preempted_machine_is_replaced(launch, cloud):
+    lost = {"match": "follow", "error": "ssh lost", "code": 255, "state": "SUSPENDED"}
+    cloud.rules(lost)
+    assert launch(*RUN, "--spot", *RECIPE) == 0
+    assert len(cloud.calls("create")) == 2
+    assert len(cloud.calls("delete")) == 2
+    assert cloud.resources() == {}
+
+
+def test_a_machine_preempted_during_installation_is_replaced(launch, cloud):
+    cloud.rules({"match": "tar xzf", "error": "gone", "times": 4, "state": "SUSPENDED"})
+    assert launch(*RUN, "--spot", *RECIPE) == 0
+    assert len(cloud.calls("create")) == 2
+    assert cloud.resources() == {}
+
+
+def test_machines_that_are_taken_away_again_and_again_are_given_up(launch, cloud, capsys):
+    cloud.rules({"match": "follow", "error": "lost", "times": 99, "state": "SUSPENDED"})
+    assert launch(*RUN, "--attempts=3", *RECIPE) == 2
+    assert "given up after 3 attempts" in capsys.readouterr().err
+    assert len(cloud.calls("create")) == 3
+    assert cloud.resources() == {}
+
+
+def test_a_lost_connection_is_taken_up_where_it_broke_off(launch, cloud, capfdbinary):
+    """Neither is the run started twice, nor is a line told twice."""
+    cloud.trainer("seq 3")
+    again = {"match": "start 1", "error": "Connection reset", "although_done": True}
+    cloud.rules(again, {"match": "follow", "error": "Connection reset", "code": 255})
+    assert launch(*RUN, *RECIPE) == 0
+    out = capfdbinary.readouterr().out.decode()
+    assert out.count("worker 0: train") == 1
+    assert out.rstrip().endswith("1\n2\n3")
+    assert len(cloud.calls("create")) == 1
+
+
+def test_a_machine_that_no_connection_reaches_is_given_up(launch, cloud, tpu_vm, capsys):
+    cloud.rules({"match": "follow", "error": "timed out", "code": 255, "times": 99})
+    assert launch(*RUN, *RECIPE) == 2
+    assert "brought nothing" in capsys.readouterr().err
+    assert len(cloud.calls("--worker=0")) == tpu_vm.SILENT_CONNECTIONS
+    assert cloud.resources() == {}
+
+
+def test_no_quota_is_told_at_once(launch, cloud, capsys):
+    error = "RESOURCE_EXHAUSTED: Quota 'TPUV5sLitepodPerProjectPerZone' exceeded. Limit: 0"
+    cloud.rules({"match": "create", "error": error, "times": 99})
+    assert launch(*RUN, *RECIPE) == 2
+    assert "no quota for v5litepod-16 in z" in capsys.readouterr().err
+    assert len(cloud.calls("create")) == 1
+    assert cloud.slept == []
+
+
+def test_what_passes_is_tried_again_ever_more_slowly(launch, cloud):
+    cloud.rules({"match": "create", "error": "UNAVAILABLE: try later", "times": 3})
+    assert launch(*RUN, *RECIPE) == 0
+    assert cloud.slept[:3] == [5, 10, 20]
+
+
+def test_a_machine_that_came_although_the_request_failed_is_used(launch, cloud):
+    """The answer is lost, the second request finds the name taken: by our own token."""
+    cloud.rules({"match": "create", "error": "DEADLINE_EXCEEDED", "although_done": True})
+    assert launch(*RUN, *RECIPE) == 0
+    assert cloud.resources() == {}
+
+
+def test_a_machine_that_came_although_creation_failed_for_good_is_deleted(launch, cloud):
+    cloud.rules({"match": "create", "error": "something new", "although_done": True})
+    assert launch(*RUN, *RECIPE) == 2
+    assert cloud.resources() == {}
+
+
+def test_somebody_else_s_machine_of_that_name_is_left_alone(launch, cloud, capsys):
+    theirs = {"job": {"labels": {"recalign": "other"}, "states": ["ACTIVE"]}}
+    (cloud.folder / "resources.json").write_text(json.dumps(theirs))
+    assert launch(*RUN, *RECIPE) == 2
+    assert "left alone" in capsys.readouterr().err
+    assert cloud.resources() == theirs
+    assert cloud.calls("delete") == []
+
+
+def test_a_machine_that_cannot_be_deleted_is_shouted_about(launch, cloud, capsys):
+    cloud.rules({"match": "delete", "error": "PERMISSION_DENIED", "times": 99})
+    assert launch(*RUN, *RECIPE) == 3
+    error = capsys.readouterr().err
+    assert "COULD NOT BE DELETED" in error
+    assert "gcloud compute tpus queued-resources delete job --zone=z --force --quiet" in error
+
+
+def test_a_deletion_that_fails_in_passing_is_repeated(launch, cloud):
+    cloud.rules({"match": "delete", "error": "UNAVAILABLE", "times": 2})
+    assert launch(*RUN, *RECIPE) == 0
+    assert cloud.resources() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_trains_deletes_the_machine(cloud, number):
+    cloud.trainer("sleep 60")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "launch/tpu_vm.py"), *RUN, *RECIPE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith("worker 0")
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert number.name in error
+    assert cloud.resources() == {}
+
+
+def test_a_second_signal_does_not_cut_the_deletion_off(cloud, tmp_path):
+    cloud.trainer("sleep 60")
+    slow = tmp_path / "bin/gcloud"
+    slow.write_text(slow.read_text().replace("exec", 'case "$*" in *delete*) sleep 2;; esac; exec'))
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "launch/tpu_vm.py"), *RUN, *RECIPE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert cloud.resources() == {}
+
+
+def test_dry_run_prints_what_a_run_calls_and_calls_nothing(launch, cloud, capsys):
+    assert launch(*RUN, "--project=p", "--dry_run", *RECIPE) == 0
+    printed = [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
+    assert cloud.calls() == []
+    assert launch(*RUN, "--project=p", *RECIPE) == 0
+
+    def kinds(calls):
+        return [[word for word in call if "=" not in word and ".gz" not in word] for call in calls]
+
+    # A real run also looks whether the machine is gone.
+    gone = next(i for i, call in enumerate(cloud.calls()) if "delete" in call) + 1
+    assert kinds(printed) == kinds(cloud.calls()[:gone] + cloud.calls()[gone + 1 :])
+
+
+def test_delete_takes_only_what_this_launcher_made(launch, cloud, capsys):
+    path = cloud.folder / "resources.json"
+    for labels, code, left in (({"recalign": "t"}, 0, {}), ({}, 2, {"job"})):
+        path.write_text(json.dumps({"job": {"labels": labels, "states": ["ACTIVE"]}}))
+        assert launch("delete", "--name=job", "--zone=z") == code
+        assert set(cloud.resources()) == set(left)
+    assert "left alone" in capsys.readouterr().err
+
+
+def test_a_domain_that_is_not_prepared_costs_nothing(launch, cloud, capsys):
+    assert launch(*RUN, "--domain=nowhere", "--data_dir=/nonexistent", *RECIPE) == 2
+    assert "recalign prepare" in capsys.readouterr().err
+    assert cloud.calls() == []

@@ -1,0 +1,129 @@
+"""Tasks cached by `seqio_cache_tasks`: the same examples, in another order."""
+
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from recalign.errors import UserError
+from recalign.samples import inputs
+
+LENGTHS = {"inputs": 128, "targets": 32}
+KINDS = ("retrieval", "mim", "mlm", "bpr")
+
+
+@pytest.fixture(scope="module")
+def cache(shop, tmp_path_factory):
+    """The folder that the documented command wrote the tasks of the shop to."""
+    for module in ("apache_beam", "google_crc32c"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (pip install 'recalign[cache]')")
+    folder = tmp_path_factory.mktemp("cache")
+    command = [
+        str(Path(sys.executable).with_name("seqio_cache_tasks")),
+        f"--tasks={','.join(f'testshop_{kind}' for kind in KINDS)}",
+        f"--output_cache_dir={folder}",
+        "--module_import=recalign.tasks",
+        "--min_shards=3",
+    ]
+    environment = os.environ | {"RECALIGN_DATA_DIR": str(shop.path.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+# Before a cache is made: SeqIO never forgets where it found a task.
+@pytest.mark.usefixtures("shop")
+def test_a_task_that_is_not_cached(tmp_path):
+    with pytest.raises(UserError) as error:
+        inputs.train_batches(
+            "testshop_retrieval_only", LENGTHS, 4, 0, use_cached=True, cache_dirs=[str(tmp_path)]
+        )
+    for word in ("testshop_retrieval", str(tmp_path), "seqio_cache_tasks"):
+        assert word in str(error.value)
+
+
+@pytest.fixture
+def known_cache(cache):
+    before = list(seqio.get_global_cache_dirs())
+    seqio.add_global_cache_dirs([str(cache)])
+    yield
+    seqio.set_global_cache_dirs(before)
+
+
+def examples(task, split, cached):
+    """The examples at the point where they are cached, in a canonical order."""
+    source = task._get_cached_source(split) if cached else task.source
+    dataset = source.get_dataset(split, shuffle=False)
+    found = list((dataset if cached else task.preprocess_precache(dataset)).as_numpy_iterator())
+    return sorted(found, key=lambda example: [np.atleast_1d(v).tolist() for v in example.values()])
+
+
+def samples(task, found):
+    """What the task makes of examples in this order."""
+    types = {k: tf.TensorSpec([None] * np.ndim(v), v.dtype) for k, v in found[0].items()}
+    dataset = tf.data.Dataset.from_generator(lambda: found, output_signature=types)
+    return list(task.preprocess_postcache(dataset, LENGTHS, seed=3).as_numpy_iterator())
+
+
+def assert_same(one, two):
+    for first, second in zip(one, two, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert np.asarray(value).dtype == np.asarray(second[name]).dtype
+            np.testing.assert_array_equal(value, second[name])
+
+
+@pytest.mark.usefixtures("known_cache")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cache_holds_the_same_examples_and_they_give_the_same_samples(kind):
+    task = seqio.TaskRegistry.get(f"testshop_{kind}")
+    for split in ("train", "validation", "test"):
+        live, cached = (examples(task, split, from_cache) for from_cache in (False, True))
+        assert len(live) > 100
+        assert_same(live, cached)
+        if split == "train":
+            assert_same(samples(task, live), samples(task, cached))
+
+
+def batches(count=8, seed=0, **options):
+    found = inputs.train_batches("testshop_aligned", LENGTHS, 4, seed, **options)
+    return list(itertools.islice(found, count))
+
+
+def equal(one, two):
+    return all(
+        np.array_equal(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in a
+    )
+
+
+def test_batches_from_a_cache_are_a_function_of_the_seed_and_come_in_another_order(cache):
+    cached = {"use_cached": True, "cache_dirs": [str(cache)]}
+    one = batches(**cached)
+    assert equal(one, batches(**cached))
+    assert not equal(one, batches(seed=1, **cached))
+    live = batches()
+    assert not equal(one, live)
+    for a, b in zip(one, live, strict=True):
+        assert {k: (v.shape, v.dtype) for k, v in a.items()} == {
+            k: (v.shape, v.dtype) for k, v in b.items()
+        }
+
+
+def test_the_place_in_a_cache_can_be_saved_and_restored(cache, tmp_path):
+    cached = {"use_cached": True, "cache_dirs": [str(cache)]}
+    iterator = inputs.train_batches("testshop_aligned", LENGTHS, 4, 0, **cached)
+    for _ in range(3):
+        next(iterator)
+    iterator.save(tmp_path / "place")
+    expected = [next(iterator) for _ in range(4)]
+    again = inputs.train_batches("testshop_aligned", LENGTHS, 4, 0, **cached)
+    again.restore(tmp_path / "place")
+    assert equal(expected, [next(again) for _ in range(4)])

@@ -1,0 +1,117 @@
+"""T5X trains, resumes, judges and infers with the files of gin/t5x."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from recalign.engine.convert import load_params
+
+GIN = Path(__file__).parents[2] / "gin"
+RECIPES = sorted(path.name for path in (GIN / "t5x").glob("*.gin") if (GIN / path.name).exists())
+JUDGED = "inference_eval/toyshop_retrieval-metrics.jsonl"
+
+
+def metrics(folder):
+    """What SeqIO's evaluator wrote under T5X, the last line."""
+    found = json.loads((folder / JUDGED).read_text().splitlines()[-1])
+    del found["step"]
+    return found
+
+
+def parameters(checkpoint):
+    return traverse_util.flatten_dict(load_params(str(checkpoint))[1], sep="/")
+
+
+@pytest.fixture(scope="module")
+def built_in(recalign, trained, shrunk, tmp_path_factory):
+    """The built-in engine's metrics on test, of the parameters that T5X ended with."""
+    folder = tmp_path_factory.mktemp("built_in")
+    ours = {name: value for name, value in shrunk.items() if name != "EVAL_STEPS"}
+    recalign(
+        *("train", f"--gin_search_paths={GIN}", "--gin_file=toyshop.gin"),
+        **ours,
+        MODEL_DIR=folder,
+        TRAIN_STEPS=0,
+        INITIAL_CHECKPOINT_PATH=trained / "checkpoint_6",
+    )
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_training_writes_checkpoints_and_our_metrics(trained):
+    assert sorted(path.name for path in trained.glob("checkpoint_*")) == [
+        "checkpoint_3",
+        "checkpoint_6",
+    ]
+    lines = [json.loads(line) for line in (trained / JUDGED).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    for line in lines:
+        assert {"full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"} <= line.keys()
+        assert line["full/invalid_rate"] == line["full/duplicate_rate"] == 0
+
+
+def test_a_run_goes_on_where_it_stopped(train_with_t5x, trained, tmp_path):
+    train_with_t5x(tmp_path, 3)
+    train_with_t5x(tmp_path, 6)
+    whole, resumed = parameters(trained / "checkpoint_6"), parameters(tmp_path / "checkpoint_6")
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    assert metrics(tmp_path) == metrics(trained)
+
+
+@pytest.mark.parametrize("network", ["recalign", "t5x"])
+def test_both_engines_judge_the_same_parameters_alike(
+    t5x, trained, built_in, shrunk, tmp_path, network
+):
+    files = ["toyshop.gin", "t5x/eval.gin", *(["t5x/network.gin"] if network == "t5x" else [])]
+    sizes = {
+        f"recalign.engine.network.{name}": value
+        for name, value in shrunk.items()
+        if name.startswith("T5Config")
+    }
+    t5x(
+        *("eval", *files),
+        CHECKPOINT_PATH=trained / "checkpoint_6",
+        EVAL_OUTPUT_DIR=tmp_path,
+        **sizes,
+    )
+    found = metrics(tmp_path)
+    compared = [name for name in found if name.startswith("full/")]
+    assert "full/hr@10" in compared
+    for name in compared:
+        assert found[name] == pytest.approx(built_in[f"toyshop_retrieval/test/{name}"]), name
+
+
+def test_infer_gives_every_beam_with_its_score(t5x, trained, built_in, shrunk, shop, tmp_path):
+    t5x(
+        *("infer", "toyshop.gin", "t5x/infer.gin"),
+        MIXTURE_OR_TASK_NAME="toyshop_retrieval",
+        CHECKPOINT_PATH=trained / "checkpoint_6",
+        INFER_OUTPUT_DIR=tmp_path,
+        **{name: value for name, value in shrunk.items() if name.startswith("T5Config")},
+    )
+    [path] = tmp_path.glob("toyshop_retrieval-*-of-00001")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    split = shop.split("test")
+    assert [line["inputs"]["item"] for line in lines] == split.targets.tolist()
+    for line in lines:
+        assert len(set(line["prediction"])) == 20
+        assert line["aux"]["scores"] == sorted(line["aux"]["scores"])
+    hits = [f"#{int(line['inputs']['item']):02}" in line["prediction"][-10:] for line in lines]
+    assert np.mean(hits) == pytest.approx(built_in["toyshop_retrieval/test/full/hr@10"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_one_that_t5x_understands(t5x, shop, recipe, tmp_path):
+    t5x(
+        *("main", f"t5x/{recipe}"),
+        flags=("--run_mode=train", "--dry_run"),
+        MODEL_DIR=tmp_path,
+    )
+
+
+def test_there_is_a_recipe_of_each_kind():
+    assert {"toyshop.gin", "beauty.gin", "toys.gin"} <= set(RECIPES)
