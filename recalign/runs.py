@@ -24,10 +24,11 @@ from recalign.engine.train import Hooks, train
 from recalign.engine.trainer import Trainer
 from recalign.engine.writer import Writer
 from recalign.errors import UserError
-from recalign.evaluation import report
-from recalign.evaluation.examples import Examples
+from recalign.evaluation import metrics, report
+from recalign.evaluation.examples import Examples, RetrievalExamples
 from recalign.files import replacing
 from recalign.judging import Judge, Rows, judge
+from recalign.recommender import Recommender
 from recalign.run_directory import CONFIG, RunDirectory
 
 log = logging.getLogger(__name__)
@@ -180,6 +181,47 @@ class Run:
             for record in judge.predictions(self._restore().params, examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
+
+    def recommender(self, exact: bool = False) -> Recommender:
+        """Answers any history, with the newest checkpoint; `exact` scores every item for it."""
+        examples = self._retrieval("test", 1)
+        return Recommender(
+            domain=examples.domain,
+            ask=examples.ask,
+            retriever=self._retriever(examples, **({"exact": True} if exact else {})),
+            params=self._restore().params,
+        )
+
+    def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
+        """How many of the exactly best items the beam finds, on the first examples of a split."""
+        examples = self._retrieval(split, num_examples)
+        params = self._restore().params
+        beam, exact = (
+            self._retriever(examples, exact=exact).rank(
+                params, examples.inputs, examples.offsets, examples.events
+            )
+            for exact in (False, True)
+        )
+        return {
+            name: value
+            for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
+            for name, value in metrics.beam_recall(found.items, best.items, protocol).items()
+        }
+
+    def _retrieval(self, split: str, num_examples: int) -> RetrievalExamples:
+        """Examples of the run's retrieval task, the first one if there are several."""
+        for examples in self.examples(split=split, num_examples=num_examples):
+            if isinstance(examples, RetrievalExamples) and examples.ask:
+                return examples
+        raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
+
+    def _retriever(self, examples: RetrievalExamples, **options: Any) -> Retriever:
+        return self.retriever(
+            module=self.trainer.model.module,
+            partitioner=self.trainer.partitioner,
+            catalogue=examples.catalogue,
+            **options,
+        )
 
     def _initial_params(self) -> Any:
         _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)

@@ -11,6 +11,7 @@ from recalign.cli.cache import cache
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
+from recalign.cli.recommend import recommend
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
 from recalign.errors import Preempted, UserError
@@ -23,7 +24,8 @@ from recalign.errors import Preempted, UserError
     "  recalign prepare toyshop\n"
     "  recalign tasks toyshop_mim --examples 2\n"
     "  recalign train --gin_file=toyshop.gin --gin.MODEL_DIR=runs/toyshop\n"
-    "  recalign eval --model_dir runs/toyshop",
+    "  recalign eval --model_dir runs/toyshop\n"
+    "  recalign recommend --model_dir runs/toyshop --history toy-127,toy-095",
 )
 @click.version_option(__version__)
 def recalign() -> None:
@@ -32,7 +34,17 @@ def recalign() -> None:
     logging.getLogger("recalign").setLevel(logging.INFO)
 
 
-for command in (prepare, tasks, train, evaluate, baseline, infer, convert, cache):
+for command in (
+    prepare,
+    tasks,
+    train,
+    evaluate,
+    baseline,
+    infer,
+    recommend,
+    convert,
+    cache,
+):
     recalign.add_command(command)
 
 

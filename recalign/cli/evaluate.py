@@ -4,22 +4,26 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, multiprocess_options
+from recalign.cli.options import data_dir_option, model_dir_option, multiprocess_options
 
-_model_dir = click.option(
-    "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
-)
 _split = click.option(
     "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
 )
 
 
 @click.command("eval")
-@_model_dir
+@model_dir_option
 @_split
+@click.option(
+    "--beam_recall",
+    "--beam-recall",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Instead, how many of the exactly best items the beam finds, on the first N examples.",
+)
 @data_dir_option
 @multiprocess_options
-def evaluate(model_dir: str, split: str) -> str:
+def evaluate(model_dir: str, split: str, beam_recall: int | None) -> str:
     """Prints all metrics of a run on a split, beside the baselines.
 
     The newest checkpoint is evaluated, as the run's config.gin says; metrics.json and metrics.jsonl
@@ -28,11 +32,15 @@ def evaluate(model_dir: str, split: str) -> str:
     from recalign import runs
     from recalign.evaluation import report
 
-    return report.format_report(runs.load(model_dir).evaluate(split))
+    run = runs.load(model_dir)
+    if beam_recall is None:
+        return report.format_report(run.evaluate(split))
+    found = run.beam_recall(split, beam_recall)
+    return "\n".join(f"{name} {value:.4f}" for name, value in found.items())
 
 
 @click.command()
-@_model_dir
+@model_dir_option
 @_split
 @click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")

@@ -8,6 +8,10 @@ import click
 
 from recalign.errors import UserError
 
+model_dir_option = click.option(
+    "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
+)
+
 
 def data_dir_option(command: Callable) -> Callable:
     """Adds `--data_dir`, which is where this process looks for prepared domains from then on."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from recalign.engine.beam_search import Ranked, Step, beam_search
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
-from recalign.engine.scoring import score_candidates, score_catalogue
+from recalign.engine.scoring import best_items, score_candidates, score_catalogue
 
 
 class Encoded(NamedTuple):
@@ -178,3 +178,33 @@ def score_all_items(
         grow=_grow,
         **options,
     )
+
+
+def rank_exactly(
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    index: CatalogueIndex,
+    *,
+    num_beams: int,
+    excluded: jax.Array | None = None,
+    **options: Any,
+) -> Ranked:
+    """`retrieve` without a beam, which could miss an item; `options`: see `score_all_items`."""
+    scores = score_all_items(module, variables, encoder_input_tokens, index, **options)
+    return best_items(scores, num_beams, excluded)
+
+
+def rank_exactly_all_and_unseen(
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    index: CatalogueIndex,
+    *,
+    num_beams: int,
+    seen: jax.Array,
+    **options: Any,
+) -> tuple[Ranked, Ranked]:
+    """`retrieve_all_and_unseen` without a beam, from one pass over the catalogue."""
+    scores = score_all_items(module, variables, encoder_input_tokens, index, **options)
+    return best_items(scores, num_beams), best_items(scores, num_beams, seen)

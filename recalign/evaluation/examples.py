@@ -38,12 +38,17 @@ class RetrievalExamples(Examples):
       events: int32[n], item indices, oldest first.
       targets: int32[m], the item to find.
       catalogue: int32[tokens] an item, how the model must write it, EOS included.
+      ask: writes any other histories (item indices, oldest first, none empty) as such inputs; None
+        where a task asks about more than the history.
     """
 
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
     catalogue: Sequence[np.ndarray]
+    ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -236,3 +236,27 @@ def _distinct_items(ranked: np.ndarray, num_items: int) -> int:
     shown = np.zeros(num_items, bool)
     shown[ranked[(ranked >= 0) & (ranked < num_items)]] = True
     return int(np.count_nonzero(shown))
+
+
+def beam_recall(beam: np.ndarray, exact: np.ndarray, protocol: str = "full") -> dict[str, float]:
+    """How much of the exact top a beam finds.
+
+    `beam_recall@k` is the mean of |first k of the beam ∩ first k exact| / |first k exact| over the
+    examples for which there is an item at all, for k = 10 and 20 as far as the lists go.
+
+    Args:
+      beam: int32[m, slots], item indices, best first, -1 in empty slots.
+      exact: int32[m, slots], the same from exact scores.
+      protocol: the prefix of the names.
+
+    Returns:
+      `{"full/beam_recall@10": …}`.
+    """
+
+    def recall(k: int) -> float:
+        top = exact[:, :k]
+        found = (top[:, :, None] == beam[:, None, :k]).any(axis=2) & (top >= 0)
+        items = (top >= 0).sum(axis=1)
+        return float(np.mean(found.sum(axis=1)[items > 0] / items[items > 0]))
+
+    return {f"{protocol}/beam_recall@{k}": recall(k) for k in (10, 20) if k <= exact.shape[1]}

@@ -1,5 +1,6 @@
 """The examples that a run is judged by: every task of its mixture that can be."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from recalign.evaluation.examples import (
 )
 from recalign.samples.inputs import Lengths, mixture_or_task, tasks_of
 from recalign.samples.items import item_texts
+from recalign.samples.questions import Questions
 from recalign.samples.rating import star_texts
 from recalign.samples.registry import domain_of
 
@@ -61,7 +63,10 @@ def examples(
     for t in tasks_of(provider):
         if t.name in judged and task in (None, t.name):
             records = _read(t, task_feature_lengths, split, num_examples)
-            found.append(judged[t.name](t, split, loaded[domain_of(t)], records))
+            made = judged[t.name](t, split, loaded[domain_of(t)], records)
+            if isinstance(made, RetrievalExamples) and not isinstance(made, RankingExamples):
+                made = dataclasses.replace(made, ask=Questions(t, task_feature_lengths))
+            found.append(made)
     return found
 
 

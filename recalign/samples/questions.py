@@ -1,0 +1,73 @@
+"""Any history as the question that a retrieval task asks."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+
+class Questions:
+    """Writes histories with the very preprocessors of a retrieval task, as its test split does.
+
+    Calls from several threads take turns.
+
+    Args:
+      task: the retrieval task.
+      lengths: `TASK_FEATURE_LENGTHS`; older items of a longer history are dropped.
+    """
+
+    def __init__(self, task: seqio.Task, lengths: Mapping[str, int]):
+        self._task = task
+        self._lengths = dict(lengths)
+        self._lock = threading.Lock()
+        self._asked: Sequence[Sequence[int]] = ()
+        self._dataset: tf.data.Dataset | None = None
+
+    def __call__(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The question about each history (item indices, oldest first, none of them empty).
+
+        Returns:
+          int32[tokens] a history, EOS included.
+        """
+        if not all(len(history) for history in histories):
+            raise ValueError("a question needs at least one item")
+        with self._lock:
+            self._asked = histories
+            self._dataset = self._dataset or self._pipeline()
+            return [example["inputs"] for example in self._dataset.as_numpy_iterator()]
+
+    def _pipeline(self) -> tf.data.Dataset:
+        """What is being asked, read anew by each iterator: the graph is built once."""
+
+        def source(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+            del split, shuffle_files, seed  # there is one order of what is asked
+            event = tf.TensorSpec((), tf.int32)
+            record = {
+                "history": tf.TensorSpec((None,), tf.int32),
+                # What these are shows in the targets alone.
+                "target": event,
+                "candidates": tf.TensorSpec((None,), tf.int32),
+                "train": tf.TensorSpec((), tf.bool),
+            }
+            return tf.data.Dataset.from_generator(self._records, output_signature=record)
+
+        task = seqio.Task(
+            self._task.name,
+            source=seqio.FunctionDataSource(source, splits=["asked"]),
+            output_features=self._task.output_features,
+            preprocessors=self._task.preprocessors,
+        )
+        return task.get_dataset(
+            self._lengths, "asked", shuffle=False, seed=0, try_in_mem_cache=False
+        )
+
+    def _records(self) -> Iterator[dict]:
+        for history in self._asked:
+            yield {
+                "history": np.asarray(history, np.int32),
+                "target": 0,
+                "candidates": np.zeros(0, np.int32),
+                "train": False,
+            }
