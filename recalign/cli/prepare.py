@@ -113,7 +113,9 @@ def prepare() -> None:
     A prepared domain is a folder DATA_DIR/NAME: the catalogue (items.parquet), the interactions in
     chronological order (interactions.parquet), a TensorFlow Datasets build with the splits train,
     validation and test (1.0.0), and statistics.json. Of each user with three events or more, the
-    last event is the test target and the last but one the validation target.
+    last event is the test target and the last but one the validation target; for each of them a
+    list of 100 candidates is stored (candidates_test.npy, …), the target among items that the user
+    never touched. Ratings of train events are split 8:1:1 (rating/1.0.0).
 
     Preparing again with the same options from the same files does nothing.
     """
@@ -340,6 +342,7 @@ def _summary(outcome: Any) -> str:
         f"{s['records_test']:,} test; {s['users_without_test']:,} users without test",
         f"  test targets never seen in training: {s['cold_test_items']:,} items, "
         f"{s['cold_test_records']:,} records",
+        *_rating_lines(s),
         *_column_lines(s["columns"]),
         *_cleaning_lines(s["cleaning"]),
         "  vocabulary: "
@@ -348,6 +351,16 @@ def _summary(outcome: Any) -> str:
         f"next: recalign tasks {domain.name}_retrieval --examples 3",
     ]
     return "\n".join(lines)
+
+
+def _rating_lines(s: Mapping[str, Any]) -> list[str]:
+    if "ratings" not in s:
+        return []
+    r = s["ratings"]
+    return [
+        f"  ratings: {r['train']:,} train, {r['validation']:,} validation, {r['test']:,} test, "
+        f"{r['values'][0]:g} to {r['values'][-1]:g}, mean {r['mean']:.2f}"
+    ]
 
 
 def _column_lines(columns: Mapping[str, Any]) -> list[str]:
