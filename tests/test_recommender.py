@@ -135,7 +135,7 @@ def test_nothing_is_left_when_all_is_seen(recommender):
         (["--user", "user-0001", "--history", "toy-01"], "Give one of"),
         ([], "Give one of"),
         (["--histories", "nowhere"], "nowhere: cannot be read"),
-        (["--history", "q" * 10**6], "no item 'q{64}…'; no id is similar"),
+        (["--history", "q" * 10**5], "no item 'q{64}…'; no id is similar"),
     ],
 )
 def test_mistakes_are_told(folder, options, message):

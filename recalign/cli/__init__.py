@@ -11,6 +11,7 @@ from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
 from recalign.cli.recommend import recommend
+from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
 from recalign.errors import Preempted, UserError
@@ -33,7 +34,7 @@ def recalign() -> None:
     logging.getLogger("recalign").setLevel(logging.INFO)
 
 
-for command in (prepare, tasks, train, evaluate, baseline, infer, recommend, convert):
+for command in (prepare, tasks, train, evaluate, baseline, infer, recommend, serve, convert):
     recalign.add_command(command)
 
 
