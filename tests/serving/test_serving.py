@@ -5,6 +5,7 @@ import http.client
 import json
 import resource
 import socket
+import time
 from urllib.parse import quote
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_an_answer_that_takes_too_long_is_given_up(serving, recommender, params)
         params["seconds"] = 0.5
         assert recommend(port, history=["toy-1"])[0] == 504
         params["seconds"] = 0.0
-        assert recommend(port, history=["toy-1"])[0] in (200, 504)
+        time.sleep(0.6)  # what nobody waits for any more is still being worked on
         assert recommend(port, history=["toy-1"])[0] == 200
 
 
