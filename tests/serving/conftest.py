@@ -1,9 +1,12 @@
 """A server in this process, in front of a ranking that is computed in a moment."""
 
 import contextlib
+import runpy
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -88,6 +91,12 @@ def _serving(recommender: Recommender, limits: Limits) -> Iterator[int]:
             web.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def clients() -> SimpleNamespace:
+    """The functions of `clients.py`."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("clients.py"))))
 
 
 @pytest.fixture

@@ -114,19 +114,21 @@ def test_other_mistakes_are_told(port):
     assert recommend(port, headers=JSON | {"Host": "evil.example"}, history=["toy-1"])[0] == 400
 
 
-def test_what_arrives_together_is_answered_together(port, params):
+def test_what_arrives_together_is_answered_together(port, params, clients):
     params["seconds"] = 0.2
-    statuses = asyncio.run(burst(port, [request(b'{"history": ["toy-1"]}')] * 24))
+    statuses = asyncio.run(clients.burst(port, [clients.request(b'{"history": ["toy-1"]}')] * 24))
     assert statuses == [200] * 24
     assert max(params["calls"]) == 8
     assert len(params["calls"]) < 2 + 24
 
 
-def test_too_many_are_sent_away(serving, recommender, params):
+def test_too_many_are_sent_away(serving, recommender, params, clients):
     params["seconds"] = 0.0
     with serving(recommender, Limits(batch=1, waiting=2)) as port:
         params["seconds"] = 0.3
-        statuses = asyncio.run(burst(port, [request(b'{"history": ["toy-1"]}')] * 20))
+        statuses = asyncio.run(
+            clients.burst(port, [clients.request(b'{"history": ["toy-1"]}')] * 20)
+        )
         assert set(statuses) == {200, 503}
         assert 1 <= statuses.count(200) <= 5
         params["seconds"] = 0.0
@@ -151,57 +153,17 @@ def test_a_failure_is_told_without_its_reason(port, params, recommender, monkeyp
     assert recommend(port, history=["toy-1"])[0] == 200
 
 
-def request(body: bytes, head: bytes = b"Content-Type: application/json\r\n") -> bytes:
-    length = f"Content-Length: {len(body)}\r\n".encode()
-    start = b"POST /api/recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
-    return start + head + length + b"\r\n" + body
-
-
-async def burst(port, requests, seconds=20.0):
-    """The status of each response, all asked at once; None where there was none."""
-
-    async def one(content):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            writer.write(content)
-            await writer.drain()
-            line = await asyncio.wait_for(reader.readline(), seconds)
-            await asyncio.wait_for(reader.read(), seconds)
-            return int(line.split()[1]) if line else None
-        except (ConnectionError, TimeoutError):
-            return None
-        finally:
-            writer.close()
-
-    return await asyncio.gather(*map(one, requests))
-
-
-def nonsense(rng: np.random.Generator) -> bytes:
-    """A request that is not one, or not a right one."""
-    kinds = [
-        lambda: rng.bytes(200) + b"\r\n\r\n",
-        lambda: b"GET / HTTP/9.9\r\n\r\n",
-        lambda: b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        lambda: request(rng.bytes(100)),
-        lambda: request(b'{"history": ' + b"[" * 1000),
-        lambda: request(b"{}", b"Content-Type: application/json\r\nTransfer-Encoding: x\r\n"),
-        lambda: request(b'{"history": ["toy-1"], "k": -1}'),
-        lambda: request(b"x" * 200_000),
-    ]
-    return kinds[rng.integers(len(kinds))]()
-
-
-def test_200_clients_at_once_nonsense_among_them(port):
+def test_200_clients_at_once_nonsense_among_them(port, clients):
     rng = np.random.default_rng(0)
-    right = request(b'{"history": ["toy-1"]}')
-    wrong = [nonsense(rng) for _ in range(100)]
-    asyncio.run(burst(port, [right, *wrong] * 2))
+    right = clients.request(b'{"history": ["toy-1"]}')
+    wrong = [clients.nonsense(rng) for _ in range(100)]
+    asyncio.run(clients.burst(port, [right, *wrong] * 2))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(3):
-        mixed = [right if rng.random() < 0.5 else nonsense(rng) for _ in range(200)]
-        statuses = asyncio.run(burst(port, mixed))
+        mixed = [right if rng.random() < 0.5 else clients.nonsense(rng) for _ in range(200)]
+        statuses = asyncio.run(clients.burst(port, mixed))
         for content, status in zip(mixed, statuses, strict=True):
-            wanted = {200, 503} if content == right else {400, 413, None}
+            wanted = {200, 503} if content == right else {400, 404, 413, None}
             assert status in wanted, content[:100]
         assert 200 in statuses
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
