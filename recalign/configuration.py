@@ -4,7 +4,7 @@ import ast
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import gin
 
@@ -88,8 +88,19 @@ def operative() -> str:
     return re.sub("^# ={40,}$", f"# {'=' * 78}", text, flags=re.MULTILINE)
 
 
+def current() -> str:
+    """Every binding there is, used or not, as a gin file."""
+    return gin.config_str(max_line_length=10**6)
+
+
+def unused_macros(values: Mapping[str, str]) -> set[str]:
+    """The macros among some bindings that no other of them refers to."""
+    referenced = set(_MACRO.findall("\n".join(values.values())))
+    return {name for name in values if "." not in name and "/" not in name} - referenced
+
+
 def bindings(config: str) -> dict[str, str]:
-    """The value of every binding in a text that `operative` gave."""
+    """The value of every binding in a text that `operative` or `current` gave."""
     return dict(_BINDING.findall(config))
 
 

@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Tests compile the same small programs again and again; subprocesses share the cache too.
@@ -12,6 +13,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # The domains that the user has prepared are none of the tests' business.
 os.environ["RECALIGN_DATA_DIR"] = tempfile.mkdtemp(prefix="recalign-data-")
+# How long one example takes says more of what else the machine does than of our code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import click
 
 from recalign import __version__
 from recalign.cli.baseline import baseline
+from recalign.cli.cache import cache
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
@@ -34,7 +35,18 @@ def recalign() -> None:
     logging.getLogger("recalign").setLevel(logging.INFO)
 
 
-for command in (prepare, tasks, train, evaluate, baseline, infer, recommend, serve, convert):
+for command in (
+    prepare,
+    tasks,
+    train,
+    evaluate,
+    baseline,
+    infer,
+    recommend,
+    serve,
+    convert,
+    cache,
+):
     recalign.add_command(command)
 
 

@@ -26,23 +26,25 @@ class Touched(Protocol):
     num_items: int
 
 
-def num_negatives(domain: Touched, users: np.ndarray) -> int:
-    """How many negatives a list has: 99, or as many as there are for every one of the users.
+def num_negatives(train: tuple[np.ndarray, np.ndarray], num_items: int, held_out: int) -> int:
+    """How many negatives a list has: 99, or as many as there are for every user.
 
     Lists of one length keep chance the same for everybody, and the metrics are named after it.
+    Training draws as many, so only the number of held-out events may count, not what they are.
 
     Args:
-      domain: the events.
-      users: int[m], whose lists are meant.
+      train: offsets int64[users + 1] and events int32[n] of every user's train events.
+      num_items: the size of the catalogue.
+      held_out: how many events more a user may have.
     """
-    lengths = np.diff(domain.offsets)
-    if domain.num_items - lengths.max() >= NEGATIVES:
+    offsets, events = train
+    lengths = np.diff(offsets)
+    if num_items - held_out - lengths.max() >= NEGATIVES:
         return NEGATIVES
     owners = np.repeat(np.arange(len(lengths)), lengths)
-    pairs = np.unique(owners * np.int64(domain.num_items) + domain.events)
-    touched = np.bincount(pairs // domain.num_items, minlength=len(lengths))
-    most = int(touched[users].max(initial=0))
-    return min(NEGATIVES, domain.num_items - most)
+    pairs = np.unique(owners * np.int64(num_items) + events)
+    most = int(np.bincount(pairs // num_items).max())
+    return int(np.clip(num_items - held_out - most, 0, NEGATIVES))
 
 
 def draw(

@@ -202,7 +202,7 @@ class Domain:
     def draw_candidates(self, name: str) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
         """The shape of the candidate lists of a split, and the lists as drawn by the seed."""
         split = self.split(name)
-        negatives = candidates.num_negatives(self, split.users)
+        negatives = candidates.num_negatives(self.train(), self.num_items, MIN_EVENTS - 1)
         seed = (self.seed, _CANDIDATES, SPLITS.index(name))
         lists = candidates.draw(self, split.users, split.targets, negatives, seed)
         return (len(split), 1 + negatives), lists

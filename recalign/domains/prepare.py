@@ -103,8 +103,8 @@ def _few_candidates(domain: Domain) -> list[str]:
     if count > candidates.NEGATIVES:
         return []
     return [
-        f"some user has events with all but {count - 1} items, so every candidate list has only "
-        f"{count} items; its metrics are named cand{count}"
+        f"the catalogue has no {candidates.NEGATIVES} items that every user left alone, so each "
+        f"candidate list has only {count}; its metrics are named cand{count}"
     ]
 
 

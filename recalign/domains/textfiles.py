@@ -170,6 +170,8 @@ def parse_delimited(
             engine="c",
             **lines,
         )
+    except pd.errors.EmptyDataError as error:  # a byte order mark or two
+        raise UserError(f"{path}: the file is empty") from error
     except pd.errors.ParserError as error:
         raise UserError(f"{path}: {_explain(str(error))}") from error
     above = 1 if names is None else 0  # records above the rows

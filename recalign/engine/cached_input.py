@@ -2,20 +2,24 @@
 
 `recalign cache` writes the rows that a training reads, in their order, as plain .npy files:
 
-    metadata.json            rows, vocabulary_size, and what made them
+    metadata.json            rows, vocabulary_size, provenance
     train/FEATURE.npy        [rows, length], of the features in `STORED`
+    spiece.model             the vocabulary, sentinels included
 
 What follows from these (shifted targets, positions, weights) is made when a batch is read. Memory
 is mapped, so that a process touches the rows of its batches only.
 """
 
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 from etils import epath
 
+from recalign.engine.catalogue import EOS
 from recalign.errors import UserError
 
 STORED = (
@@ -25,6 +29,7 @@ STORED = (
     "decoder_segment_ids",
 )
 METADATA = "metadata.json"
+VOCABULARY = "spiece.model"
 
 
 class CachedBatches:
@@ -100,9 +105,26 @@ def metadata(directory: str) -> dict:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"CACHE_DIR is {directory}, but {path} cannot be read ({error}): write the folder with "
-            "`recalign cache --gin_file=… --output DIR`"
+            f"TOKENS_DIR is {directory}, but {path} cannot be read ({error}): write the folder "
+            "with `recalign cache --gin_file=… --output DIR`"
         ) from error
+
+
+def provenance(directory: str) -> dict[str, str]:
+    """What the parameters of a model trained on a folder belong to, as fingerprints."""
+    return metadata(directory)["provenance"]
+
+
+def decode(tokens: Sequence[int], directory: str) -> str:
+    """Token ids as text, up to EOS."""
+    tokens = list(tokens)
+    tokens = tokens[: tokens.index(EOS)] if EOS in tokens else tokens
+    return _processor(str(Path(directory) / VOCABULARY)).decode(tokens)
+
+
+@functools.lru_cache(maxsize=1)
+def _processor(path: str) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=path)
 
 
 def _open(folder: Path, rows: int) -> dict[str, np.ndarray]:

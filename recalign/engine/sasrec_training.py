@@ -66,14 +66,14 @@ def fit(
     """
     module = SASRec(config)
     params, opt_state = _start(module, recipe)
-    step_fn = _step_fn(module, recipe)
+    step_fn, key = _step_fn(module, recipe), jax.random.key(recipe.seed)
     best, best_value, best_epoch, steps = params, -np.inf, 0, 0
     rng = np.random.default_rng(recipe.seed)
     bar = tqdm.trange(1, recipe.epochs + 1, desc="SASRec", unit="epoch", disable=_quiet())
     for epoch in bar:
         begin, losses = time.perf_counter(), []
         for packed, targets in _batches(offsets, events, config.max_length, recipe.rows, rng):
-            params, opt_state, value = step_fn(params, opt_state, packed, targets, steps)
+            params, opt_state, value = step_fn(params, opt_state, packed, targets, key, steps)
             losses.append(value)
             steps += 1
         mean = float(np.mean(jax.device_get(losses))) if losses else 0.0
@@ -134,10 +134,9 @@ def _start(module: SASRec, recipe: Recipe) -> tuple[Params, optax.OptState]:
 
 def _step_fn(module: SASRec, recipe: Recipe) -> Callable:
     optimizer = optax.adam(recipe.learning_rate)
-    key = jax.random.key(recipe.seed)
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def step(params, opt_state, packed, targets, number):
+    def step(params, opt_state, packed, targets, key, number):
         dropout = jax.random.fold_in(key, number)
         value, gradients = jax.value_and_grad(loss, argnums=1)(
             module, params, packed, targets, dropout

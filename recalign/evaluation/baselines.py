@@ -57,7 +57,6 @@ def baseline_metrics(
     histories: Histories,
     targets: np.ndarray,
     num_items: int,
-    candidates: np.ndarray | None = None,
 ) -> Rows:
     """Rows of the report, of the rankers that need no training.
 
@@ -66,17 +65,14 @@ def baseline_metrics(
       histories: of the m examples judged; a pair of offsets and events will do.
       targets: int[m], their next items.
       num_items: size of the catalogue.
-      candidates: int[m, C], each row holding its target; None leaves `cand<C>/…` out.
 
     Returns:
-      `full/…`, `full_unseen/…` and `cand<C>/…` of each baseline by its name in tables.
+      `full/…` and `full_unseen/…` of each baseline by its name in tables.
     """
-    rows = {}
-    for name, ranker in _free(train, num_items).items():
-        rows[name] = ranking_metrics(ranker, Histories(*histories), targets, num_items)
-        if candidates is not None:
-            rows[name] |= candidate_metrics(ranker, Histories(*histories), targets, candidates)
-    return rows
+    return {
+        name: ranking_metrics(ranker, Histories(*histories), targets, num_items)
+        for name, ranker in _free(train, num_items).items()
+    }
 
 
 def candidate_rows(
@@ -86,7 +82,7 @@ def candidate_rows(
     candidates: np.ndarray,
     num_items: int,
 ) -> Rows:
-    """As `baseline_metrics`, but `cand<C>/…` alone."""
+    """As `baseline_metrics`, but `cand<C>/…`: candidates int[m, C], each row with its target."""
     return {
         name: candidate_metrics(ranker, Histories(*histories), targets, candidates)
         for name, ranker in _free(train, num_items).items()

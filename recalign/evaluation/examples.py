@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -85,3 +86,47 @@ class RatingExamples(Examples):
     values: np.ndarray
     stars: Sequence[np.ndarray]
     decode: Callable[[Sequence[int]], str]
+
+
+KINDS = {kind.__name__: kind for kind in (RetrievalExamples, RankingExamples, RatingExamples)}
+_NAMES = ("task", "split")
+_GIVEN = ("domain", "decode")  # not arrays: whoever loads gives them
+_ENDS = ".ends"
+
+
+def save(examples: Examples, path: Path) -> None:
+    """Writes examples as an .npz file, all but their domain, of which the name, and `decode`."""
+    arrays = {"kind": type(examples).__name__, "domain": examples.domain.name}
+    for field in dataclasses.fields(examples):
+        value = getattr(examples, field.name)
+        if field.name in _NAMES or isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        elif field.name not in _GIVEN:
+            arrays[field.name] = np.concatenate([np.zeros(0, np.int32), *value])
+            arrays[field.name + _ENDS] = np.cumsum([len(row) for row in value], dtype=np.int64)
+    np.savez(path, **arrays)
+
+
+def load(
+    path: Path, domain: Callable[[str], Domain], decode: Callable[[Sequence[int]], str]
+) -> Examples:
+    """Reads what `save` wrote.
+
+    Args:
+      path: the file.
+      domain: gives the domain of a name.
+      decode: the text of token ids.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        values = {name: stored[name] for name in stored.files}
+    kind = KINDS[str(values.pop("kind"))]
+    ragged = {name.removesuffix(_ENDS) for name in values if name.endswith(_ENDS)}
+    for name in ragged:
+        ends = values.pop(name + _ENDS)
+        values[name] = np.split(values[name], ends[:-1]) if len(ends) else []
+    for name in _NAMES:
+        values[name] = str(values[name])
+    values["domain"] = domain(str(values["domain"]))
+    if kind is RatingExamples:
+        values["decode"] = decode
+    return kind(**values)

@@ -1,6 +1,12 @@
-"""Writes what the engine is fed as a folder of arrays, see `recalign.engine.cached_input`."""
+"""Writes all that a run reads as a folder of arrays, for machines without TensorFlow.
+
+See `recalign.engine.cached_input` and `recalign.cached_examples`, which read it, and train.gin in
+it, the run's recipe with these in the place of the text plane.
+"""
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,11 +14,116 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from recalign.engine.cached_input import METADATA, STORED, with_derived
+from recalign import configuration
+from recalign.cached_examples import DOMAINS, EXAMPLES
+from recalign.domains import storage
+from recalign.domains.domain import Domain
+from recalign.engine.cached_input import METADATA, STORED, VOCABULARY, with_derived
+from recalign.errors import UserError
+from recalign.evaluation import examples as judged
+from recalign.runs import Run
+from recalign.samples import inputs
+
+_IMPORTS = """\
+from __gin__ import dynamic_registration
+from recalign import cached_examples
+from recalign.engine import cached_input
+"""
+_BINDINGS = {
+    "runs.Run.train_input": "@cached_input.CachedBatches",
+    "runs.Run.vocabulary_size": "@cached_input.vocabulary_size",
+    "runs.Run.provenance": "@cached_input.provenance",
+    "runs.Run.decode": "@cached_input.decode",
+    "runs.Run.examples": "@cached_examples.examples",
+    "cached_input.CachedBatches.directory": "%TOKENS_DIR",
+    "cached_input.CachedBatches.batch_size": "%BATCH_SIZE",
+    "cached_input.CachedBatches.seed": "%RANDOM_SEED",
+    "cached_input.vocabulary_size.directory": "%TOKENS_DIR",
+    "cached_input.provenance.directory": "%TOKENS_DIR",
+    "cached_input.decode.directory": "%TOKENS_DIR",
+    "cached_examples.examples.directory": "%TOKENS_DIR",
+}
+
+
+def write(run: Run, mixture_or_task_name: str, module: str, folder: Path) -> int:
+    """Writes what a run reads: the batches of all its steps, and the examples it is judged by.
+
+    Args:
+      run: as the current configuration describes it.
+      mixture_or_task_name: what it trains on.
+      module: registers it.
+      folder: where to; it must not exist.
+
+    Returns:
+      How many rows.
+
+    Raises:
+      UserError: the folder is there already, or the run cannot be fed.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: name another folder, or remove it")
+    vocabulary_size = run.vocabulary_size()
+    with storage.replacing(folder, overwrite=False) as draft:
+        for name in (DOMAINS, "train"):
+            (draft / name).mkdir()
+        dtype = np.min_scalar_type(vocabulary_size - 1)
+        rows = write_batches(run.train_input(), run.total_steps, draft / "train", dtype)
+        for split, number in (("validation", run.eval_examples), ("test", None)):
+            (draft / EXAMPLES / split).mkdir(parents=True)
+            for examples in run.examples(split=split, num_examples=number):
+                judged.save(examples, draft / EXAMPLES / split / f"{examples.task}.npz")
+                _copy_domain(examples.domain, draft / DOMAINS)
+        provider = inputs.mixture_or_task(mixture_or_task_name, module)
+        vocabulary = provider.output_features["targets"].vocabulary
+        (draft / VOCABULARY).write_bytes(vocabulary.sp_model)
+        (draft / "train.gin").write_text(recipe(folder.resolve()))
+        metadata = {
+            "rows": rows,
+            "vocabulary_size": vocabulary_size,
+            "provenance": run.provenance(),
+        }
+        (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+    return rows
+
+
+def recipe(folder: Path) -> str:
+    """The current configuration as a recipe that reads `folder` and needs no text plane."""
+    text = configuration.current()
+    aliases = set(re.findall(r"^from recalign\.samples import (\w+)$", text, re.MULTILINE))
+    of_text_plane = re.compile(rf"(?:\w+/)*(?:{'|'.join(aliases)})\.")
+    imports = [
+        line
+        for line in re.findall(r"^(?:from|import) .*$", text, re.MULTILINE)
+        if not line.startswith(("from recalign.samples", "from __gin__"))
+    ]
+    kept = {
+        name: value
+        for name, value in configuration.bindings(text).items()
+        if not of_text_plane.match(name) and name != "runs.Run.eval_examples"
+    }
+    kept |= {"TOKENS_DIR": repr(str(folder))} | _BINDINGS
+    kept["MODEL_DIR"] = "%gin.REQUIRED"
+    while unused := configuration.unused_macros(kept):
+        kept = {name: value for name, value in kept.items() if name not in unused}
+    macros = sorted(kept, key=lambda name: ("." in name, name))
+    lines = [f"{name} = {kept[name]}" for name in macros]
+    command = f"# recalign train --gin_file={folder}/train.gin --gin.MODEL_DIR=…\n\n"
+    return command + _IMPORTS + "\n".join([*imports, "", *lines]) + "\n"
+
+
+def _copy_domain(domain: Domain, folder: Path) -> None:
+    """Copies the files of a domain, without its TFDS builds."""
+    target = folder / domain.name
+    if target.exists():
+        return
+    target.mkdir()
+    for path in domain.path.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
 
 
 def write_batches(
-    batches: Iterator[Mapping[str, np.ndarray]], num_batches: int, folder: Path
+    batches: Iterator[Mapping[str, np.ndarray]], num_batches: int, folder: Path, dtype: np.dtype
 ) -> int:
     """Writes the first batches of an input, without what can be derived from the rest.
 
@@ -20,6 +131,7 @@ def write_batches(
       batches: features int[B, length] each, B the same in all.
       num_batches: how many; at least 1.
       folder: gets a file for each feature; it must exist.
+      dtype: holds every token id.
 
     Returns:
       How many rows that is.
@@ -37,21 +149,13 @@ def write_batches(
                 files[name] = np.lib.format.open_memmap(
                     folder / f"{name}.npy",
                     mode="w+",
-                    dtype=_dtype(name),
+                    dtype=np.uint16 if name.endswith("segment_ids") else dtype,
                     shape=(num_batches * len(values), values.shape[1]),
                 )
-            if values.max(initial=0) > np.iinfo(files[name].dtype).max:
-                raise ValueError(f"{name} holds {values.max()}, more than a {files[name].dtype}")
             files[name][number * len(values) : (number + 1) * len(values)] = values
     for file in files.values():
         file.flush()
     return len(next(iter(files.values())))
-
-
-def _dtype(feature: str) -> type:
-    # Segments are counted from 1 within a row; token ids of the vocabularies in use need two bytes,
-    # but those of mT5, for one, do not.
-    return np.uint16 if feature.endswith("segment_ids") else np.uint32
 
 
 def _check_derived(batch: Mapping[str, np.ndarray], derived: Mapping[str, np.ndarray]) -> None:
@@ -59,8 +163,3 @@ def _check_derived(batch: Mapping[str, np.ndarray], derived: Mapping[str, np.nda
     for name in batch.keys() | derived.keys():
         if name not in batch or not np.array_equal(batch[name], derived[name]):
             raise ValueError(f"the feature {name} does not follow from {', '.join(STORED)}")
-
-
-def write_metadata(folder: Path, **values: object) -> None:
-    """Writes `metadata.json`, which makes the folder a whole one."""
-    (folder / METADATA).write_text(json.dumps(values, indent=2) + "\n")

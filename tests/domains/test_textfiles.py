@@ -65,6 +65,7 @@ def test_empty_files(put):
     refuse(put("b.tsv", "\n \n"), "empty")
     refuse(put("c.tsv.gz", gzip.compress(b"")), "empty")
     refuse(put("d.tsv", "u\ti\n"), "no rows")
+    refuse(put("e.tsv", b"\xef\xbb\xbf" * 2), "empty")
 
 
 def test_absent_file(tmp_path):

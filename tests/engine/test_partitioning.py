@@ -14,6 +14,7 @@ from recalign.errors import UserError
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np, sys
 from recalign.engine.adafactor import adafactor
+from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.model import EncoderDecoderModel
 from recalign.engine.network import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
@@ -56,12 +57,45 @@ except UserError as error:
     assert "6 rows" in str(error) and "8 data partitions" in str(error)
 else:
     raise AssertionError("6 rows went over 8 devices")
+
+class Position:
+    def save(self, path): path.write_text("0")
+    def restore(self, path): path.read_text()
+
+def start(partitions, rules, devices):
+    partitioner = Partitioner(partitions, rules, jax.devices()[:devices])
+    trainer = Trainer(model, partitioner)
+    return trainer, trainer.step_fn()
+
+def next_loss(trainer, step, state):
+    with trainer.partitioner.activate():
+        _, sums = step(state, trainer.partitioner.put_batch(batches[1]))
+    return float(sums["loss"])
+
+LAYOUTS = [(1, "replicated", 1), (1, "fully_sharded", 8), (4, "tensor_parallel", 8)]
+started = {layout: start(*layout) for layout in LAYOUTS}
+for number, written in enumerate(LAYOUTS):
+    trainer, step = started[written]
+    with trainer.partitioner.activate():
+        state, _ = step(trainer.init_state(), trainer.partitioner.put_batch(batches[0]))
+    folder = f"{sys.argv[1]}/{number}"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, state, Position())
+    checkpoints.close()
+    host = jax.device_get(state)
+    expected = next_loss(trainer, step, state)
+    for read in LAYOUTS:
+        trainer, step = started[read]
+        restored = Checkpoints(folder, read_only=True).restore(trainer.abstract_state(), Position())
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), host)
+        np.testing.assert_allclose(next_loss(trainer, step, restored), expected, rtol=1e-5)
+
 accumulated, _ = losses(1, "replicated", 1, num_microbatches=4)
 np.testing.assert_allclose(accumulated, one, rtol=1e-5)
 """
 
 
-def test_every_layout_gives_the_losses_of_one_device():
+def test_every_layout_gives_the_losses_of_one_device_and_restores_any_other(tmp_path):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -69,7 +103,11 @@ def test_every_layout_gives_the_losses_of_one_device():
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

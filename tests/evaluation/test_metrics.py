@@ -76,6 +76,85 @@ def test_full_ranking_agrees_with_ir_measures():
         assert got[name] == pytest.approx(value, abs=1e-9), name
 
 
+@given(lists(), st.integers(1, 3))
+@settings(deadline=None, max_examples=30)
+def test_removal_in_parts_changes_nothing(drawn, part):
+    ranked, _, offsets, events = drawn
+    whole = metrics.remove_seen(ranked, offsets, events)
+    # Offsets may start anywhere: the examples after the first ones.
+    assert np.array_equal(metrics.remove_seen(ranked[1:], offsets[1:], events), whole[1:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "HISTORIES_AT_ONCE", part)
+        assert np.array_equal(metrics.remove_seen(ranked, offsets, events), whole)
+
+
+def oracle(targets, runs, measures):
+    """Means by ir_measures; `runs` are lists of (item, score) an example."""
+    ir = pytest.importorskip("ir_measures", reason="ir_measures is not installed: no oracle")
+    found = ir.calc_aggregate(
+        [ir.parse_measure(measure) for measure in measures],
+        [ir.Qrel(str(e), str(t), 1) for e, t in enumerate(targets)],
+        [
+            ir.ScoredDoc(str(e), str(item), float(score))
+            for e, run in enumerate(runs)
+            for item, score in run
+        ],
+    )
+    return {str(measure): value for measure, value in found.items()}
+
+
+@given(lists())
+@settings(deadline=None, max_examples=20)
+def test_lists_with_repeats_and_non_items_agree_with_ir_measures(drawn):
+    ranked, targets, *_ = drawn
+    runs = []
+    for row in ranked.tolist():
+        # By the rules: a repeat or what is no item keeps its slot, as something of no relevance.
+        names = [
+            item if item not in row[:slot] and 0 <= item < NUM_ITEMS else f"slot {slot}"
+            for slot, item in enumerate(row)
+        ]
+        runs.append([(name, -slot) for slot, name in enumerate(names)])
+    got = metrics.full_ranking(ranked, targets, NUM_ITEMS)
+    names = {f"Success@{k}": f"full/hr@{k}" for k in (1, 5, 10, 20)}
+    names |= {f"nDCG@{k}": f"full/ndcg@{k}" for k in (1, 5, 10, 20)} | {"RR@10": "full/mrr@10"}
+    for measure, value in oracle(targets.tolist(), runs, names).items():
+        assert got[names[measure]] == pytest.approx(value, abs=1e-9), measure
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(deadline=None, max_examples=20)
+def test_candidates_agree_with_ir_measures(seed, tied):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 30, (8, 100)) if tied else rng.permutation(800).reshape(8, 100)
+    positives = rng.integers(0, 100, 8)
+    # By the rule, a tie goes against the positive: a hair less than its score says the same.
+    less = 0.5 * (np.arange(100) == positives[:, None])
+    runs = [list(enumerate(row)) for row in scores - less]
+    names = {f"Success@{k}": f"cand100/hr@{k}" for k in (1, 5, 10)}
+    names |= {f"nDCG@{k}": f"cand100/ndcg@{k}" for k in (5, 10)}
+    got = metrics.candidate_ranking(scores.astype(np.float32), positives)
+    for measure, value in oracle(positives.tolist(), runs, names).items():
+        assert got[names[measure]] == pytest.approx(value, abs=1e-9), measure
+
+
+number = st.floats(-10, 10) | st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@given(st.lists(st.tuples(number, st.floats(1, 5)), min_size=1), st.floats(1, 5))
+@settings(deadline=None)
+def test_ratings_agree_with_brute_force(pairs, fallback):
+    errors = [abs((p if math.isfinite(p) else fallback) - y) for p, y in pairs]
+    got = metrics.rating(*np.array(pairs).T, fallback=fallback)
+    assert got == pytest.approx(
+        {
+            "rating/rmse": math.sqrt(sum(e * e for e in errors) / len(errors)),
+            "rating/mae": sum(errors) / len(errors),
+            "rating/parse_rate": sum(math.isfinite(p) for p, _ in pairs) / len(pairs),
+        }
+    )
+
+
 def test_repeats_and_non_items_keep_their_slots():
     ranked = np.array([[4, 4, -2, 99, 7, 7]], np.int32)
     got = metrics.full_ranking(ranked, np.array([7]), num_items=10)

@@ -1,0 +1,131 @@
+"""Change the held-out events alone, and nothing that is learned from changes."""
+
+import numpy as np
+import pytest
+import seqio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.domains import statistics, toyshop, vocabulary
+from recalign.domains.assemble import assemble
+from recalign.domains.domain import MIN_EVENTS
+from recalign.evaluation.counting import ItemCooccurrence, Popularity
+from recalign.samples.preprocessors import untouched_items
+from tests.samples.shops import prepared
+
+TASKS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")
+
+
+def shop(users, items, seed):
+    """A shop's raw interactions, with ratings and one item twice."""
+    raw = toyshop.generate(users=users, items=items, seed=seed)
+    stars = np.random.default_rng(seed).integers(1, 6, len(raw.interactions))
+    raw.interactions["rating"] = stars.astype(np.float32)
+    return raw
+
+
+def held_out(raw):
+    """Row numbers of the last two events of every user who has three or more."""
+    order = raw.interactions.sort_values("timestamp", kind="stable")
+    groups = order.groupby("user", sort=False)
+    last = groups.cumcount(ascending=False) < MIN_EVENTS - 1
+    long = groups["item"].transform("size") >= MIN_EVENTS
+    return order.index[last & long]
+
+
+def with_other_held_out_events(raw, seed):
+    """Other items and other ratings for the held-out events."""
+    rng, rows = np.random.default_rng(seed), held_out(raw)
+    raw.interactions.loc[rows, "item"] = rng.choice(raw.items["key"].to_numpy(object), len(rows))
+    raw.interactions.loc[rows, "rating"] = rng.integers(0, 12, len(rows)).astype(np.float32)
+    return raw
+
+
+def learned_from(domain, folder):
+    """All that training sees of a domain, by name."""
+    folder.mkdir()
+    vocabulary.train(domain.items, 400, folder)
+    popularity = Popularity().fit(*domain.train(), domain.num_items)
+    nearest = ItemCooccurrence().fit(*domain.train(), domain.num_items)
+    split, ratings = domain.split("train"), domain.rating_split("train")
+    described = statistics.describe(domain)
+    train = vars(split) | {f"rated_{name}": value for name, value in vars(ratings).items()}
+    return train | {
+        "vocabulary": np.frombuffer((folder / "spiece.model").read_bytes(), np.uint8),
+        "ids": domain.items["key"].to_numpy(object),
+        "popularity": popularity.order,
+        "co-occurrence": nearest.by_item.toarray(),
+        "rating parts": domain.rating_parts,
+        "star texts": np.array(described["ratings"]["values"]),
+        "mean rating": np.array(described["ratings"]["mean"]),
+        "length of candidate lists": np.array(domain.candidates("test").shape[1]),
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**20), st.integers(0, 2**20), st.sampled_from([30, 140]))
+def test_all_that_is_learned_from_is_the_same(tmp_path_factory, seed, other, items):
+    folder = tmp_path_factory.mktemp("leaks")
+    one = assemble(shop(14, items, seed), "shop", seed)
+    two = assemble(with_other_held_out_events(shop(14, items, seed), other), "shop", seed)
+    first, second = learned_from(one, folder / "one"), learned_from(two, folder / "two")
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert first.keys() == second.keys()
+    test, changed = one.split("test"), two.split("test")
+    assert (test.users == changed.users).all()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two domains that differ in their held-out events, prepared under names of one length."""
+    root = tmp_path_factory.mktemp("leaks")
+    for name, raw in (
+        ("leakone", shop(50, 60, 0)),
+        ("leaktwo", with_other_held_out_events(shop(50, 60, 0), 1)),
+    ):
+        raw.interactions.to_csv(root / f"{name}.csv", index=False)
+        raw.items.to_csv(root / "items.csv", index=False)
+        tables = ["--interactions", root / f"{name}.csv", "--items", root / "items.csv"]
+        columns = ["--catalogue_item_column", "key", "--vocab_size", "500"]
+        prepared(name, root, "table", *map(str, tables), *columns)
+    return root
+
+
+def test_the_records_of_train_are_equal_byte_by_byte(folders):
+    for build in ("1.0.0", "rating/1.0.0"):
+        contents = {}
+        for name in ("leakone", "leaktwo"):
+            for path in sorted((folders / name / build).glob("*.tfrecord*")):
+                split = path.name.split("-")[1].split(".")[0]
+                contents.setdefault(split, []).append(path.read_bytes())
+        assert contents["train"][0] == contents["train"][1]
+        if build == "1.0.0":
+            assert contents["test"][0] != contents["test"][1]
+            assert contents["validation"][0] != contents["validation"][1]
+        else:  # ratings are split within the train events
+            assert contents["test"][0] == contents["test"][1]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_training_sample_is_the_same(folders, kind):
+    def samples(name):
+        task = seqio.TaskRegistry.get(f"{name}_{kind}")
+        lengths = {"inputs": 200, "targets": 64}
+        dataset = task.get_dataset(lengths, "train", shuffle=True, seed=5, num_epochs=2)
+        return [
+            (example["inputs"].tobytes(), example["targets"].tobytes())
+            for example in dataset.as_numpy_iterator()
+        ]
+
+    first, second = samples("leakone"), samples("leaktwo")
+    assert len(first) > 50
+    assert first == second
+
+
+def test_negatives_of_training_do_not_know_held_out_events():
+    # Held-out items are no part of what is left out: a negative may be one, by chance alone.
+    drawn = [
+        untouched_items(np.array([0, 1], np.int32), 12, 3, (seed, 0)).numpy() for seed in range(40)
+    ]
+    assert set(np.concatenate(drawn).tolist()) == set(range(2, 12))
