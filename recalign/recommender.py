@@ -41,6 +41,11 @@ class Recommender:
         self._retriever = retriever
         self._params = params
 
+    @property
+    def depth(self) -> int:
+        """How many items a beam of the run's own width can give."""
+        return min(self._retriever.num_beams, self.domain.num_items)
+
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
     ) -> Ranked:

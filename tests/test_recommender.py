@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from recalign.cli import recalign
 from recalign.errors import UserError
 
 SMALL = [
-    "--gin.MIXTURE_OR_TASK_NAME=recommended_retrieval_only",
+    "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 32}",
     "--gin.TRAIN_STEPS=1",
     "--gin.EVAL_EXAMPLES=4",
@@ -36,14 +37,16 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    run("prepare", "toyshop", "--name", "recommended", "--users", 120, "--items", 60)
+    # Tasks are registered once a process: the shop of the other tests, and gone before them.
+    run("prepare", "toyshop", "--users", 120, "--items", 60)
     run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={path}", *SMALL)
-    return path
+    yield path
+    shutil.rmtree(domains.data_dir() / "toyshop")
 
 
 @pytest.fixture(scope="module")
 def domain(folder):
-    return domains.load("recommended")
+    return domains.load("toyshop")
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +131,14 @@ def test_nothing_is_left_when_all_is_seen(recommender):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--history", "toy-0x"], "recommended has no item 'toy-0x'; did you mean toy-"),
+        (["--history", "toy-0x"], "toyshop has no item 'toy-0x'; did you mean toy-"),
         (["--history", ", ,"], "needs at least one item"),
         (["--history", '"toy'], "ids between commas"),
         (["--user", "user-00z1"], "has no user 'user-00z1'; did you mean user-"),
         (["--user", "user-0001", "--history", "toy-01"], "Give one of"),
         ([], "Give one of"),
         (["--histories", "nowhere"], "nowhere: cannot be read"),
-        (["--history", "q" * 10**6], "no item 'q{64}…'; no id is similar"),
+        (["--history", "q" * 10**5], "no item 'q{64}…'; no id is similar"),
     ],
 )
 def test_mistakes_are_told(folder, options, message):

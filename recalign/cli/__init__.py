@@ -12,6 +12,7 @@ from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
 from recalign.cli.recommend import recommend
+from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
 from recalign.errors import Preempted, UserError
@@ -42,6 +43,7 @@ for command in (
     baseline,
     infer,
     recommend,
+    serve,
     convert,
     cache,
 ):

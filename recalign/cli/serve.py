@@ -1,0 +1,37 @@
+"""`recalign serve`: a local page to try a run on."""
+
+import click
+
+from recalign.cli.options import data_dir_option, model_dir_option
+from recalign.errors import UserError
+
+
+@click.command(epilog="\b\nExample:\n  recalign serve --model_dir runs/toyshop")
+@model_dir_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535))
+@data_dir_option
+def serve(model_dir: str, host: str, port: int) -> None:
+    """Serves a page: search the catalogue, click a history together, see what is recommended.
+
+    The page asks /api/items?q=… and /api/recommend, which others may use as well. There is no
+    log-in: whoever can reach the address can ask, by default this machine alone.
+    """
+    try:
+        from recalign.serving import server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"`recalign serve` needs {error.name}: pip install 'recalign[serve]'"
+        ) from error
+
+    from recalign import runs
+    from recalign.serving.app import Limits
+
+    with server.listen(host, port) as bound:
+        recommender = runs.load(model_dir).recommender()
+        web = server.make_server(recommender, host, Limits())
+        address = f"[{host}]" if ":" in host else host
+        click.echo(f"{recommender.domain.name}: http://{address}:{bound.getsockname()[1]}")
+        if not server.is_loopback(host):
+            click.echo("Others can reach this address, and there is no log-in.", err=True)
+        web.run(sockets=[bound])

@@ -1,0 +1,1 @@
+"""`recalign serve`: a local web page on which a trained run recommends."""

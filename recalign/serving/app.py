@@ -1,0 +1,268 @@
+"""The web application: a page, and the JSON that it asks for.
+
+Nobody is trusted: bodies, queries, histories and what waits are bounded, and nothing that a request
+holds is ever markup. Titles reach the page as JSON, which writes them as text.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recalign import history_files
+from recalign.errors import UserError
+from recalign.recommender import Recommender
+from recalign.serving.batcher import Batcher, Busy
+
+log = logging.getLogger(__name__)
+
+PAGE = Path(__file__).parent / "page"
+
+# The page needs nothing from elsewhere, and nobody else may show it or run anything in it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a client may ask for.
+
+    Attributes:
+      body: bytes of a request.
+      history: items of a history.
+      words: characters of a search.
+      found: items that a search gives.
+      batch: histories that are answered at once.
+      waiting: requests that wait for the model, and likewise for the catalogue.
+      seconds: until a body has come, and until there is an answer.
+    """
+
+    body: int = 1 << 16
+    history: int = 100
+    words: int = 100
+    found: int = 30
+    batch: int = 8
+    waiting: int = 128
+    seconds: float = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A request for recommendations; see `Recommender.recommend`."""
+
+    history: Sequence[int]
+    k: int
+    include_seen: bool
+
+
+class Service:
+    """Answers about one run; `app` makes a web application of it.
+
+    Args:
+      recommender: of the run.
+      limits: for every client.
+    """
+
+    def __init__(self, recommender: Recommender, limits: Limits):
+        self._recommender = recommender
+        self._limits = limits
+        self._model = Batcher(self.answer, limits.batch, limits.waiting)
+        # Searching a large catalogue takes a while: not in the loop that serves everybody.
+        self._catalogue = Batcher(_call_all, 1, limits.waiting)
+
+    def warm_up(self) -> None:
+        """Compiles what most requests need, for one of them and for a batch."""
+        one = Asked([0], 1, include_seen=False)
+        self.answer([one])
+        self.answer([one] * self._limits.batch)
+
+    @contextlib.asynccontextmanager
+    async def running(self, app: Starlette) -> AsyncIterator[None]:
+        """Answers while the application lives."""
+        del app
+        workers = [asyncio.create_task(b.run()) for b in (self._model, self._catalogue)]
+        try:
+            yield
+        finally:
+            for worker in workers:
+                worker.cancel()
+
+    def answer(self, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
+        """The rows of each ranking."""
+        rows: list[list[dict[str, Any]]] = [[] for _ in asked]
+        for include_seen in (False, True):
+            chosen = [i for i, one in enumerate(asked) if one.include_seen == include_seen]
+            if not chosen:
+                continue
+            histories = [asked[i].history for i in chosen]
+            if len(histories) > 1:  # a batch is of one size, so that little is compiled
+                histories += histories[-1:] * (self._limits.batch - len(histories))
+            ranked = self._recommender.recommend(
+                histories, self._recommender.depth, include_seen=include_seen
+            )
+            for i, items, scores in zip(chosen, *ranked, strict=False):
+                k = asked[i].k
+                rows[i] = self._recommender.rows(items[:k], scores[:k])
+        return rows
+
+    async def about(self, request: Request) -> Response:
+        """What is served, and its limits."""
+        del request
+        domain = self._recommender.domain
+        return JSONResponse(
+            {
+                "domain": domain.name,
+                "items": domain.num_items,
+                "most_history": self._limits.history,
+                "most_items": self._recommender.depth,
+            }
+        )
+
+    async def items(self, request: Request) -> Response:
+        """The items that hold all words of `q`."""
+        words = request.query_params.get("q", "")
+        if len(words) > self._limits.words:
+            raise HTTPException(400, f"q has more than {self._limits.words} characters")
+        found = await self._look_up(self._recommender.matches, words, self._limits.found)
+        return JSONResponse({"items": [self._recommender.describe(item) for item in found]})
+
+    async def recommend(self, request: Request) -> Response:
+        """The ranking for a history: `{"history": [ids], "k": 10, "include_seen": false}`."""
+        keys, k, include_seen = self._parsed(await self._body(request))
+        history = await self._look_up(self._recommender.history, keys)
+        asked = Asked(history, k, include_seen)
+        rows = await self._model.ask(asked, self._limits.seconds)
+        return JSONResponse({"items": rows})
+
+    async def _look_up(self, function, *arguments) -> Any:
+        return await self._catalogue.ask((function, arguments), self._limits.seconds)
+
+    async def _body(self, request: Request) -> bytes:
+        # A form of another site can't send this type, so that none can make a browser ask us.
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise HTTPException(415, "expected a body of type application/json")
+        body = b""
+        async with asyncio.timeout(self._limits.seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > self._limits.body:
+                    raise HTTPException(413, f"a body has at most {self._limits.body} bytes")
+        return body
+
+    def _parsed(self, body: bytes) -> tuple[list[str], int, bool]:
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, "the body is not JSON") from error
+        if not isinstance(found, dict):
+            raise HTTPException(400, "the body is not a JSON object")
+        if unknown := sorted(found.keys() - {"history", "k", "include_seen"}):
+            raise HTTPException(400, f"the body has an unknown field {unknown[0][:50]!r}")
+        keys = history_files.checked(found.get("history"))
+        k, include_seen = (
+            found.get("k", min(10, self._recommender.depth)),
+            found.get("include_seen", False),
+        )
+        if len(keys) > self._limits.history:
+            raise HTTPException(400, f"a history has at most {self._limits.history} items here")
+        if type(k) is not int or not 1 <= k <= self._recommender.depth:
+            raise HTTPException(400, f"k must be a number from 1 to {self._recommender.depth}")
+        if not isinstance(include_seen, bool):
+            raise HTTPException(400, "include_seen must be true or false")
+        return keys, k, include_seen
+
+
+def app(service: Service, hosts: Sequence[str] = ("*",)) -> Starlette:
+    """The web application of a service.
+
+    Args:
+      service: answers.
+      hosts: the names that a browser may know the server by. A page of another site, whose name was
+        made to lead here, gets nothing.
+    """
+    files = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+    return Starlette(
+        routes=[
+            *(Route(url, _file(PAGE / name)) for url, name in files.items()),
+            Route("/api/about", service.about),
+            Route("/api/items", service.items),
+            Route("/api/recommend", service.recommend, methods=["POST"]),
+        ],
+        middleware=[
+            Middleware(_WithHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        ],
+        exception_handlers={
+            HTTPException: lambda _, error: _error(error.status_code, error.detail),
+            UserError: lambda _, error: _error(400, str(error)),
+            Busy: lambda _, error: _error(503, "too many requests at once: try again soon"),
+            TimeoutError: lambda _, error: _error(504, "this took too long"),
+            Exception: _broken,
+        },
+        lifespan=service.running,
+    )
+
+
+def _file(path: Path):
+    async def send(request: Request) -> Response:
+        del request
+        return FileResponse(path)
+
+    return send
+
+
+def _call_all(calls: Sequence[tuple]) -> list[Any]:
+    """What functions give for their arguments, or what they raise."""
+
+    def call(function, arguments):
+        try:
+            return function(*arguments)
+        except UserError as error:
+            return error
+
+    return [call(*one) for one in calls]
+
+
+def _error(status: int, message: str) -> Response:
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse({"error": message}, status, headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    log.error("%s failed", request.url.path, exc_info=error)
+    return _error(500, "something is broken here; the server's log tells what")
+
+
+class _WithHeaders:
+    """Adds `HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+                message = message | {"headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

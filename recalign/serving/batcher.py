@@ -1,0 +1,64 @@
+"""Turns many small requests into few batches for something that takes one batch at a time."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Busy(Exception):  # noqa: N818 (not an error of the program)
+    """So many are waiting that one more would only make all of them wait longer."""
+
+
+class Batcher:
+    """Answers requests in batches, in a thread, one batch after another.
+
+    Whatever arrives while a batch is being answered makes up the next one. What waits is bounded,
+    and a request that nobody waits for any more is not answered.
+
+    Args:
+      answer: takes a list of requests and gives as many answers.
+      batch: at most so many requests at once.
+      waiting: at most so many wait.
+    """
+
+    def __init__(self, answer: Callable[[Sequence[Any]], Sequence[Any]], batch: int, waiting: int):
+        self._answer = answer
+        self._batch = batch
+        self._queue: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue(waiting)
+
+    async def ask(self, request: Any, seconds: float) -> Any:
+        """The answer to one request.
+
+        Raises:
+          Busy: too many wait already.
+          TimeoutError: there is no answer after so many seconds.
+        """
+        future = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((request, future))
+        except asyncio.QueueFull:
+            raise Busy from None
+        return await asyncio.wait_for(future, seconds)
+
+    async def run(self) -> None:
+        """Answers until it is cancelled."""
+        while True:
+            waiting = [await self._queue.get()]
+            while len(waiting) < self._batch and not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            waiting = [(request, future) for request, future in waiting if not future.done()]
+            if waiting:
+                await self._answer_all(waiting)
+
+    async def _answer_all(self, waiting: list[tuple[Any, asyncio.Future]]) -> None:
+        try:
+            answers = await asyncio.to_thread(self._answer, [request for request, _ in waiting])
+        except Exception as error:  # whoever asked is told; the next batch may well succeed
+            answers = [error] * len(waiting)
+        for (_, future), answer in zip(waiting, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

@@ -1,0 +1,61 @@
+"""Soaks `recalign serve`: 200 clients at once, half of whom talk nonsense.
+
+    python tests/benchmarks/serving.py --model_dir runs/toyshop --item '#127' --rounds 50
+
+Prints, round by round, how often each status came, requests a second, and the server's resident
+memory, which should stop growing once everything is compiled.
+"""
+
+import argparse
+import asyncio
+import collections
+import re
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+CLIENTS = 200
+clients = runpy.run_path(str(Path(__file__).parents[1] / "serving/clients.py"))
+
+
+def resident_mib(pid: int) -> float:
+    """The resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+def main():
+    """Starts a server, asks, and stops it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model_dir", required=True)
+    parser.add_argument("--item", required=True, help="an item of its catalogue")
+    parser.add_argument("--rounds", type=int, default=50)
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "recalign", "serve", "--model_dir", args.model_dir]
+    server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().strip()
+        port = int(address.rpartition(":")[2])
+        rng = np.random.default_rng(0)
+        right = clients["request"](b'{"history": ["%s"]}' % args.item.encode())
+        for number in range(1, args.rounds + 1):
+            asked = [
+                right if rng.random() < 0.5 else clients["nonsense"](rng) for _ in range(CLIENTS)
+            ]
+            start = time.perf_counter()
+            statuses = asyncio.run(clients["burst"](port, asked, seconds=60.0))
+            spent = time.perf_counter() - start
+            counts = dict(sorted(collections.Counter(map(str, statuses)).items()))
+            memory = resident_mib(server.pid)
+            print(f"{number:4}: {counts}, {CLIENTS / spent:.0f} /s, {memory:.0f} MiB", flush=True)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The server's answers, limits, and what becomes of nonsense."""
+
+import asyncio
+import http.client
+import json
+import resource
+import socket
+import time
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recalign.cli import recalign
+from recalign.errors import UserError
+from recalign.serving import server
+from recalign.serving.app import Limits
+
+JSON = {"Content-Type": "application/json"}
+
+
+def ask(port, method, url, body=None, headers=None):
+    """The status, headers and body of a response, the body out of JSON if it is JSON."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, url, body, headers or {})
+        response = connection.getresponse()
+        content = response.read()
+        if response.headers["Content-Type"] == "application/json":
+            content = json.loads(content)
+        return response.status, response.headers, content
+    finally:
+        connection.close()
+
+
+def recommend(port, headers=JSON, **body):
+    return ask(port, "POST", "/api/recommend", json.dumps(body), headers)
+
+
+def test_recommendations(port):
+    status, _, answer = recommend(port, history=["toy-1", "#3"], k=2)
+    assert status == 200
+    assert [(r["rank"], r["id"], r["item"], r["score"]) for r in answer["items"]] == [
+        (1, "toy-0", "#0", -2.0),
+        (2, "toy-2", "#2", -4.0),
+    ]
+    _, _, answer = recommend(port, history=["toy-1"], include_seen=True, k=5)
+    assert [row["id"] for row in answer["items"]] == [f"toy-{i}" for i in range(5)]
+    _, _, answer = recommend(port, history=[f"toy-{i}" for i in range(6)], k=5)
+    assert answer["items"] == []
+
+
+def test_the_catalogue_is_searched_by_all_words(port):
+    def found(words):
+        return [item["id"] for item in ask(port, "GET", f"/api/items?q={words}")[2]["items"]]
+
+    assert found("PUZZLE") == ["toy-0"]
+    assert found("brand%20%3Cscript%3E") == ["toy-1"]
+    assert found("toy-3") == ["toy-3"]
+    assert found("nothing") == []
+    assert len(found("")) == 6
+
+
+def test_everything_comes_with_a_policy(port):
+    for url in ("/", "/page.js", "/page.css", "/api/about", "/api/items", "/nowhere"):
+        _, headers, _ = ask(port, "GET", url)
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+    assert ask(port, "GET", "/api/about")[2] == {
+        "domain": "shop",
+        "items": 6,
+        "most_history": 100,
+        "most_items": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b"[" * 60_000, 400, "not JSON"),
+        (b"\xff\xfe{}", 400, "not JSON"),
+        (b"[]", 400, "not a JSON object"),
+        (b"{}", 400, "list of item ids"),
+        (b'{"history": []}', 400, "at least one item"),
+        (b'{"history": [1]}', 400, "list of item ids"),
+        (b'{"history": ["toy-9"]}', 400, "has no item 'toy-9'; did you mean toy-"),
+        (b'{"history": ["toy-1"], "k": 6}', 400, "from 1 to 5"),
+        (b'{"history": ["toy-1"], "k": true}', 400, "from 1 to 5"),
+        (b'{"history": ["toy-1"], "k": 1e400}', 400, "from 1 to 5"),
+        (b'{"history": ["toy-1"], "include_seen": 1}', 400, "true or false"),
+        (b'{"history": ["toy-1"], "beams": 1}', 400, "unknown field 'beams'"),
+        (json.dumps({"history": ["toy-1"] * 101}).encode(), 400, "at most 100 items"),
+        (b'{"history": ["' + b"a" * 70_000 + b'"]}', 413, "at most 65536 bytes"),
+    ],
+)
+def test_mistakes_are_told(port, body, status, message):
+    found, _, answer = ask(port, "POST", "/api/recommend", body, JSON)
+    assert (found, message in answer["error"]) == (status, True), answer
+
+
+def test_other_mistakes_are_told(port):
+    assert ask(port, "GET", "/nowhere")[0] == 404
+    assert ask(port, "GET", "/../../etc/passwd")[0] == 404
+    assert ask(port, "GET", "/api/recommend")[0] == 405
+    assert ask(port, "GET", f"/api/items?q={'a' * 101}")[0] == 400
+    assert recommend(port, headers={"Content-Type": "text/plain"}, history=["toy-1"])[0] == 415
+    assert recommend(port, headers=JSON | {"Host": "evil.example"}, history=["toy-1"])[0] == 400
+
+
+def test_what_arrives_together_is_answered_together(port, params, clients):
+    params["seconds"] = 0.2
+    statuses = asyncio.run(clients.burst(port, [clients.request(b'{"history": ["toy-1"]}')] * 24))
+    assert statuses == [200] * 24
+    assert max(params["calls"]) == 8
+    assert len(params["calls"]) < 2 + 24
+
+
+def test_too_many_are_sent_away(serving, recommender, params, clients):
+    params["seconds"] = 0.0
+    with serving(recommender, Limits(batch=1, waiting=2)) as port:
+        params["seconds"] = 0.3
+        statuses = asyncio.run(
+            clients.burst(port, [clients.request(b'{"history": ["toy-1"]}')] * 20)
+        )
+        assert set(statuses) == {200, 503}
+        assert 1 <= statuses.count(200) <= 5
+        params["seconds"] = 0.0
+        assert recommend(port, history=["toy-1"])[0] == 200
+
+
+def test_an_answer_that_takes_too_long_is_given_up(serving, recommender, params):
+    with serving(recommender, Limits(seconds=0.2)) as port:
+        params["seconds"] = 0.5
+        assert recommend(port, history=["toy-1"])[0] == 504
+        params["seconds"] = 0.0
+        time.sleep(0.6)  # what nobody waits for any more is still being worked on
+        assert recommend(port, history=["toy-1"])[0] == 200
+
+
+def test_a_failure_is_told_without_its_reason(port, params, recommender, monkeypatch):
+    monkeypatch.setattr(recommender, "_ask", lambda histories: 1 / 0)
+    status, _, answer = recommend(port, history=["toy-1"])
+    assert status == 500
+    assert "division" not in answer["error"]
+    monkeypatch.undo()
+    assert recommend(port, history=["toy-1"])[0] == 200
+
+
+def test_200_clients_at_once_nonsense_among_them(port, clients):
+    rng = np.random.default_rng(0)
+    right = clients.request(b'{"history": ["toy-1"]}')
+    wrong = [clients.nonsense(rng) for _ in range(100)]
+    asyncio.run(clients.burst(port, [right, *wrong] * 2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        mixed = [right if rng.random() < 0.5 else clients.nonsense(rng) for _ in range(200)]
+        statuses = asyncio.run(clients.burst(port, mixed))
+        for content, status in zip(mixed, statuses, strict=True):
+            wanted = {200, 503} if content == right else {400, 404, 413, None}
+            assert status in wanted, content[:100]
+        assert 200 in statuses
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 100 * 1024  # KiB; what was kept of the requests would be that and more
+    assert recommend(port, history=["toy-1"])[0] == 200
+
+
+@given(
+    body=st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode())
+    | st.fixed_dictionaries(
+        {"history": st.lists(st.sampled_from(["toy-1", "#2", "toy", "", "\0"]), max_size=4)},
+        optional={"k": st.integers(-2, 9) | st.floats(), "include_seen": st.booleans()},
+    ).map(lambda value: json.dumps(value).encode()),
+)
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_body_gets_a_ranking_or_one_clear_error(port, body):
+    status, _, answer = ask(port, "POST", "/api/recommend", body, JSON)
+    assert (status, set(answer)) in ((200, {"items"}), (400, {"error"}))
+    assert "Traceback" not in str(answer)
+
+
+@given(words=st.text(st.characters(codec="utf-8"), max_size=120))
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_search_gets_items_or_one_clear_error(port, words):
+    status, _, answer = ask(port, "GET", f"/api/items?q={quote(words)}")
+    assert (status, set(answer)) in ((200, {"items"}), (400, {"error"}))
+
+
+def test_an_address_that_cannot_be_had_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        taken.listen()
+        with pytest.raises(UserError, match=f"cannot serve on 127.0.0.1 port {port}"):
+            server.listen("127.0.0.1", port)
+    with pytest.raises(UserError, match=r"cannot serve on no\.such\.host\.invalid"):
+        server.listen("no.such.host.invalid", 0)
+
+
+def test_the_default_is_loopback():
+    [host] = [p for p in recalign.commands["serve"].params if p.name == "host"]
+    assert server.is_loopback(host.default)
+    assert server.is_loopback("::1")
+    assert server.is_loopback("localhost")
+    assert not server.is_loopback("0.0.0.0")
+    assert not server.is_loopback("example.org")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    result = CliRunner().invoke(recalign, ["serve", "--model_dir", str(tmp_path), "--port", "0"])
+    assert isinstance(result.exception, UserError)
+    assert "holds no run" in str(result.exception)
