@@ -14,6 +14,7 @@ import numpy as np
 
 from recalign import configuration
 from recalign.engine import processes
+from recalign.engine.batch_statistics import row_text
 from recalign.engine.checkpoints import Checkpoints
 from recalign.engine.convert import load_params
 from recalign.engine.dry_run import Sizes, measure
@@ -243,28 +244,8 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
             with replacing(path) as draft:
-                draft.write_text("".join(self._as_text(batch, int(row)) for row in shown))
+                draft.write_text("\n".join(row_text(batch, int(row), self.decode) for row in shown))
         return f"The examples are in {path}"
-
-    def _as_text(self, batch: Mapping[str, np.ndarray], row: int) -> str:
-        """A row of a batch, the examples packed in it apart."""
-        lines = [f"row {row}"]
-        tokens = {
-            "inputs": batch["encoder_input_tokens"][row],
-            "targets": batch["decoder_target_tokens"][row],
-        }
-        segments = {
-            "inputs": batch.get("encoder_segment_ids"),
-            "targets": batch.get("decoder_segment_ids"),
-        }
-        of = {
-            side: (ids > 0).astype(int) if segments[side] is None else segments[side][row]
-            for side, ids in tokens.items()
-        }
-        for segment in range(1, max(of["inputs"].max(), of["targets"].max()) + 1):
-            for side, ids in tokens.items():
-                lines.append(f"  {side}: {self.decode(ids[of[side] == segment].tolist())}")
-        return "\n".join(lines) + "\n\n"
 
     def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
         on = {"module": self.trainer.model.module, "partitioner": self.trainer.partitioner}

@@ -1,9 +1,10 @@
 """What a batch is made of: tokens, examples, and how many of them were cut or say nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recalign.engine.catalogue import EOS
 
@@ -36,3 +37,24 @@ def count(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         counts[f"truncated_{side}"] = jnp.sum(ends & (tokens != EOS))
         counts[f"empty_{side}"] = jnp.sum(begins & ends & (tokens == EOS))
     return {name: value.astype(jnp.float32) for name, value in counts.items()}
+
+
+def row_text(
+    batch: Mapping[str, np.ndarray], row: int, decode: Callable[[Sequence[int]], str]
+) -> str:
+    """A row of a batch as text, the examples packed in it one after another.
+
+    Args:
+      batch: as for `count`.
+      row: its index.
+      decode: the text of token ids.
+    """
+    lines, parts = [f"row {row}"], {}
+    for side, (stack, kind) in SIDES.items():
+        tokens = batch[f"{stack}_{kind}_tokens"][row]
+        segments = batch.get(f"{stack}_segment_ids")
+        parts[side] = tokens, (tokens > 0).astype(int) if segments is None else segments[row]
+    for segment in range(1, max(segments.max() for _, segments in parts.values()) + 1):
+        for side, (tokens, segments) in parts.items():
+            lines.append(f"  {side}: {decode(tokens[segments == segment].tolist())}")
+    return "\n".join(lines) + "\n"
