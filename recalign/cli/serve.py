@@ -30,6 +30,7 @@ def serve(model_dir: str, host: str, port: int) -> None:
     with server.listen(host, port) as bound:
         recommender = runs.load(model_dir).recommender()
         web = server.make_server(recommender, host, Limits())
+        bound.listen()  # from here on nobody is refused, be it a moment before the server runs
         address = f"[{host}]" if ":" in host else host
         click.echo(f"{recommender.domain.name}: http://{address}:{bound.getsockname()[1]}")
         if not server.is_loopback(host):

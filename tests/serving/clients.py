@@ -35,7 +35,9 @@ def nonsense(rng: np.random.Generator) -> bytes:
     kinds = [
         lambda: rng.bytes(200) + b"\r\n\r\n",
         lambda: b"GET / HTTP/9.9\r\n\r\n",
-        lambda: b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        lambda: (
+            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        ),
         lambda: request(rng.bytes(100)),
         lambda: request(b'{"history": ' + b"[" * 1000),
         lambda: request(b"{}", b"Content-Type: application/json\r\nTransfer-Encoding: x\r\n"),
