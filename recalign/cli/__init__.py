@@ -6,6 +6,7 @@ import sys
 import click
 
 from recalign import __version__
+from recalign.cli.ablate import ablate
 from recalign.cli.baseline import baseline
 from recalign.cli.cache import cache
 from recalign.cli.convert import convert
@@ -32,7 +33,7 @@ def recalign() -> None:
     logging.getLogger("recalign").setLevel(logging.INFO)
 
 
-for command in (prepare, tasks, train, evaluate, baseline, infer, convert, cache):
+for command in (prepare, tasks, train, evaluate, ablate, baseline, infer, convert, cache):
     recalign.add_command(command)
 
 
