@@ -6,6 +6,7 @@ import sys
 import click
 
 from recalign import __version__
+from recalign.cli.ablate import ablate
 from recalign.cli.baseline import baseline
 from recalign.cli.cache import cache
 from recalign.cli.convert import convert
@@ -40,6 +41,7 @@ for command in (
     tasks,
     train,
     evaluate,
+    ablate,
     baseline,
     infer,
     recommend,

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -33,6 +33,8 @@ def data_dir_option(command: Callable) -> Callable:
 def gin_options(required: bool) -> Callable[[Callable], Callable]:
     """Adds T5X's gin flags; the command is given `configure()`, which parses them.
 
+    Its arguments are bindings that the flags may override, and `files` to include after theirs.
+
     The command needs `context_settings={"ignore_unknown_options": True}`.
     """
 
@@ -56,10 +58,10 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             bindings = [_binding(override) for override in overrides]
             paths = [path for path in gin_search_paths.split(",") if path]
 
-            def configure(*defaults: str) -> None:
+            def configure(*defaults: str, files: Sequence[str] = ()) -> None:
                 from recalign import configuration
 
-                configuration.parse(gin_file, [*defaults, *bindings], paths)
+                configuration.parse([*gin_file, *files], [*defaults, *bindings], paths)
 
             return command(*args, configure=configure, **kwargs)
 

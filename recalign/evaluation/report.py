@@ -62,7 +62,7 @@ def format_tables(
             if any(f"{protocol}/{c}" in row for c in shown)
         ]
         meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
-        tables.append(f"{protocol}{meaning}\n\n{_markdown([head, *body])}")
+        tables.append(f"{protocol}{meaning}\n\n{markdown([head, *body])}")
     return "\n\n".join(tables)
 
 
@@ -157,7 +157,7 @@ def _cell(rows: Mapping[str, Mapping[str, float]], name: str, metric: str, basel
     return f"{value:.4f} ({value / reference:.1f}x)"
 
 
-def _markdown(cells: Sequence[Sequence[str]]) -> str:
+def markdown(cells: Sequence[Sequence[str]]) -> str:
     """Aligned Markdown: the first row is the head, the first column is to the left."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -3,6 +3,7 @@
 import string
 from collections.abc import Mapping, Sequence
 
+import gin
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -12,6 +13,7 @@ from recalign.errors import UserError
 from recalign.samples.items import ItemTexts
 
 
+@gin.configurable
 class Verbaliser:
     """Writes one task's samples: a template, a history, the items of a question.
 
@@ -28,9 +30,11 @@ class Verbaliser:
       question_tokens: what a question may hold beside its template and its history.
       extra_target_tokens: what a target holds beside one item, EOS included.
       targets: what stands in targets and its tokens without EOS; by default the items.
+      paraphrases: only so many templates are used, the first ones; None uses all.
 
     Raises:
-      UserError: if the longest question with one item, or the longest target, does not fit.
+      UserError: if there would be no template, or if the longest question with one item, or the
+        longest target, does not fit.
     """
 
     def __init__(
@@ -43,8 +47,11 @@ class Verbaliser:
         question_tokens: int = 0,
         extra_target_tokens: int = 1,
         targets: tuple[Sequence[str], np.ndarray] | None = None,
+        paraphrases: int | None = None,
     ):
-        self.templates = tuple(templates)
+        if paraphrases is not None and paraphrases < 1:
+            raise UserError(f"Verbaliser.paraphrases is {paraphrases}, but must be at least 1")
+        self.templates = tuple(templates)[:paraphrases]
         self.inputs_length = lengths["inputs"] if lengths else None
         self.targets_length = lengths["targets"] if lengths else None
         self._history = tf.constant(items.history)
