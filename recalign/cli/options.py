@@ -8,13 +8,15 @@ import click
 
 from recalign.errors import UserError
 
+DATA_DIR = "RECALIGN_DATA_DIR"
+
 model_dir_option = click.option(
     "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
 )
 
 
 def data_dir_option(command: Callable) -> Callable:
-    """Adds `--data_dir`, which is where this process looks for prepared domains from then on."""
+    """Adds `--data_dir`, which is where the command looks for prepared domains."""
 
     @click.option(
         "--data_dir",
@@ -23,9 +25,16 @@ def data_dir_option(command: Callable) -> Callable:
     )
     @functools.wraps(command)
     def wrapped(*args, data_dir: str | None, **kwargs):
+        before = os.environ.get(DATA_DIR)
         if data_dir:
-            os.environ["RECALIGN_DATA_DIR"] = data_dir
-        return command(*args, **kwargs)
+            os.environ[DATA_DIR] = data_dir
+        try:
+            return command(*args, **kwargs)
+        finally:
+            if data_dir:
+                os.environ.pop(DATA_DIR)
+            if before is not None:
+                os.environ[DATA_DIR] = before
 
     return wrapped
 

@@ -70,7 +70,7 @@ class Checkpoints:
         provenance: Provenance | None = None,
         read_only: bool = False,
     ):
-        self.directory = epath.Path(directory)
+        self.directory = epath.Path(directory).resolve()  # Orbax takes no relative path
         self._keep = keep
         self._best_step = best_step
         self._provenance = dict(provenance or {})

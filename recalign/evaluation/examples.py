@@ -90,7 +90,7 @@ class RatingExamples(Examples):
 
 KINDS = {kind.__name__: kind for kind in (RetrievalExamples, RankingExamples, RatingExamples)}
 _NAMES = ("task", "split")
-_GIVEN = ("domain", "decode")  # not arrays: whoever loads gives them
+_GIVEN = ("domain", "decode", "ask")  # not arrays: whoever loads gives them, or does without
 _ENDS = ".ends"
 
 

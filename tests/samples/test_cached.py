@@ -16,7 +16,7 @@ from recalign.errors import UserError
 from recalign.samples import inputs
 
 LENGTHS = {"inputs": 128, "targets": 32}
-KINDS = ("retrieval", "mim", "mlm", "bpr")
+KINDS = ("retrieval", "ranking", "mim", "mlm", "bpr")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,11 @@ def examples(task, split, cached):
     source = task._get_cached_source(split) if cached else task.source
     dataset = source.get_dataset(split, shuffle=False)
     found = list((dataset if cached else task.preprocess_precache(dataset)).as_numpy_iterator())
-    return sorted(found, key=lambda example: [np.atleast_1d(v).tolist() for v in example.values()])
+
+    def in_order(example):
+        return [np.atleast_1d(value).tolist() for _, value in sorted(example.items())]
+
+    return sorted(found, key=in_order)
 
 
 def samples(task, found):
