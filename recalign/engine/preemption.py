@@ -31,7 +31,9 @@ class Notice:
 
     def __exit__(self, *_) -> None:
         if self._catches:
-            signal.signal(signal.SIGTERM, self._before)
+            # None is a handler that some library installed below Python.
+            before = signal.SIG_DFL if self._before is None else self._before
+            signal.signal(signal.SIGTERM, before)
 
     def _on_signal(self, *_) -> None:
         self._arrived = True

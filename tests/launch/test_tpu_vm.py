@@ -27,7 +27,8 @@ def tpu_vm():
     handlers = {number: signal.getsignal(number) for number in numbers}
     yield module
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        # None is a handler that some library installed below Python.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Cloud:
