@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="reca
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # The domains that the user has prepared are none of the tests' business.
-os.environ["RECALIGN_DATA_DIR"] = tempfile.mkdtemp(prefix="recalign-data-")
+_DATA_DIR = os.environ["RECALIGN_DATA_DIR"] = tempfile.mkdtemp(prefix="recalign-data-")
 # How long one example takes says more of what else the machine does than of our code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -26,3 +26,11 @@ def shared() -> Path:
     if not (path / "golden").is_dir():
         pytest.skip(f"no real data or golden values at {path} (set RECALIGN_SHARED)")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_data_dir():
+    """What one module makes of the environment does not reach the next."""
+    os.environ["RECALIGN_DATA_DIR"] = _DATA_DIR
+    yield
+    os.environ["RECALIGN_DATA_DIR"] = _DATA_DIR
