@@ -42,13 +42,9 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """A domain in a folder of its own, which other tests do not prepare again."""
-    folder = tmp_path_factory.mktemp("data")
-    run("prepare", "toyshop", "--users", 120, "--items", 60, "--data_dir", folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECALIGN_DATA_DIR", str(folder))
-        yield folder
+def shop():
+    """The shop of the other tests: tasks are registered once a process."""
+    run("prepare", "toyshop", "--users", 120, "--items", 60)
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_slurm_puts_a_run_that_was_told_to_stop_into_the_queue(
     assert calls[1:] == [f"scontrol requeue {os.getpid()}"] * requeued
 
 
-def test_two_processes_under_slurm_train_as_one(programs, tmp_path):
+def test_two_processes_under_slurm_train_as_one(programs, tmp_path, monkeypatch):
     """Only srun is a stand-in: how many there are and where, JAX finds out as on a cluster."""
     programs("recalign", f'exec {shlex.quote(sys.executable)} -m recalign "$@"')
     programs(
@@ -107,6 +107,7 @@ def test_two_processes_under_slurm_train_as_one(programs, tmp_path):
         'for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=0 "$@" & pids+=($!); done\n'
         'for pid in "${pids[@]}"; do wait "$pid" || exit 1; done',
     )
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path / "data"))
     prepare = ["-m", "recalign", "prepare", "toyshop", "--users", "60", "--items", "40"]
     subprocess.run([sys.executable, *prepare], check=True, capture_output=True)
     done = submit(
@@ -117,9 +118,8 @@ def test_two_processes_under_slurm_train_as_one(programs, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run/metrics.json").exists()
-    assert (
-        done.stdout.count("| recalign ") == 2
-    )  # one table each, full and full_unseen, of one process
+    # One table each, full, full_unseen and cand<C>, of one process.
+    assert done.stdout.count("| recalign ") == 3
 
 
 def dockerfile():
