@@ -173,6 +173,14 @@ def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
     assert found["rated_rating/test/rating/parse_rate"] == pytest.approx(parsed)
 
 
+def test_fewer_than_ten_beams_leave_out_what_is_deeper(shop, tmp_path):
+    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=5"]
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    found = {name for name in metrics(tmp_path) if name.startswith("toyshop_retrieval/test/full/")}
+    depths = {int(name.partition("@")[2]) for name in found if "hr@" in name or "ndcg@" in name}
+    assert depths == {1, 5}
+
+
 def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
     options = ["train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL]
     run(*options, "--gin.TRAIN_STEPS=3")
@@ -218,6 +226,7 @@ def test_tasks_lists_and_shows(shop):
         ("--gin.MIXTURE_OR_TASK_MODULE=no.such", "no module 'no.such'"),
         ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "do not fit|are .* tokens"),
         ("--gin.Retriever.num_beam=3", "num_beam"),
+        ("--gin.NUM_BEAMS=0", "NUM_BEAMS is 0, but a ranking needs at least 1"),
         ("--gin.Partitioner.num_partitions=7", "does not divide"),
         ("TRAIN_STEPS=3", "what is 'TRAIN_STEPS=3'"),
     ],

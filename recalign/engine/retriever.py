@@ -19,6 +19,7 @@ from recalign.engine.retrieval import (
     retrieve_all_and_unseen,
 )
 from recalign.engine.scoring import chunk_widths
+from recalign.errors import UserError
 
 # Few histories are longer than this, so that there is mostly one shape.
 SEEN_MULTIPLE = 32
@@ -40,6 +41,9 @@ class Retriever:
       exact: scores every item instead of searching with a beam: nothing can be missed, and the cost
         grows with the catalogue.
       chunk: in exact scoring, how many items a history are scored at a time.
+
+    Raises:
+      UserError: `num_beams` is below 1.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Retriever:
         exact: bool = False,
         chunk: int = 500,
     ):
+        if num_beams < 1:
+            raise UserError(f"NUM_BEAMS is {num_beams}, but a ranking needs at least 1")
         self.num_beams = num_beams
         self._partitioner = partitioner
         self._batch_size = batch_size
