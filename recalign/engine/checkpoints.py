@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 Provenance = Mapping[str, str]
 
+# Orbax logs what went wrong in its threads, traceback and all, before it raises it.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and _is_full_disk(record.exc_info[1]))
+)
+
 
 class InputPositionHandler(ocp.CheckpointHandler):
     """Saves an iterator that has `save(path)` and `restore(path)`, as CLU's iterators have."""
@@ -99,7 +104,7 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        with self._full_disk_is_told(step):
+        with self._full_disk_is_told():
             self._manager.wait_until_finished()
             self._prune()
             items = ocp.args.Composite(
@@ -222,15 +227,16 @@ class Checkpoints:
                 self._manager.delete(step)
 
     @contextlib.contextmanager
-    def _full_disk_is_told(self, step: int) -> Iterator[None]:
+    def _full_disk_is_told(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if not _is_full_disk(error):
                 raise
             raise UserError(
-                f"{self.directory}: the disk is full, so the checkpoint at step {step} could not "
-                "be written; earlier ones are whole. Make room and call the same command again"
+                f"{self.directory}: the disk is full, so the checkpoint at step {self._saving} "
+                "could not be written; earlier ones are whole. Make room and call the same command "
+                "again"
             ) from error
 
     def latest_step(self) -> int | None:
@@ -243,7 +249,7 @@ class Checkpoints:
         Raises:
           UserError: the disk is full.
         """
-        with self._full_disk_is_told(self.latest_step() or 0):
+        with self._full_disk_is_told():
             self._manager.wait_until_finished()
             if not self._read_only:
                 self._prune()
