@@ -43,7 +43,9 @@ def parse(
         gin.parse_config_files_and_bindings(
             files, [_quoted(binding) for binding in bindings], finalize_config=False
         )
-    except (ValueError, SyntaxError, OSError, ImportError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # gin lets those of Python's tokenizer and of imports through
         raise UserError(f"configuration: {error}") from error
     finally:
         logging.disable(logging.NOTSET)

@@ -1,5 +1,6 @@
 """The command line. Heavy imports happen inside commands: `recalign --help` answers at once."""
 
+import errno
 import logging
 import sys
 
@@ -63,4 +64,10 @@ def main() -> None:
         # Gin adds which configurable raised it, which tells a user nothing.
         message = str(error).partition("\n  In call to configurable")[0]
         click.echo(f"recalign: {message}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"recalign: {where}the disk is full; make room and call again", err=True)
         sys.exit(2)

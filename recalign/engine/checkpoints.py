@@ -1,7 +1,7 @@
 """Checkpoints with Orbax: train state, position in the input, and what they were made from.
 
-A step's folder appears only once it is complete. Then `manifest.json` is added to it, the size and
-SHA-256 of every file, by which damage is noticed when it is read.
+A step's folder appears only once it is complete, with a `manifest.json` in it: the size and SHA-256
+of every file, by which damage is noticed when it is read.
 """
 
 import contextlib
@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 Provenance = Mapping[str, str]
+
+# Orbax logs what went wrong in its threads, traceback and all, before it raises it.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and _is_full_disk(record.exc_info[1]))
+)
 
 
 class InputPositionHandler(ocp.CheckpointHandler):
@@ -75,6 +80,7 @@ class Checkpoints:
         self._best_step = best_step
         self._provenance = dict(provenance or {})
         self._read_only = read_only
+        self._saving = None  # the step that is being written
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -86,7 +92,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifests),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             ),
         )
 
@@ -98,7 +104,7 @@ class Checkpoints:
         """
         if step == self.latest_step():
             return
-        with self._full_disk_is_told(step):
+        with self._full_disk_is_told():
             self._manager.wait_until_finished()
             self._prune()
             items = ocp.args.Composite(
@@ -106,6 +112,7 @@ class Checkpoints:
                 input=InputPosition(iterator),
                 provenance=ocp.args.JsonSave(self._provenance),
             )
+            self._saving = step
             self._manager.save(step, args=items)
 
     def restore(self, abstract_state: Any, iterator: Any | None = None) -> Any:
@@ -174,9 +181,7 @@ class Checkpoints:
         folder = Path(self.directory / str(step))
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-        except FileNotFoundError:
-            return None  # killed between the last file and the manifest
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return f"{MANIFEST}: {error}"
         for name, (size, digest) in manifest.items():
             path = folder / name
@@ -188,20 +193,17 @@ class Checkpoints:
                 return f"{name} is not what was written"
         return None
 
-    def _write_manifests(self) -> None:
-        """Adds the manifest to every complete step that has none."""
+    def _write_manifest(self) -> None:
+        """Adds the manifest to the folder that Orbax is about to give its final name."""
         if not processes.is_first():
             return
-        for folder in Path(self.directory).iterdir():
-            if folder.name.isdigit() and not (folder / MANIFEST).exists():
-                files = sorted(path for path in folder.rglob("*") if path.is_file())
-                manifest = {
-                    str(path.relative_to(folder)): (path.stat().st_size, _sha256(path))
-                    for path in files
-                }
-                draft = folder / f".{MANIFEST}"
-                draft.write_text(json.dumps(manifest))
-                draft.rename(folder / MANIFEST)
+        [folder] = Path(self.directory).glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        # Of the files at the top Orbax has yet to write some.
+        files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
+        manifest = {
+            str(path.relative_to(folder)): (path.stat().st_size, _sha256(path)) for path in files
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest))
 
     def _set_aside(self, damaged: list[int]) -> None:
         if not damaged or self._read_only:
@@ -225,15 +227,16 @@ class Checkpoints:
                 self._manager.delete(step)
 
     @contextlib.contextmanager
-    def _full_disk_is_told(self, step: int) -> Iterator[None]:
+    def _full_disk_is_told(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if not _is_full_disk(error):
                 raise
             raise UserError(
-                f"{self.directory}: the disk is full, so the checkpoint at step {step} could not "
-                "be written; earlier ones are whole. Make room and call the same command again"
+                f"{self.directory}: the disk is full, so the checkpoint at step {self._saving} "
+                "could not be written; earlier ones are whole. Make room and call the same command "
+                "again"
             ) from error
 
     def latest_step(self) -> int | None:
@@ -246,7 +249,7 @@ class Checkpoints:
         Raises:
           UserError: the disk is full.
         """
-        with self._full_disk_is_told(self.latest_step() or 0):
+        with self._full_disk_is_told():
             self._manager.wait_until_finished()
             if not self._read_only:
                 self._prune()

@@ -4,9 +4,11 @@ Formats: T5X's ('t5x'), Hugging Face's ('hf') and Orbax ('orbax'), local or in a
 folder is in is seen from the folder; the architecture is seen from the shapes.
 """
 
+import contextlib
 import dataclasses
 import logging
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
@@ -48,18 +50,45 @@ def open_weights(path: str) -> Weights:
             of which the newest is taken.
 
     Raises:
-        UserError: there is none, or not one of a T5.
+        UserError: there is none, or not one of a T5, or it is damaged. Reading a tensor raises it
+            too.
     """
     folder = _newest(epath.Path(path))
     for module in FORMATS.values():
         if module.found(folder):
-            tensors, known = module.read(folder)
-            shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            return Weights(str(folder), tensors, recognise(shapes, str(folder)) | known)
+            with _damage_is_told(folder):
+                tensors, known = module.read(folder)
+                shapes = {name: tensor.shape for name, tensor in tensors.items()}
+                known = recognise(shapes, str(folder)) | known
+            return Weights(str(folder), {n: _told(folder, t) for n, t in tensors.items()}, known)
     raise UserError(
         f"{path} is not a checkpoint: expected T5X's file 'checkpoint', Hugging Face's "
         f"'config.json' or Orbax's '{orbax.METADATA}' in it"
     )
+
+
+@contextlib.contextmanager
+def _damage_is_told(folder: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of damaged files may raise
+        what = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"{folder} is damaged: {type(error).__name__}: {what}") from error
+
+
+def _told(folder: epath.Path, tensor: Tensor) -> Tensor:
+    """The tensor, in whose reading damage is told."""
+
+    def read() -> np.ndarray:
+        with _damage_is_told(folder):
+            array = tensor.read()
+        if array.shape != tensor.shape:
+            raise UserError(f"{folder} is damaged: {array.shape} where {tensor.shape} was said")
+        return array
+
+    return dataclasses.replace(tensor, read=read)
 
 
 def _newest(path: epath.Path) -> epath.Path:

@@ -190,6 +190,21 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(tmp_path, ca
     assert steps_kept(tmp_path / "run") == {"6", "9", "damaged_6"}
 
 
+def test_one_wrong_byte_anywhere_in_the_newest_checkpoint_is_noticed(tmp_path, caplog):
+    run(tmp_path, 4, checkpoint_period=2)
+    files = [p for p in (tmp_path / "checkpoints/4").glob("*/**/*") if p.is_file()]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        for place in {0, len(whole) // 2, len(whole) - 1} if whole else ():
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            caplog.clear()
+            found = Checkpoints(tmp_path / "checkpoints", read_only=True)
+            assert int(found.restore(trainer().abstract_state()).step) == 2
+            assert f"{path.name} is not what was written" in caplog.text
+        path.write_bytes(whole)
+
+
 def test_when_all_are_damaged_nothing_is_trained(tmp_path):
     run(tmp_path, 2)
     for path in (tmp_path / "checkpoints/2/state").rglob("*"):

@@ -118,6 +118,8 @@ def _tensors(path: epath.Path) -> Flat:
         )
     tensors: Flat = {}
     for name in sorted(files):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise UserError(f"{path}/{INDEX} names {name!r}, which is no safetensors file in it")
         if not (path / name).exists():
             raise UserError(f"{path}/{INDEX} names {name}, which is not there")
         tensors |= safetensors.read(path / name)
