@@ -30,7 +30,7 @@ COMPATIBLE = {
     r"(bsd-3-clause|3-clause bsd|new bsd|modified bsd)( license)?": "BSD-3-Clause",
     r"bsd-2-clause( license)?": "BSD-2-Clause",
     r"bsd( license)?": "BSD",
-    r"0bsd|zlib|cc0-1\.0|unlicense|isc( license.*)?|afl-2\.1|bsl-1\.0": "permissive",
+    r"0bsd|mit-0|zlib|cc0-1\.0|unlicense|isc( license.*)?|afl-2\.1|bsl-1\.0": "permissive",
     r"psf-2\.0|python software foundation license|python-2\.0": "PSF-2.0",
     r"mpl-2\.0|mozilla public license 2\.0.*": "MPL-2.0",
 }
