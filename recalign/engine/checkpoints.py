@@ -9,6 +9,8 @@ import errno
 import hashlib
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 Provenance = Mapping[str, str]
+BESIDE_ARRAYS = 2**20  # bytes of a checkpoint that are not arrays: metadata, manifest, position
 
 # Orbax logs what went wrong in its threads, traceback and all, before it raises it.
 logging.getLogger("absl").addFilter(
@@ -113,7 +116,14 @@ class Checkpoints:
                 provenance=ocp.args.JsonSave(self._provenance),
             )
             self._saving = step
+            self._check_room(state)
             self._manager.save(step, args=items)
+
+    def _check_room(self, state: Any) -> None:
+        """Raises before anything is written: TensorStore's threads print what they run into."""
+        needed = sum(array.nbytes for array in jax.tree.leaves(state)) + BESIDE_ARRAYS
+        if needed > shutil.disk_usage(self.directory).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def restore(self, abstract_state: Any, iterator: Any | None = None) -> Any:
         """The newest state that is whole, laid out as `abstract_state` asks.

@@ -14,7 +14,7 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", folder],
+        ["mount", "-t", "tmpfs", "-o", "size=5000k", "tmpfs", folder],
         capture_output=True,
         text=True,
         check=False,
@@ -40,7 +40,7 @@ def test_a_disk_that_is_really_full_is_said_and_earlier_checkpoints_are_whole(
 
 
 def test_a_domain_that_does_not_fit_leaves_nothing(small_disk):
-    (small_disk / "ballast").write_bytes(bytes(2_450_000))
+    (small_disk / "ballast").write_bytes(bytes(4_950_000))
     done = subprocess.run(
         [sys.executable, "-c", WITH_TENSORFLOW, "prepare", "toyshop", f"--data_dir={small_disk}"],
         capture_output=True,
