@@ -1,6 +1,7 @@
 """Registers the SeqIO tasks and mixtures of a domain."""
 
 import functools
+from collections.abc import Collection
 
 import gin
 import seqio
@@ -23,13 +24,16 @@ _STATE_OF_DOMAIN: dict[str, tuple[str, str, bool]] = {}
 
 
 @gin.configurable
-def mixing_rate(task: seqio.Task, rates: dict[str, float] | None = None) -> float:
+def mixing_rate(
+    task: seqio.Task, rates: dict[str, float] | None = None, left_out: Collection[str] = ()
+) -> float:
     """The rate of a task in its mixtures, 1 unless `rates` names its kind ("retrieval", "mim", …).
 
     Equal rates mean that every batch holds as many samples of each kind, however many a kind has.
+    Kinds that are `left_out` have the rate 0, so that an ablation leaves a recipe's rates alone.
     """
     kind = task.name.rsplit("_", 1)[-1]
-    return (rates or {}).get(kind, 1.0)
+    return 0.0 if kind in left_out else (rates or {}).get(kind, 1.0)
 
 
 def register_domain(name: str, data_dir: str | None = None) -> None:
