@@ -274,6 +274,18 @@ class Run:
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
         self._directory.record(step, split, found)
+        if split == "validation":
+            self._check_best_metric(shown)
+
+    def _check_best_metric(self, measured: Mapping[str, float]) -> None:
+        metric = self.best_metric
+        if metric and self._directory.best_step(metric) is None:
+            log.warning(
+                "BEST_METRIC is %r, which is not measured, so no checkpoint is kept as the best; "
+                "there are %s",
+                metric,
+                ", ".join(measured),
+            )
 
     def _check_vocabulary(self) -> None:
         rows, needed = self.trainer.model.module.config.vocab_size, self.vocabulary_size()

@@ -76,6 +76,13 @@ def test_training_leaves_a_whole_run_behind(trained):
     assert {p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
 
 
+def test_a_best_metric_that_is_not_measured_is_told(shop, tmp_path, caplog):
+    folder = f"--gin.MODEL_DIR={tmp_path}"
+    run("train", "--gin_file=toyshop.gin", folder, *SMALL, "--gin.BEST_METRIC='full/ndcg@50'")
+    assert "BEST_METRIC is 'full/ndcg@50', which is not measured" in caplog.text
+    assert "toyshop_retrieval full/ndcg@10" in caplog.text
+
+
 def test_only_items_come_out_and_each_once(trained):
     found = metrics(trained[0])
     for protocol in ("full", "full_unseen"):
