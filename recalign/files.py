@@ -4,6 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -14,3 +17,12 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Reads a Parquet file, local or in a bucket.
+
+    In this thread alone: one of Arrow's may still hold Python's bytes when the interpreter ends,
+    and then aborts the process.
+    """
+    return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recalign.domains import candidates, rating
+from recalign.files import read_parquet
 
 SPLITS = ("train", "validation", "test")
 CANDIDATE_SPLITS = ("validation", "test")
@@ -121,8 +122,8 @@ class Domain:
         """Object array of str, [num_users]: the source's id of each user index."""
         if self.keys is not None:
             return self.keys
-        users = io.BytesIO((self.path / "users.parquet").read_bytes())
-        return pd.read_parquet(users)["key"].to_numpy(object)
+        users = read_parquet(self.path / "users.parquet").to_pandas()
+        return users["key"].to_numpy(object)
 
     @functools.cached_property
     def rating_parts(self) -> np.ndarray | None:

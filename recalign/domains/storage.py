@@ -1,7 +1,6 @@
 """Prepared domains on disk: `DATA_DIR/NAME/`, written whole or not at all."""
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
@@ -19,6 +17,7 @@ from etils import epath
 from recalign.domains import candidates
 from recalign.domains.domain import CANDIDATE_SPLITS, Domain
 from recalign.errors import UserError
+from recalign.files import read_parquet
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARK = "recalign_version"
@@ -99,7 +98,7 @@ def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
 
 def read(folder: Path, name: str, statistics: dict) -> Domain:
     """Reads a domain's Parquet files."""
-    events = pq.read_table(io.BytesIO((folder / "interactions.parquet").read_bytes()))
+    events = read_parquet(folder / "interactions.parquet")
     users = events["user"].to_numpy()
 
     def column(name: str) -> np.ndarray | None:
@@ -107,7 +106,7 @@ def read(folder: Path, name: str, statistics: dict) -> Domain:
 
     return Domain(
         name=name,
-        items=pd.read_parquet(io.BytesIO((folder / "items.parquet").read_bytes())),
+        items=read_parquet(folder / "items.parquet").to_pandas(),
         offsets=np.searchsorted(users, np.arange(statistics["users"] + 1)).astype(np.int64),
         events=events["item"].to_numpy(),
         ratings=column("rating"),
