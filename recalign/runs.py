@@ -66,6 +66,8 @@ class Run:
       nonfinite: what to do about a loss that is not finite, see `train`.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
+        on from the newest in any case.
     """
 
     model_dir: str
@@ -87,6 +89,7 @@ class Run:
     provenance: Callable[[], Mapping[str, str]] = dict
     decode: Callable[[Sequence[int]], str] = str
     nonfinite: str = "stop"
+    step: str = "newest"
 
     def __post_init__(self):
         if "://" in self.model_dir:
@@ -154,7 +157,7 @@ class Run:
         return measure(self.trainer, self.batch_shapes())
 
     def evaluate(self, split: str) -> Tables:
-        """Evaluates the newest checkpoint on a split and gives the report."""
+        """Evaluates a checkpoint on a split and gives the report."""
         examples = self.examples(split=split)
         return self._report(examples, self._restore(), self._judges(examples))
 
@@ -184,7 +187,7 @@ class Run:
         return len(examples)
 
     def recommender(self, exact: bool = False) -> Recommender:
-        """Answers any history, with the newest checkpoint; `exact` scores every item for it."""
+        """Answers any history; `exact` scores every item for it."""
         examples = self._retrieval("test", 1)
         return Recommender(
             domain=examples.domain,
@@ -300,7 +303,19 @@ class Run:
         if not folder.exists():
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.provenance(), read_only=True)
-        return checkpoints.restore(self.trainer.abstract_state())
+        return checkpoints.restore(self.trainer.abstract_state(), step=self._chosen_step())
+
+    def _chosen_step(self) -> int | None:
+        if self.step == "newest":
+            return None
+        if self.step == "best":
+            found = self._directory.best_step(self.best_metric)
+            if found is None:
+                raise UserError(f"{self.model_dir} has no evaluation with {self.best_metric}")
+            return found
+        if not self.step.isdecimal():
+            raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
+        return int(self.step)
 
 
 def _metrics(judges: Mapping[str, Judge], params: Any, found: Sequence[Examples]) -> Rows:
@@ -317,8 +332,8 @@ def _named(rows: Rows, split: str) -> dict[str, float]:
     }
 
 
-def load(model_dir: str) -> Run:
-    """The run that was trained in a folder, as its config.gin says.
+def load(model_dir: str, step: str = "newest") -> Run:
+    """The run that was trained in a folder, as its config.gin says, at one of its checkpoints.
 
     Raises:
       UserError: there is no run.
@@ -328,4 +343,4 @@ def load(model_dir: str) -> Run:
         raise UserError(f"{model_dir} holds no run: there is no {config}")
     configuration.parse([str(config)])
     run = gin.get_configurable(Run)()
-    return dataclasses.replace(run, model_dir=model_dir)
+    return dataclasses.replace(run, model_dir=model_dir, step=step)

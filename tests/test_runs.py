@@ -1,6 +1,7 @@
 """The main job from the command line: the real recipe of the toy shop, shrunk."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
+from recalign.run_directory import RunDirectory
 from recalign.samples.registry import register_domain
 
 SMALL = [
@@ -74,6 +76,28 @@ def test_training_leaves_a_whole_run_behind(trained):
     }
     assert list(folder.glob("events.out.tfevents.*"))
     assert {p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
+
+
+def test_an_earlier_checkpoint_is_evaluated_on_demand(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    run("eval", "--model_dir", folder)
+    last = metrics(folder)
+    run("eval", "--model_dir", folder, "--step", 3)
+    first = metrics(folder)
+    assert first != last
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines[-2:]] == [6, 3]
+    best = RunDirectory(folder).best_step("full/ndcg@10")
+    run("eval", "--model_dir", folder, "--step", "best")
+    assert metrics(folder) == {3: first, 6: last}[best]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"), [("4", r"holds no step 4: there are \[6, 3\]"), ("soon", "nor `newest`")]
+)
+def test_a_checkpoint_that_is_not_there_is_told(trained, step, message):
+    with pytest.raises(UserError, match=message):
+        run("eval", "--model_dir", trained[0], "--step", step)
 
 
 def test_a_best_metric_that_is_not_measured_is_told(shop, tmp_path, caplog):

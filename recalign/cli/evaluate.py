@@ -4,7 +4,12 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, multiprocess_options
+from recalign.cli.options import (
+    data_dir_option,
+    model_dir_option,
+    multiprocess_options,
+    step_option,
+)
 
 _split = click.option(
     "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
@@ -13,6 +18,7 @@ _split = click.option(
 
 @click.command("eval")
 @model_dir_option
+@step_option
 @_split
 @click.option(
     "--beam_recall",
@@ -23,16 +29,15 @@ _split = click.option(
 )
 @data_dir_option
 @multiprocess_options
-def evaluate(model_dir: str, split: str, beam_recall: int | None) -> str:
+def evaluate(model_dir: str, step: str, split: str, beam_recall: int | None) -> str:
     """Prints all metrics of a run on a split, beside the baselines.
 
-    The newest checkpoint is evaluated, as the run's config.gin says; metrics.json and metrics.jsonl
-    of the run receive the numbers.
+    It is evaluated as its config.gin says; its metrics.json and metrics.jsonl receive the numbers.
     """
     from recalign import runs
     from recalign.evaluation import report
 
-    run = runs.load(model_dir)
+    run = runs.load(model_dir, step)
     if beam_recall is None:
         return report.format_report(run.evaluate(split))
     found = run.beam_recall(split, beam_recall)
@@ -41,11 +46,12 @@ def evaluate(model_dir: str, split: str, beam_recall: int | None) -> str:
 
 @click.command()
 @model_dir_option
+@step_option
 @_split
 @click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")
 @data_dir_option
-def infer(model_dir: str, split: str, task: str | None, output: Path) -> None:
+def infer(model_dir: str, step: str, split: str, task: str | None, output: Path) -> None:
     """Writes the predictions for every example of a split.
 
     One JSON line an example, with the source's item ids. Retrieval and ranking, in the order of the
@@ -55,5 +61,5 @@ def infer(model_dir: str, split: str, task: str | None, output: Path) -> None:
     """
     from recalign import runs
 
-    count = runs.load(model_dir).predict(split, output, task)
+    count = runs.load(model_dir, step).predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

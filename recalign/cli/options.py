@@ -13,6 +13,13 @@ DATA_DIR = "RECALIGN_DATA_DIR"
 model_dir_option = click.option(
     "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
 )
+step_option = click.option(
+    "--step",
+    default="newest",
+    show_default=True,
+    metavar="N|best|newest",
+    help="Which checkpoint; `best` is the one that is best on validation by BEST_METRIC.",
+)
 
 
 def data_dir_option(command: Callable) -> Callable:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option
+from recalign.cli.options import data_dir_option, model_dir_option, step_option
 from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
@@ -21,6 +21,7 @@ AT_ONCE = 1024
     "  recalign recommend --model_dir runs/toyshop --histories carts.jsonl > ranked.jsonl"
 )
 @model_dir_option
+@step_option
 @click.option("--history", metavar="ITEM,ITEM,…", help="Item ids, oldest first.")
 @click.option("--user", help="All that a user has bought, held-out items included.")
 @click.option(
@@ -39,6 +40,7 @@ AT_ONCE = 1024
 @data_dir_option
 def recommend(
     model_dir: str,
+    step: str,
     history: str | None,
     user: str | None,
     histories: Path | None,
@@ -61,7 +63,7 @@ def recommend(
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:
         asked = history_files.read(histories)
-    recommender = runs.load(model_dir).recommender(exact=exact)
+    recommender = runs.load(model_dir, step).recommender(exact=exact)
     if user is not None:
         found = [recommender.history_of_user(user)]
     else:

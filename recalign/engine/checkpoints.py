@@ -125,8 +125,10 @@ class Checkpoints:
         if needed > shutil.disk_usage(self.directory).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
-    def restore(self, abstract_state: Any, iterator: Any | None = None) -> Any:
-        """The newest state that is whole, laid out as `abstract_state` asks.
+    def restore(
+        self, abstract_state: Any, iterator: Any | None = None, step: int | None = None
+    ) -> Any:
+        """The newest state that is whole, or that of a step, laid out as `abstract_state` asks.
 
         Damaged checkpoints are told of and, unless this only looks, renamed, so that the run can
         write these steps again.
@@ -134,6 +136,7 @@ class Checkpoints:
         Args:
           abstract_state: shapes, dtypes and layouts.
           iterator: moved to the saved position if given.
+          step: takes this one or none.
 
         Raises:
           UserError: there is none that is whole, or it holds other parameters, or ones of another
@@ -142,6 +145,10 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise UserError(f"{self.directory} holds no checkpoint")
+        if step is not None:
+            if step not in steps:
+                raise UserError(f"{self.directory} holds no step {step}: there are {steps}")
+            steps = [step]
         for step in steps:
             damage = self._damage(step)
             if damage is None:
