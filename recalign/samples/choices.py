@@ -53,13 +53,13 @@ def _choices(task: seqio.Task, examples: tf.data.Dataset) -> Callable[[Mapping],
         return lambda e: tf.ensure_shape(tf.gather(items, e["candidates"]), shape)
     if domain and "rating" in examples.element_spec:
         stars = _padded(tokens_of_stars(*domain, task.output_features["targets"].vocabulary))
-        return lambda _: tf.constant(stars)
+        return lambda _: stars
     return None
 
 
-def _padded(answers: Sequence[np.ndarray]) -> np.ndarray:
+def _padded(answers: Sequence[np.ndarray]) -> tf.Tensor:
     """int32[n, L] from answers of up to L tokens."""
     table = np.zeros((len(answers), max(map(len, answers))), np.int32)
     for row, tokens in zip(table, answers, strict=True):
         row[: len(tokens)] = tokens
-    return table
+    return tf.constant(table)
