@@ -12,7 +12,7 @@ import sys
 from importlib.metadata import requires
 for requirement in requires("recalign"):
     needed, _, marker = requirement.partition(";")
-    if "t5x" in marker and (" @ " in needed) == (sys.argv[1] == "addresses"):
+    if "t5x" in marker and ("://" in needed) == (sys.argv[1] == "addresses"):
         print(needed.strip())
 PY
 }

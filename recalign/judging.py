@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.special
 
 from recalign.engine.retriever import Retriever
 from recalign.engine.scorer import Scorer
@@ -22,7 +21,6 @@ Rows = dict[str, dict[str, float]]
 
 # What an answer may hold beside a rating before it counts as one that does not end.
 SPARE_TOKENS = 2
-EXPECTED = "rating_expected"
 
 
 class Judge(Protocol):
@@ -137,8 +135,10 @@ class RatingJudge:
         """See `Judge`."""
         fallback = examples.domain.statistics["ratings"]["mean"]
         _, written = self._answers(params, examples)
-        expected = metrics.rating(self._expected(params, examples), examples.ratings, fallback)
-        return metrics.rating(written, examples.ratings, fallback) | _as_expected(expected)
+        expected = self._expected(params, examples)
+        return metrics.rating(written, examples.ratings, fallback) | metrics.rating_expected(
+            expected, examples.ratings, fallback
+        )
 
     def predictions(self, params: Any, examples: RatingExamples) -> Iterator[dict]:
         """What was known and asked, the true `rating`, and what was answered.
@@ -173,7 +173,7 @@ class RatingJudge:
             domain.num_items,
             domain.seed,
         )
-        return {name: row | _as_expected(row) for name, row in rows.items()}
+        return {name: row | metrics.as_expected(row) for name, row in rows.items()}
 
     def _answers(self, params: Any, examples: RatingExamples) -> tuple[list[str], np.ndarray]:
         """Each example's answer as text, and as a rating, float64[m], nan where it is none."""
@@ -183,7 +183,7 @@ class RatingJudge:
         texts = [examples.decode([t for t in row if t]) for row in tokens.tolist()]
         low, high = examples.values.min(), examples.values.max()
         found = [
-            rating_in(text, low, high) if done else math.nan
+            metrics.rating_in(text, low, high) if done else math.nan
             for text, done in zip(texts, ended, strict=True)
         ]
         return texts, np.array(found)
@@ -193,20 +193,7 @@ class RatingJudge:
         every = np.arange(len(examples.stars), dtype=np.int32)
         items = np.broadcast_to(every, (len(examples), len(every)))
         scores = self._scorer.score(params, examples.inputs, items)
-        return scipy.special.softmax(scores.astype(float), axis=1) @ examples.values
-
-
-def rating_in(text: str, low: float, high: float) -> float:
-    """The number that a text is, nan unless it is one from `low` to `high`."""
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if low <= value <= high else math.nan
-
-
-def _as_expected(found: dict[str, float]) -> dict[str, float]:
-    return {f"{EXPECTED}/{name}": found[f"rating/{name}"] for name in ("rmse", "mae")}
+        return metrics.expected_rating(scores, examples.values)
 
 
 def _questions(examples: RetrievalExamples) -> Iterator[dict]:

@@ -1,5 +1,6 @@
 """What gin/t5x/ gives T5X beside its own parts; T5X is imported only where it is needed."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import traverse_util
 from recalign.engine.architecture import T5Config
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.t5x_decoding import constrained_decode_fn
+from recalign.errors import UserError
 from recalign.samples import inputs, judged
 
 Tree = Mapping[str, Any]
@@ -27,12 +29,20 @@ def items_only(
     """A `decode_fn` that writes nothing but items of the domain of a task or mixture.
 
     Args:
-      mixture_or_task_name: a retrieval task, or a mixture that holds one.
+      mixture_or_task_name: a retrieval task, or a mixture that holds one. Of any other it will
+        write nothing, but T5X can train it.
       module: imported first, so that it can register tasks.
       **options: those of `constrained_decode_fn`.
     """
     catalogue = judged.catalogue(mixture_or_task_name, module)
+    if catalogue is None:
+        return functools.partial(_refuse, mixture_or_task_name)
     return constrained_decode_fn(jax.device_put(CatalogueIndex.build(catalogue)), **options)
+
+
+def _refuse(name: str, **_: Any) -> None:
+    """The `decode_fn` of a mixture that asks for no items."""
+    raise UserError(f"{name} holds no retrieval or ranking task, so there are no items to write")
 
 
 def t5x_config(config: T5Config) -> Any:

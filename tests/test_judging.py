@@ -9,7 +9,8 @@ import pytest
 from recalign.domains import toyshop
 from recalign.domains.assemble import assemble
 from recalign.evaluation.examples import RatingExamples
-from recalign.judging import RatingJudge, rating_in
+from recalign.evaluation.metrics import rating_in
+from recalign.judging import RatingJudge
 
 TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan"}
 

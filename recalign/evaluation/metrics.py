@@ -11,7 +11,10 @@ Lists are judged slot by slot, as the model gave them:
 * A cut-off deeper than the list is left out, not reported as if the list were that deep.
 """
 
+import math
+
 import numpy as np
+import scipy.special
 
 EMPTY = -1
 """Marks a slot that holds nothing."""
@@ -204,6 +207,35 @@ def rating(predictions: np.ndarray, ratings: np.ndarray, fallback: float) -> dic
         "rating/mae": float(np.mean(np.abs(errors))),
         "rating/parse_rate": float(np.mean(parsed)),
     }
+
+
+def rating_expected(expected: np.ndarray, ratings: np.ndarray, fallback: float) -> dict[str, float]:
+    """Judges what `expected_rating` gives: `rating_expected/rmse` and `rating_expected/mae`."""
+    return as_expected(rating(expected, ratings, fallback))
+
+
+def as_expected(found: dict[str, float]) -> dict[str, float]:
+    """The errors of `rating` under the names that those of an expectation have."""
+    return {f"rating_expected/{name}": found[f"rating/{name}"] for name in ("rmse", "mae")}
+
+
+def expected_rating(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean of the values, weighted by the probabilities of their texts: float64[m].
+
+    Args:
+      scores: float[m, s], the log-probability of the text of each value.
+      values: float[s], ratings.
+    """
+    return scipy.special.softmax(np.asarray(scores, float), axis=1) @ values
+
+
+def rating_in(text: str, low: float, high: float) -> float:
+    """The number that a text is, nan unless it is one from `low` to `high`."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if low <= value <= high else math.nan
 
 
 def _check_lists(ranked: np.ndarray, targets: np.ndarray, num_items: int) -> None:

@@ -18,7 +18,7 @@ from recalign.evaluation.examples import (
 from recalign.samples.inputs import Lengths, mixture_or_task, tasks_of
 from recalign.samples.items import item_texts
 from recalign.samples.questions import Questions
-from recalign.samples.rating import star_texts
+from recalign.samples.rating import tokens_of_stars, values_of_stars
 from recalign.samples.registry import domain_of
 
 Records = list[dict[str, Any]]
@@ -116,9 +116,6 @@ def _rating(
     task: seqio.Task, split: str, domain: domains.Domain, records: Records
 ) -> RatingExamples:
     vocabulary = task.output_features["targets"].vocabulary
-    train_ratings = domain.statistics["ratings"]["values"]
-    # Ratings that differ by less than is written are the same answer.
-    stars = dict(zip(star_texts(train_ratings), train_ratings, strict=True))
     records = sorted(records, key=lambda record: (record["user"], record["item"]))
     return RatingExamples(
         task=task.name,
@@ -128,8 +125,8 @@ def _rating(
         users=np.array([record["user"] for record in records], np.int32),
         items=np.array([record["item"] for record in records], np.int32),
         ratings=np.array([record["rating"] for record in records], np.float32),
-        values=np.array([*stars.values()]),
-        stars=[np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32) for text in stars],
+        values=np.array([*values_of_stars(*domain_of(task)).values()]),
+        stars=tokens_of_stars(*domain_of(task), vocabulary),
         decode=vocabulary.decode,
     )
 
@@ -140,14 +137,10 @@ def catalogue_of(task: seqio.Task) -> list[np.ndarray]:
     return [np.append(tokens, eos) for tokens in item_texts(*domain_of(task)).target_tokens]
 
 
-def catalogue(mixture_or_task_name: str, module: str | None = None) -> list[np.ndarray]:
+def catalogue(mixture_or_task_name: str, module: str | None = None) -> list[np.ndarray] | None:
     """How the model must write each item of the domain of a mixture; see `catalogue_of`.
 
-    Raises:
-      UserError: if the mixture holds no task whose answers are items of a domain.
+    None if the mixture holds no retrieval or ranking task.
     """
-    provider = mixture_or_task(mixture_or_task_name, module)
-    for task in tasks_of(provider):
-        if _kind(task) in (_retrieval, _ranking):
-            return catalogue_of(task)
-    raise UserError(f"{provider.name} holds no retrieval or ranking task, so no catalogue")
+    tasks = tasks_of(mixture_or_task(mixture_or_task_name, module))
+    return next((catalogue_of(t) for t in tasks if _kind(t) in (_retrieval, _ranking)), None)

@@ -2,6 +2,10 @@
 
 An evaluator decodes what a model wrote, one sequence an example or K of them, hands it to the
 task's `postprocess_fn` together with the example, and all of it to the task's `metric_fns`.
+
+Ranking and rating ask for the probabilities of given answers, which an evaluator has only if it
+hands them to the model (`recalign.samples.choices.Evaluator` does). Without them a metric function
+of theirs reports nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recalign import domains
 from recalign.evaluation import metrics
 from recalign.samples.items import domain_vocabulary, item_texts
+from recalign.samples.rating import values_of_stars
 
 NOT_AN_ITEM = -2
 
@@ -83,3 +89,47 @@ def full_ranking(
     if depth:
         found |= metrics.full_ranking(unseen[:, :depth], wanted, len(texts), "full_unseen")
     return found
+
+
+def column_of_target(decoded: Any, example: Mapping[str, Any], is_target: bool) -> int:
+    """The `postprocess_fn` of ranking tasks: where the target stands among the candidates."""
+    del decoded, is_target
+    return int((example["candidates"] == example["item"]).argmax())
+
+
+def candidate_ranking(targets: Sequence[int], scores: np.ndarray) -> dict[str, float]:
+    """`cand<C>/…` of the scores of each example's candidates, float[m, C]."""
+    if np.ndim(scores) != 2:  # one number an example is the score of its target
+        return {}
+    return metrics.candidate_ranking(np.asarray(scores), np.array(targets))
+
+
+def rating_or_text(decoded: Any, example: Mapping[str, Any], is_target: bool) -> Any:
+    """The `postprocess_fn` of rating tasks: the true rating, or what was written."""
+    return float(example["rating"]) if is_target else decoded
+
+
+def written_rating(
+    targets: Sequence[float], predictions: Sequence[str], domain: str, data_dir: str | None
+) -> dict[str, float]:
+    """`rating/…` of one text an example; nothing of several, which no free answer comes with."""
+    if not all(isinstance(text, str) for text in predictions):
+        return {}
+    scale = [*values_of_stars(domain, data_dir).values()]
+    found = [metrics.rating_in(text, min(scale), max(scale)) for text in predictions]
+    return metrics.rating(np.array(found), np.array(targets), _mean_rating(domain, data_dir))
+
+
+def expected_rating(
+    targets: Sequence[float], scores: np.ndarray, domain: str, data_dir: str | None
+) -> dict[str, float]:
+    """`rating_expected/…` of the scores of every rating there is in train, float[m, s]."""
+    if np.ndim(scores) != 2:
+        return {}
+    values = np.array([*values_of_stars(domain, data_dir).values()])
+    expected = metrics.expected_rating(scores, values)
+    return metrics.rating_expected(expected, np.array(targets), _mean_rating(domain, data_dir))
+
+
+def _mean_rating(domain: str, data_dir: str | None) -> float:
+    return domains.statistics_of(domain, data_dir)["ratings"]["mean"]

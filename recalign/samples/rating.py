@@ -65,7 +65,7 @@ def rating(
     """
     items = item_texts(domain, data_dir)
     vocabulary = output_features["inputs"].vocabulary
-    stars = star_texts(domains.statistics_of(domain, data_dir)["ratings"]["values"])
+    stars = [*values_of_stars(domain, data_dir)]
     tokens = np.array([len(vocabulary.encode(text)) for text in stars])
     beside = max(len(vocabulary.encode(prompts.RATED + s + prompts.ITEM_END)) for s in stars)
     writer = Verbaliser(
@@ -102,6 +102,21 @@ def rating(
         }
 
     return to_text(dataset)
+
+
+def values_of_stars(domain: str, data_dir: str | None) -> dict[str, float]:
+    """Every rating there is in train, ascending, by how it is written."""
+    values = domains.statistics_of(domain, data_dir)["ratings"]["values"]
+    # Ratings that differ by less than is written are the same answer.
+    return dict(zip(star_texts(values), values, strict=True))
+
+
+def tokens_of_stars(
+    domain: str, data_dir: str | None, vocabulary: seqio.Vocabulary
+) -> list[np.ndarray]:
+    """How the model must write each of `values_of_stars`: int32[tokens], EOS included."""
+    texts = values_of_stars(domain, data_dir)
+    return [np.array([*vocabulary.encode(text), vocabulary.eos_id], np.int32) for text in texts]
 
 
 def star_texts(values: Sequence[float]) -> list[str]:

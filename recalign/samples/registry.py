@@ -70,6 +70,7 @@ def _add_tasks(
         side: seqio.Feature(vocabulary=vocabulary, add_eos=True) for side in ("inputs", "targets")
     }
     tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
+    of_domain = functools.partial(functools.partial, domain=name, data_dir=folder)
 
     def add(kind: str, examples, to_sample, *finish, build: str = name, **judged_by) -> str:
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
@@ -79,7 +80,7 @@ def _add_tasks(
             preprocessors=[
                 examples,
                 seqio.CacheDatasetPlaceholder(),
-                functools.partial(to_sample, domain=name, data_dir=folder),
+                of_domain(to_sample),
                 *finish,
                 seqio.preprocessors.append_eos,
             ],
@@ -95,14 +96,31 @@ def _add_tasks(
             preprocessors.retrieval,
             tokenize,
             postprocess_fn=metric_fns.next_item_or_texts,
-            metric_fns=[functools.partial(metric_fns.full_ranking, domain=name, data_dir=folder)],
+            metric_fns=[of_domain(metric_fns.full_ranking)],
         ),
-        add("ranking", positions, ranking.ranking, tokenize),
+        add(
+            "ranking",
+            positions,
+            ranking.ranking,
+            tokenize,
+            postprocess_fn=metric_fns.column_of_target,
+            metric_fns=[metric_fns.candidate_ranking],
+        ),
     ]
     if rated:
-        ratings = f"{name}/{store.RATING}"
         recommendation.append(
-            add("rating", rating.ratings_to_predict, rating.rating, tokenize, build=ratings)
+            add(
+                "rating",
+                rating.ratings_to_predict,
+                rating.rating,
+                tokenize,
+                build=f"{name}/{store.RATING}",
+                postprocess_fn=metric_fns.rating_or_text,
+                metric_fns=[
+                    of_domain(metric_fns.written_rating),
+                    of_domain(metric_fns.expected_rating),
+                ],
+            )
         )
     auxiliary = [
         add("mim", sequences, preprocessors.mim, tokenize),

@@ -172,3 +172,38 @@ def test_the_container_s_first_layer_can_be_installed(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_t5x_comes_without_its_own_requirements_and_what_it_imports_from_pypi(
+    programs, tmp_path, monkeypatch
+):
+    """All but pip and the last import is real, the requirements of this very setup.py included."""
+    egg_info = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(egg_info, cwd=ROOT, check=True, capture_output=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    programs(
+        "python",
+        f'case "$*" in "- "*) exec {shlex.quote(sys.executable)} "$@" ;; esac\n'
+        f'printf "%s\\n" "$(printf "%s|" "$@")" >>{tmp_path}/calls',
+    )
+    done = subprocess.run(
+        ["bash", LAUNCH / "t5x.sh"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "calls").read_text().splitlines()
+    own, from_github, from_pypi, imports = [line.split("|")[:-1] for line in lines]
+    assert own[-2:] == ["--editable", str(ROOT)]
+    assert from_github[:4] == ["-m", "pip", "install", "--no-deps"]
+    address = r"(\w+) ?@ git\+https://github\.com/[\w-]+/(\w+)@([0-9a-f]{40})"
+    found = [re.fullmatch(address, needed).groups() for needed in from_github[4:]]
+    assert [(name, repository) for name, repository, _ in found] == [
+        (name, name) for name in ("airio", "jestimator", "t5x")
+    ]
+    assert found[-1][-1].startswith("cc342d4")
+    assert from_pypi[3:5] == ["--constraint", str(ROOT / "constraints.txt")]
+    assert {re.match(r"\w+", needed)[0] for needed in from_pypi[5:]} == {
+        *("cached_property", "fiddle", "grain", "jaxtyping", "tensorboard")
+    }
+    assert imports == ["-c", "import t5x.train, t5x.eval, t5x.infer"]
+    assert done.stdout.endswith("T5X is installed\n")

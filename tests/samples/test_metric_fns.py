@@ -6,6 +6,7 @@ import seqio
 
 from recalign.evaluation import metrics
 from recalign.samples import metric_fns
+from recalign.samples.choices import Evaluator
 from recalign.samples.items import item_texts
 from recalign.samples.registry import domain_of
 
@@ -89,6 +90,107 @@ def test_one_answer_is_a_list_of_one(examples, texts):
     assert "full/hr@5" not in found
 
 
-def test_of_a_mixture_the_tasks_with_metrics_are_judged(examples, texts):
-    ranked = np.zeros((len(examples), 5), int)
-    assert "testshop_retrieval" in judge(texts, "testshop_aligned", ranked)
+class Model:
+    """Stands in for a model: it scores answers, if it is given any, and writes, as it is told.
+
+    Attributes:
+      choices: the answers as text, by the example's place.
+    """
+
+    def __init__(self, vocabulary, scores, written=()):
+        self.vocabulary, self.scores, self.written = vocabulary, scores, written
+        self.choices = {}
+
+    def score(self, dataset):
+        batches = dataset.batch(4).unbatch()  # as an evaluator must be able to batch them
+        for e, features in batches.as_numpy_iterator():
+            if "choices" not in features:
+                return [(int(e), -1.0) for e, _ in dataset.as_numpy_iterator()]
+            assert (features["choices"] == 1).sum() == len(features["choices"])
+            self.choices[int(e)] = [self.vocabulary.decode(c.tolist()) for c in features["choices"]]
+        return [(e, self.scores[e].tolist()) for e in self.choices]
+
+    def predict(self, dataset):
+        room = max(len(text) for text in self.written) + 2
+        rows = [[*self.vocabulary.encode(text), 1] for text in self.written]
+        return [(e, row + [0] * (room - len(row))) for e, row in enumerate(rows)]
+
+
+def evaluate(task, model, kind=Evaluator):
+    """What SeqIO says of a model, and the examples that it was asked."""
+    provider = seqio.get_mixture_or_task(task)
+    lengths = {"inputs": 256, "targets": 8}
+    converter = seqio.EncDecFeatureConverter(pack=False)
+    evaluator = kind(task, converter, "test", sequence_length=lengths)
+    found, _ = evaluator.evaluate(
+        compute_metrics=True, predict_fn=model.predict, score_fn=model.score
+    )
+    dataset = provider.get_dataset(lengths, "test", shuffle=False)
+    return found.result()[task], list(dataset.as_numpy_iterator())
+
+
+def vocabulary_of(task):
+    return seqio.get_mixture_or_task(task).output_features["targets"].vocabulary
+
+
+def test_candidates_are_ranked_by_the_scores_of_their_texts(shop, texts):
+    scores = np.random.default_rng(0).normal(size=(len(shop.split("test")), 100))
+    scores = scores[:, : shop.statistics["candidates"]["test"]["candidates"]]
+    model = Model(vocabulary_of("testshop_ranking"), scores)
+    found, examples = evaluate("testshop_ranking", model)
+    for e, example in enumerate(examples):
+        assert model.choices[e] == texts.target[example["candidates"]].tolist()
+    positives = np.array([list(e["candidates"]).index(e["item"]) for e in examples])
+    expected = metrics.candidate_ranking(scores, positives)
+    assert found == pytest.approx(expected)
+    assert 0 < expected[f"cand{scores.shape[1]}/hr@10"] < 1
+
+
+def test_ratings_are_read_from_the_text_and_expected_from_the_scores(rated):
+    stars = ["0.5", "1", "1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5"]
+    answers = ["4", "0.5", "11", "five", ""]
+    size = len(rated.rating_split("test"))
+    written = [answers[e % len(answers)] for e in range(size)]
+    scores = np.log(np.random.default_rng(0).dirichlet(np.ones(len(stars)), size))
+    model = Model(vocabulary_of("ratedshop_rating"), scores, written)
+    found, examples = evaluate("ratedshop_rating", model)
+    assert all(choices == stars for choices in model.choices.values())
+    true = np.array([example["rating"] for example in examples])
+    numbers = np.array([{"4": 4, "0.5": 0.5}.get(text, np.nan) for text in written])
+    mean = rated.statistics["ratings"]["mean"]
+    expected = metrics.rating(np.exp(scores) @ np.array(stars, float), true, mean)
+    assert found == pytest.approx(
+        {
+            **metrics.rating(numbers, true, mean),
+            "rating_expected/rmse": expected["rating/rmse"],
+            "rating_expected/mae": expected["rating/mae"],
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", ["ranking", "rating"])
+def test_an_evaluator_without_choices_reports_nothing_of_scores(rated, kind):
+    task = f"ratedshop_{kind}"
+    model = Model(vocabulary_of(task), (), ["4"] * len(rated.rating_split("test")))
+    found, _ = evaluate(task, model, seqio.Evaluator)
+    assert not [name for name in found if name.startswith(("cand", "rating_expected"))]
+
+
+def test_beams_of_items_are_no_ratings(rated):
+    [metric, _] = seqio.get_mixture_or_task("ratedshop_rating").metric_fns
+    assert metric([4.0], [["#01", "#02"]]) == {}
+    assert metric([4.0], ["4"])["rating/rmse"] == 0
+
+
+@pytest.mark.usefixtures("rated")
+def test_of_a_mixture_the_tasks_with_metrics_are_judged():
+    evaluator = Evaluator(
+        "ratedshop_aligned",
+        seqio.EncDecFeatureConverter(pack=False),
+        "test",
+        sequence_length={"inputs": 256, "targets": 64},
+    )
+    judged = [f"ratedshop_{kind}" for kind in ("retrieval", "ranking", "rating")]
+    assert sorted(task.name for task in evaluator.eval_tasks) == sorted(judged)
+    spec = {name: d.element_spec[1] for name, d in evaluator.cached_model_datasets.items()}
+    assert [name for name in judged if "choices" in spec[name]] == judged[1:]

@@ -1,6 +1,7 @@
 """T5X run for real; where it cannot be imported, everything here is skipped."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from types import MappingProxyType
 
 import pytest
 from click.testing import CliRunner
+
+from tests.samples.shops import prepared_with_ratings
 
 GIN = Path(__file__).parents[2] / "gin"
 
@@ -74,6 +77,13 @@ def shop(recalign):
 
     recalign("prepare", "toyshop", "--users", 120, "--items", 60)
     return domains.load("toyshop")
+
+
+@pytest.fixture(scope="session")
+def rated(tmp_path_factory):
+    """A small domain with ratings, prepared where T5X will look for it."""
+    folder = Path(os.environ["RECALIGN_DATA_DIR"])
+    return prepared_with_ratings("starshop", folder, tmp_path_factory.mktemp("tables"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from flax import traverse_util
 
 from recalign import configuration, runs
 from recalign.engine.convert import load_params
-from recalign.t5x_bindings import parameters_alone
+from recalign.errors import UserError
+from recalign.t5x_bindings import items_only, parameters_alone
 
 GIN = Path(__file__).parents[2] / "gin"
 STEPS = 20
@@ -133,3 +134,9 @@ def test_a_checkpoint_without_a_parameter_is_refused():
     with pytest.raises(ValueError, match="no parameter encoder/b"):
         parameters_alone(checkpoint, state)
     assert parameters_alone(checkpoint, state, is_resuming=True) == checkpoint
+
+
+def test_a_rating_is_not_answered_with_an_item(rated):
+    name = f"{rated.name}_rating"
+    with pytest.raises(UserError, match=f"{name} holds no retrieval or ranking task"):
+        items_only(name)(inputs=None, cache=None, num_decodes=1)

@@ -10,15 +10,24 @@ from flax import traverse_util
 from recalign.engine.convert import load_params
 
 GIN = Path(__file__).parents[2] / "gin"
-RECIPES = sorted(path.name for path in (GIN / "t5x").glob("*.gin") if (GIN / path.name).exists())
-JUDGED = "inference_eval/toyshop_retrieval-metrics.jsonl"
+RECIPES = sorted(path.name for path in GIN.glob("*.gin"))
 
 
-def metrics(folder):
-    """What SeqIO's evaluator wrote under T5X, the last line."""
-    found = json.loads((folder / JUDGED).read_text().splitlines()[-1])
-    del found["step"]
-    return found
+def judged(folder, task):
+    """What SeqIO's evaluator wrote of a task under T5X, an evaluation a line."""
+    text = (folder / f"inference_eval/{task}-metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def metrics(folder, domain):
+    """The last of `judged` of each task of a domain, as the built-in engine names them."""
+    written = (folder / "inference_eval").glob(f"{domain}_*-metrics.jsonl")
+    return {
+        f"{task}/test/{name}": value
+        for task in (path.name.removesuffix("-metrics.jsonl") for path in written)
+        for name, value in judged(folder, task)[-1].items()
+        if name != "step"
+    }
 
 
 def parameters(checkpoint):
@@ -45,11 +54,12 @@ def test_training_writes_checkpoints_and_our_metrics(trained):
         "checkpoint_3",
         "checkpoint_6",
     ]
-    lines = [json.loads(line) for line in (trained / JUDGED).read_text().splitlines()]
+    lines = judged(trained, "toyshop_retrieval")
     assert [line["step"] for line in lines] == [3, 6]
     for line in lines:
         assert {"full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"} <= line.keys()
         assert line["full/invalid_rate"] == line["full/duplicate_rate"] == 0
+    assert [line["step"] for line in judged(trained, "toyshop_ranking")] == [3, 6]
 
 
 def test_a_run_goes_on_where_it_stopped(train_with_t5x, trained, tmp_path):
@@ -59,7 +69,7 @@ def test_a_run_goes_on_where_it_stopped(train_with_t5x, trained, tmp_path):
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
-    assert metrics(tmp_path) == metrics(trained)
+    assert metrics(tmp_path, "toyshop") == metrics(trained, "toyshop")
 
 
 @pytest.mark.parametrize("network", ["recalign", "t5x"])
@@ -78,11 +88,33 @@ def test_both_engines_judge_the_same_parameters_alike(
         EVAL_OUTPUT_DIR=tmp_path,
         **sizes,
     )
-    found = metrics(tmp_path)
-    compared = [name for name in found if name.startswith("full/")]
-    assert "full/hr@10" in compared
-    for name in compared:
-        assert found[name] == pytest.approx(built_in[f"toyshop_retrieval/test/{name}"]), name
+    found = metrics(tmp_path, "toyshop")
+    compared = {name: value for name, value in found.items() if "/full_unseen/" not in name}
+    assert compared == pytest.approx({name: built_in[name] for name in compared})
+    assert "toyshop_retrieval/test/full/hr@10" in compared
+    assert sum(name.startswith("toyshop_ranking/test/cand") for name in compared) == 5
+
+
+def test_both_engines_judge_ratings_alike(t5x, recalign, rated, shrunk, tmp_path):
+    """Sixty steps are enough for the network to write ratings, if not the right ones."""
+    mixture = {"MIXTURE_OR_TASK_NAME": f"{rated.name}_rating_only"}
+    recalign(
+        *("train", f"--gin_search_paths={GIN}", "--gin_file=toyshop.gin"),
+        **{name: value for name, value in shrunk.items() if name != "EVAL_STEPS"},
+        **{**mixture, "MODEL_DIR": tmp_path / "run", "TRAIN_STEPS": 60, "EVAL_PERIOD": 0},
+    )
+    recalign("convert", tmp_path / "run", tmp_path / "checkpoint_60", "--to", "t5x")
+    t5x(
+        *("eval", "toyshop.gin", "t5x/eval.gin"),
+        **{**mixture, "CHECKPOINT_PATH": tmp_path / "checkpoint_60", "EVAL_OUTPUT_DIR": tmp_path},
+        **{name: value for name, value in shrunk.items() if name.startswith("T5Config")},
+    )
+    found = metrics(tmp_path, rated.name)
+    built_in = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert found == pytest.approx({name: built_in[name] for name in found})
+    task = f"{rated.name}_rating/test"
+    assert found[f"{task}/rating/parse_rate"] > 0
+    assert {f"{task}/rating/rmse", f"{task}/rating_expected/mae"} <= found.keys()
 
 
 def test_infer_gives_every_beam_with_its_score(t5x, trained, built_in, shrunk, shop, tmp_path):
@@ -114,4 +146,4 @@ def test_every_recipe_is_one_that_t5x_understands(t5x, shop, recipe, tmp_path):
 
 
 def test_there_is_a_recipe_of_each_kind():
-    assert {"toyshop.gin", "beauty.gin", "toys.gin"} <= set(RECIPES)
+    assert {"toyshop.gin", "beauty.gin", "toys.gin", "movielens_tiny.gin"} <= set(RECIPES)
