@@ -8,7 +8,7 @@ import seqio
 from flax import traverse_util
 
 from recalign.engine.architecture import T5Config
-from recalign.engine.catalogue import CatalogueIndex
+from recalign.engine.saved_index import index_of
 from recalign.engine.t5x_decoding import constrained_decode_fn
 from recalign.samples import inputs, judged
 
@@ -31,8 +31,8 @@ def items_only(
       module: imported first, so that it can register tasks.
       **options: those of `constrained_decode_fn`.
     """
-    catalogue = judged.catalogue(mixture_or_task_name, module)
-    return constrained_decode_fn(jax.device_put(CatalogueIndex.build(catalogue)), **options)
+    catalogue, folder = judged.catalogue(mixture_or_task_name, module)
+    return constrained_decode_fn(jax.device_put(index_of(catalogue, folder)), **options)
 
 
 def t5x_config(config: T5Config) -> Any:

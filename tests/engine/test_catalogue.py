@@ -1,4 +1,4 @@
-"""The catalogue index: its trie against a plain one, its errors, its files."""
+"""The catalogue index: its trie against a plain one, its errors."""
 
 import jax
 import numpy as np
@@ -128,18 +128,3 @@ def test_shared_sequences_are_named():
 def test_malformed_catalogues_are_refused(sequences, complaint):
     with pytest.raises(UserError, match=complaint):
         CatalogueIndex.build(sequences, num_vocab=50)
-
-
-@pytest.mark.parametrize("mmap", [True, False])
-def test_saved_index_loads_as_it_was(tmp_path, mmap):
-    index = build([(4, 5), (4,), (9, 9, 9), (3, 4)])
-    index.save(tmp_path / "index")
-    loaded = CatalogueIndex.load(tmp_path / "index", mmap=mmap)
-    assert jax.tree.structure(loaded) == jax.tree.structure(index)
-    jax.tree.map(np.testing.assert_array_equal, loaded, index)
-    assert isinstance(loaded.code, np.memmap) == mmap
-
-
-def test_missing_index_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no catalogue index in .*nowhere"):
-        CatalogueIndex.load(tmp_path / "nowhere")
