@@ -14,6 +14,7 @@ from recalign import domains, history_files, runs
 from recalign.cli import recalign
 from recalign.engine.catalogue import CatalogueIndex
 from recalign.errors import UserError
+from recalign.t5x_bindings import items_only
 
 SMALL = [
     "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only",
@@ -107,6 +108,7 @@ def test_the_index_of_the_catalogue_is_built_once_and_mapped(folder, domain, mon
     assert run("recommend", *options) == before
     run("eval", "--model_dir", folder)
     run("infer", "--model_dir", folder, "--output", folder / "predictions.jsonl")
+    items_only("toyshop_retrieval_only", "recalign.tasks")
     assert [*domain.path.glob("*index-*")] == [kept]
 
 

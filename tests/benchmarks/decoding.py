@@ -1,8 +1,8 @@
 """Times retrieval from the catalogue at FLAN-T5-Small's shape, as tables in markdown.
 
-    python tests/benchmarks/decoding.py generate             # beside Hugging Face's `generate`
     python tests/benchmarks/decoding.py encoder exact lookup
     python tests/benchmarks/decoding.py beams items inputs   # how cost grows with each of them
+    python tests/benchmarks/decoding.py generate             # beside Hugging Face's `generate`
 
 Without a name all tables are made. Parameters are random: they change no cost. Every time is that
 of the fastest of `--runs` runs, compilation apart; the columns of a row take turns, so that a busy
@@ -66,10 +66,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def hugging_face(params: dict):
-    """The same network in transformers, and a line about it."""
-    import torch
-    import transformers
-
+    """The same network in transformers; a line about it is printed."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise SystemExit(f"the table `generate` needs transformers and torch: {error}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
     print(f"{versions}, {device}, {torch.get_num_threads()} threads")
@@ -281,7 +283,7 @@ def lookup_seconds(index: CatalogueIndex, logits: jax.Array, runs: int) -> float
     return best_seconds(runs, [call])[0] / LOOKUPS
 
 
-TABLES = ("generate", "encoder", "exact", "lookup", "beams", "items", "inputs")
+TABLES = ("encoder", "exact", "lookup", "beams", "items", "inputs", "generate")
 
 
 def main():

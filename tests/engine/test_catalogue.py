@@ -1,5 +1,10 @@
 """The catalogue index: its trie against a plain one, its errors."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -128,3 +133,15 @@ def test_shared_sequences_are_named():
 def test_malformed_catalogues_are_refused(sequences, complaint):
     with pytest.raises(UserError, match=complaint):
         CatalogueIndex.build(sequences, num_vocab=50)
+
+
+@pytest.mark.long
+def test_ten_million_items_take_less_than_two_minutes_and_four_gib():
+    script = Path(__file__).parents[1] / "benchmarks/index.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert "10000000 items of 8 tokens" in done.stdout
+    seconds = [float(s) for s in re.findall(r"(?:built|kept) in ([\d.]+) s", done.stdout)]
+    peaks = [float(gib) for gib in re.findall(r"peak memory ([\d.]+) GiB", done.stdout)]
+    assert len(seconds) == len(peaks) == 2
+    assert max(seconds) < 120
+    assert max(peaks) < 4
