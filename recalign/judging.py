@@ -45,9 +45,10 @@ def judge(
     """The judge of the task that some examples are of."""
     if isinstance(examples, RatingExamples):
         return RatingJudge(make_scorer(catalogue=examples.stars), make_writer())
+    items = {"catalogue": examples.catalogue, "index_folder": examples.domain.path}
     if isinstance(examples, RankingExamples):
-        return RankingJudge(make_scorer(catalogue=examples.catalogue))
-    return RetrievalJudge(make_retriever(catalogue=examples.catalogue))
+        return RankingJudge(make_scorer(**items))
+    return RetrievalJudge(make_retriever(**items))
 
 
 class RetrievalJudge:

@@ -224,6 +224,7 @@ class Run:
             module=self.trainer.model.module,
             partitioner=self.trainer.partitioner,
             catalogue=examples.catalogue,
+            index_folder=examples.domain.path,
             **options,
         )
 

@@ -9,7 +9,7 @@ import seqio
 from flax import traverse_util
 
 from recalign.engine.architecture import T5Config
-from recalign.engine.catalogue import CatalogueIndex
+from recalign.engine.saved_index import index_of
 from recalign.engine.t5x_decoding import constrained_decode_fn
 from recalign.errors import UserError
 from recalign.samples import inputs, judged
@@ -34,10 +34,10 @@ def items_only(
       module: imported first, so that it can register tasks.
       **options: those of `constrained_decode_fn`.
     """
-    catalogue = judged.catalogue(mixture_or_task_name, module)
-    if catalogue is None:
+    found = judged.catalogue(mixture_or_task_name, module)
+    if found is None:
         return functools.partial(_refuse, mixture_or_task_name)
-    return constrained_decode_fn(jax.device_put(CatalogueIndex.build(catalogue)), **options)
+    return constrained_decode_fn(jax.device_put(index_of(*found)), **options)
 
 
 def _refuse(name: str, **_: Any) -> None:

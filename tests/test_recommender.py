@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from recalign import domains, history_files, runs
 from recalign.cli import recalign
+from recalign.engine.catalogue import CatalogueIndex
 from recalign.errors import UserError
+from recalign.t5x_bindings import items_only
 
 SMALL = [
     "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only",
@@ -92,6 +94,37 @@ def test_exact_and_a_beam_over_everything_agree(trained, recommender):
     np.testing.assert_allclose(beam.scores, exact.scores, atol=1e-4)
     for history, items in zip(histories, beam.items, strict=True):
         assert sorted([*history, *items[items >= 0]]) == list(range(60))
+
+
+def test_the_index_of_the_catalogue_is_built_once_and_mapped(folder, domain, monkeypatch):
+    [kept] = domain.path.glob("index-*")  # since the fixture trained
+
+    def build(*_):
+        raise AssertionError("it is there already")
+
+    options = ("--model_dir", folder, "--history", "#07", "--json")
+    before = run("recommend", *options)
+    monkeypatch.setattr(CatalogueIndex, "build", build)
+    assert run("recommend", *options) == before
+    run("eval", "--model_dir", folder)
+    run("infer", "--model_dir", folder, "--output", folder / "predictions.jsonl")
+    items_only("toyshop_retrieval_only", "recalign.tasks")
+    assert [*domain.path.glob("*index-*")] == [kept]
+
+
+def test_a_recipe_may_renormalise(tmp_path, folder):
+    options = (*SMALL, "--gin.Retriever.renormalise=True")
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    asked = ("--history", "#07,#33", "--include_seen", "--k", 60, "--json")
+
+    def total(model_dir, *options):
+        answer = json.loads(run("recommend", "--model_dir", model_dir, *asked, *options))
+        assert len(answer["items"]) == 60
+        return sum(np.exp(row["score"]) for row in answer["items"])
+
+    assert total(tmp_path) == pytest.approx(1, abs=1e-4)
+    assert total(tmp_path, "--exact") == pytest.approx(1, abs=1e-4)
+    assert total(folder) < 0.99
 
 
 def test_a_user_has_a_table(folder, domain):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from recalign import domains
+from recalign import domains, runs
 from recalign.cli import recalign
+from recalign.engine.scorer import Scorer
 from recalign.errors import UserError
 from recalign.run_directory import RunDirectory
 from recalign.samples.registry import register_domain
@@ -119,6 +120,41 @@ def test_eval_of_the_saved_run_gives_the_same_table(trained):
     before = metrics(folder)
     assert run("eval", "--model_dir", folder, "--split", "test") == table
     assert metrics(folder) == before
+
+
+def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
+    """Beside sets: what `infer` finds, and the best by the scores of one item after the other."""
+    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=10"]
+    # Titles have so many beginnings that ten beams lose some of the best items.
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
+    options += ["--gin.item_texts.target_form=title"]
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    before = metrics(tmp_path)
+    printed = run("eval", "--model_dir", tmp_path, "--beam_recall", 30)
+    told = dict(line.split() for line in printed.splitlines())
+    assert set(told) == {"full/beam_recall@10", "full_unseen/beam_recall@10"}
+    new = runs.load(str(tmp_path))
+    examples = new._retrieval("test", 30)
+    histories = np.split(examples.events, examples.offsets[1:-1])
+    scorer = Scorer(new.trainer.model.module, new.trainer.partitioner, examples.catalogue)
+    every = np.tile(np.arange(shop.num_items, dtype=np.int32), (30, 1))
+    scores = scorer.score(new._restore().params, examples.inputs, every)
+    unseen_scores = scores.copy()
+    for row, history in zip(unseen_scores, histories, strict=True):
+        row[history] = -np.inf
+    number_of = {key: item for item, key in enumerate(shop.items["key"])}
+    lines = predictions(tmp_path, "toyshop_retrieval", tmp_path)[:30]
+    beam = [[number_of[key] for key in line["items"]] for line in lines]
+    unseen_beam = new.recommender().recommend(histories, 10).items
+    for protocol, found, own in (
+        ("full", beam, scores),
+        ("full_unseen", unseen_beam, unseen_scores),
+    ):
+        best = np.argsort(-own, axis=1)[:, :10]
+        recall = np.mean([len({*f} & {*b}) / 10 for f, b in zip(found, best, strict=True)])
+        assert 0 < recall < 1
+        assert float(told[f"{protocol}/beam_recall@10"]) == pytest.approx(recall, abs=1e-4)
+    assert metrics(tmp_path) == before
 
 
 def test_infer_writes_what_eval_judges(trained, shop, tmp_path):

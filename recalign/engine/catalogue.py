@@ -8,9 +8,7 @@ offsets a node say everything. No table has the size of the vocabulary times any
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 import jax
@@ -73,8 +71,8 @@ class CatalogueIndex:
         Raises:
             UserError: a sequence is malformed, or two items share one; the message gives positions.
         """
-        tokens = _as_matrix(sequences)
-        _check(tokens, num_vocab)
+        tokens = as_matrix(sequences)
+        check(tokens, num_vocab)
         alphabet, codes = _remap(tokens)
         item_of_rank = _lexicographic_order(codes, len(alphabet))
         levels, first_child = _trie_levels(codes, item_of_rank)
@@ -159,30 +157,6 @@ class CatalogueIndex:
             goes_on, nodes = goes_on & found, children
         return jnp.stack(columns, axis=-1)
 
-    def save(self, path: Path | str) -> None:
-        """Writes the index as a folder of .npy files, one an array."""
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        for field in dataclasses.fields(self):
-            if not field.metadata:
-                np.save(path / f"{field.name}.npy", np.asarray(getattr(self, field.name)))
-        static = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata}
-        (path / "levels.json").write_text(json.dumps(static))
-
-    @classmethod
-    def load(cls, path: Path | str, mmap: bool = True) -> Self:
-        """Reads an index written by `save`; with `mmap` its arrays stay on disk until touched."""
-        path = Path(path)
-        if not (path / "levels.json").is_file():
-            raise UserError(f"no catalogue index in {path}: levels.json is missing")
-        arrays = {
-            field.name: np.load(path / f"{field.name}.npy", mmap_mode="r" if mmap else None)
-            for field in dataclasses.fields(cls)
-            if not field.metadata
-        }
-        static = json.loads((path / "levels.json").read_text())
-        return cls(**arrays, **{name: tuple(sizes) for name, sizes in static.items()})
-
 
 @dataclasses.dataclass(frozen=True)
 class _Level:
@@ -194,7 +168,7 @@ class _Level:
     terminal: np.ndarray
 
 
-def _as_matrix(sequences) -> np.ndarray:
+def as_matrix(sequences: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
     """int[N, L] rows padded with PAD, from such a matrix or from a ragged list."""
     if isinstance(sequences, np.ndarray) and sequences.ndim == 2:
         return sequences
@@ -206,7 +180,7 @@ def _as_matrix(sequences) -> np.ndarray:
     return matrix
 
 
-def _check(tokens: np.ndarray, num_vocab: int | None) -> None:
+def check(tokens: np.ndarray, num_vocab: int | None) -> None:
     """Raises unless each row is: no, one or more tokens of the vocabulary, one EOS, then PAD."""
     if not len(tokens):
         raise UserError("the catalogue is empty: there is no item to retrieve")

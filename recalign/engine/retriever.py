@@ -1,6 +1,7 @@
 """Ranks the catalogue for many histories, batch by batch."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from recalign.engine.batching import Ragged, over_examples
 from recalign.engine.beam_search import Ranked
-from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
 from recalign.engine.partitioning import Partitioner, put
 from recalign.engine.retrieval import (
@@ -18,6 +18,7 @@ from recalign.engine.retrieval import (
     retrieve,
     retrieve_all_and_unseen,
 )
+from recalign.engine.saved_index import index_of
 from recalign.engine.scoring import chunk_widths
 from recalign.errors import UserError
 
@@ -34,13 +35,16 @@ class Retriever:
     Args:
       module: the network.
       partitioner: lays parameters and batches out.
-      catalogue: int32[tokens] an item, EOS included.
+      catalogue: how each item is written, see `CatalogueIndex.build`.
       num_beams: items in each ranking.
       batch_size: histories searched at once.
       length_multiple: what input lengths are rounded up to.
       exact: scores every item instead of searching with a beam: nothing can be missed, and the cost
         grows with the catalogue.
       chunk: in exact scoring, how many items a history are scored at a time.
+      renormalise: takes the probabilities of what may follow a prefix of an item over that alone,
+        instead of over the vocabulary: the scores of all items sum to one.
+      index_folder: where the catalogue's index is kept, see `index_of`; None keeps none.
 
     Raises:
       UserError: `num_beams` is below 1.
@@ -50,12 +54,14 @@ class Retriever:
         self,
         module: Transformer,
         partitioner: Partitioner,
-        catalogue: Sequence[np.ndarray],
+        catalogue: np.ndarray | Sequence[np.ndarray],
         num_beams: int = 20,
         batch_size: int = 64,
         length_multiple: int = 128,
         exact: bool = False,
         chunk: int = 500,
+        renormalise: bool = False,
+        index_folder: os.PathLike | None = None,
     ):
         if num_beams < 1:
             raise UserError(f"NUM_BEAMS is {num_beams}, but a ranking needs at least 1")
@@ -63,18 +69,18 @@ class Retriever:
         self._partitioner = partitioner
         self._batch_size = batch_size
         self._multiple = length_multiple
-        index = CatalogueIndex.build(catalogue, module.config.vocab_size)
+        index = index_of(catalogue, index_folder, module.config.vocab_size)
         everywhere = partitioner.sharding()
         self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
         one, two = retrieve, retrieve_all_and_unseen
+        options = {"renormalise": renormalise}
         if exact:
-            options = {"chunk": chunk, "widths": chunk_widths(index, chunk)}
-            one = functools.partial(rank_exactly, **options)
-            two = functools.partial(rank_exactly_all_and_unseen, **options)
+            one, two = rank_exactly, rank_exactly_all_and_unseen
+            options |= {"chunk": chunk, "widths": chunk_widths(index, chunk, renormalise)}
         # Every process reads the whole ranking.
         compiled = functools.partial(jax.jit, static_argnames="num_beams", out_shardings=everywhere)
-        self._one = compiled(functools.partial(one, module))
-        self._two = compiled(functools.partial(two, module))
+        self._one = compiled(functools.partial(one, module, **options))
+        self._two = compiled(functools.partial(two, module, **options))
 
     def rank(
         self, params: Any, inputs: Sequence[np.ndarray], offsets: np.ndarray, events: np.ndarray

@@ -1,6 +1,7 @@
 """Exact log-probabilities of given items for many histories, batch by batch."""
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,10 +9,10 @@ import jax
 import numpy as np
 
 from recalign.engine.batching import Ragged, over_examples
-from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.network import Transformer
 from recalign.engine.partitioning import Partitioner, put
 from recalign.engine.retrieval import score_items
+from recalign.engine.saved_index import index_of
 
 
 class Scorer:
@@ -20,27 +21,33 @@ class Scorer:
     Args:
       module: the network.
       partitioner: lays parameters and batches out.
-      catalogue: int32[tokens] an item, EOS included; items may be any texts, such as ratings.
+      catalogue: how each item is written, see `CatalogueIndex.build`; items may be any texts, such
+        as ratings.
       batch_size: examples scored at once. Their logits are most of the memory: batch_size × items
         of an example × vocabulary × 4 bytes.
       length_multiple: what input lengths are rounded up to.
+      renormalise: as for `Retriever`.
+      index_folder: where the catalogue's index is kept, see `index_of`; None keeps none.
     """
 
     def __init__(
         self,
         module: Transformer,
         partitioner: Partitioner,
-        catalogue: Sequence[np.ndarray],
+        catalogue: np.ndarray | Sequence[np.ndarray],
         batch_size: int = 32,
         length_multiple: int = 128,
+        renormalise: bool = False,
+        index_folder: os.PathLike | None = None,
     ):
         self._partitioner = partitioner
         self._batch_size = batch_size
         self._multiple = length_multiple
-        index = CatalogueIndex.build(catalogue, module.config.vocab_size)
+        index = index_of(catalogue, index_folder, module.config.vocab_size)
         everywhere = partitioner.sharding()
         self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
-        self._score = jax.jit(functools.partial(score_items, module), out_shardings=everywhere)
+        score = functools.partial(score_items, module, renormalise=renormalise)
+        self._score = jax.jit(score, out_shardings=everywhere)
 
     def score(self, params: Any, inputs: Sequence[np.ndarray], items: np.ndarray) -> np.ndarray:
         """The log-probability of each item, EOS included, float32[m, C].

@@ -37,7 +37,7 @@ class RetrievalExamples(Examples):
       offsets: int64[m + 1]; example e's whole history is `events[offsets[e]:offsets[e + 1]]`.
       events: int32[n], item indices, oldest first.
       targets: int32[m], the item to find.
-      catalogue: int32[tokens] an item, how the model must write it, EOS included.
+      catalogue: int32[n, tokens], how the model must write each item: EOS included, 0 padded.
       ask: writes any other histories (item indices, oldest first, none empty) as such inputs; None
         where a task asks about more than the history.
     """
@@ -45,7 +45,7 @@ class RetrievalExamples(Examples):
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
-    catalogue: Sequence[np.ndarray]
+    catalogue: np.ndarray
     ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]] | None = dataclasses.field(
         default=None, kw_only=True
     )

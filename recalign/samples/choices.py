@@ -5,14 +5,14 @@ metrics of both need the probability of each of these answers, of which SeqIO's 
 model nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
-from recalign.samples.judged import catalogue_of
+from recalign.engine.catalogue import as_matrix
+from recalign.samples.items import item_texts
 from recalign.samples.rating import tokens_of_stars
 from recalign.samples.registry import domain_of
 
@@ -48,18 +48,12 @@ def _choices(task: seqio.Task, examples: tf.data.Dataset) -> Callable[[Mapping],
     """What gives the answers of an example, int32[C, L]; None for a task that offers none."""
     domain = domain_of(task)
     if domain and "candidates" in examples.element_spec:
-        items = _padded(catalogue_of(task))
+        items = item_texts(*domain).target_tokens
         [shape] = {(len(e["candidates"]), items.shape[1]) for e in examples.as_numpy_iterator()}
-        return lambda e: tf.ensure_shape(tf.gather(items, e["candidates"]), shape)
+        table = tf.constant(items)
+        return lambda e: tf.ensure_shape(tf.gather(table, e["candidates"]), shape)
     if domain and "rating" in examples.element_spec:
-        stars = _padded(tokens_of_stars(*domain, task.output_features["targets"].vocabulary))
-        return lambda _: stars
+        stars = as_matrix(tokens_of_stars(*domain, task.output_features["targets"].vocabulary))
+        given = tf.constant(stars)
+        return lambda _: given
     return None
-
-
-def _padded(answers: Sequence[np.ndarray]) -> tf.Tensor:
-    """int32[n, L] from answers of up to L tokens."""
-    table = np.zeros((len(answers), max(map(len, answers))), np.int32)
-    for row, tokens in zip(table, answers, strict=True):
-        row[: len(tokens)] = tokens
-    return tf.constant(table)

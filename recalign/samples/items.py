@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,19 +26,19 @@ class ItemTexts:
       history_tokens: int32[n], how many tokens that is.
       mention: str[n], an item as it stands in a question.
       target: str[n], an item as the model must write it; no two are written alike.
-      target_tokens: int32 arrays, one an item: the tokens of `target`, without EOS.
+      target_tokens: int32[n, L], the tokens of `target`: EOS included, 0 padded.
     """
 
     history: np.ndarray
     history_tokens: np.ndarray
     mention: np.ndarray
     target: np.ndarray
-    target_tokens: Sequence[np.ndarray]
+    target_tokens: np.ndarray
 
     @property
     def target_lengths(self) -> np.ndarray:
         """int32[n], how many tokens each target has, without EOS."""
-        return np.array([len(tokens) for tokens in self.target_tokens], np.int32)
+        return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - 1
 
 
 def domain_vocabulary(name: str, data_dir: str | None = None) -> seqio.SentencePieceVocabulary:
@@ -108,5 +109,14 @@ def _item_texts(
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         mention=np.array(mention, dtype=object),
         target=np.array(target, dtype=object),
-        target_tokens=tuple(np.array(t, np.int32) for t in tokenizer.encode(target)),
+        target_tokens=_matrix(tokenizer.encode(target, add_eos=True)),
     )
+
+
+def _matrix(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """int32[n, L], rows of different lengths, 0 padded."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    matrix = np.zeros((len(rows), lengths.max(initial=0)), np.int32)
+    held = np.arange(matrix.shape[1]) < lengths[:, None]
+    matrix[held] = np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum())
+    return matrix

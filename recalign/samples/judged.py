@@ -1,6 +1,7 @@
 """The examples that a run is judged by: every task of its mixture that can be."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ def _next_item(
         "offsets": np.cumsum([0, *map(len, histories)]),
         "events": np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
         "targets": np.array([record["item"] for record in records], np.int32),
-        "catalogue": catalogue_of(task),
+        "catalogue": item_texts(*domain_of(task)).target_tokens,
     }
 
 
@@ -131,16 +132,17 @@ def _rating(
     )
 
 
-def catalogue_of(task: seqio.Task) -> list[np.ndarray]:
-    """How the model must write each item of a task's domain: int32[tokens] an item, with EOS."""
-    eos = np.int32(task.output_features["targets"].vocabulary.eos_id)
-    return [np.append(tokens, eos) for tokens in item_texts(*domain_of(task)).target_tokens]
+def catalogue(
+    mixture_or_task_name: str, module: str | None = None
+) -> tuple[np.ndarray, os.PathLike] | None:
+    """How the model must write each item of the domain of a mixture, and where that domain lives.
 
-
-def catalogue(mixture_or_task_name: str, module: str | None = None) -> list[np.ndarray] | None:
-    """How the model must write each item of the domain of a mixture; see `catalogue_of`.
-
-    None if the mixture holds no retrieval or ranking task.
+    Returns:
+      `ItemTexts.target_tokens`, int32[n, L], and the domain's folder; None if the mixture holds no
+      retrieval or ranking task.
     """
-    tasks = tasks_of(mixture_or_task(mixture_or_task_name, module))
-    return next((catalogue_of(t) for t in tasks if _kind(t) in (_retrieval, _ranking)), None)
+    for task in tasks_of(mixture_or_task(mixture_or_task_name, module)):
+        if _kind(task) in (_retrieval, _ranking):
+            name, folder = domain_of(task)
+            return item_texts(name, folder).target_tokens, domains.data_dir(folder) / name
+    return None

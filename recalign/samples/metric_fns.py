@@ -74,9 +74,7 @@ def full_ranking(
     """
     items = item_texts(domain, data_dir)
     # What the vocabulary reads from an item's tokens need not be the text they were made from.
-    texts = domain_vocabulary(domain, data_dir).tokenizer.decode(
-        [tokens.tolist() for tokens in items.target_tokens]
-    )
+    texts = domain_vocabulary(domain, data_dir).tokenizer.decode(items.target_tokens.tolist())
     index_of = {"": metrics.EMPTY} | {text: item for item, text in enumerate(texts)}
     ranked = np.array([[index_of.get(text, NOT_AN_ITEM) for text in row] for row in predictions])
     wanted = np.array([target.item for target in targets])

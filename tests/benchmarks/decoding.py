@@ -1,11 +1,12 @@
-"""Times retrieval from the catalogue, beside Hugging Face's `generate` where it is installed.
+"""Times retrieval from the catalogue at FLAN-T5-Small's shape, as tables in markdown.
 
-    python tests/benchmarks/decoding.py                  # FLAN-T5-Small's shape, 12,101 items
-    python tests/benchmarks/decoding.py --no-generate --beams 5,20,100 --inputs 64,256,512
-    python tests/benchmarks/decoding.py --no-generate --items 10000,1000000,10000000
+    python tests/benchmarks/decoding.py encoder exact lookup
+    python tests/benchmarks/decoding.py beams items inputs   # how cost grows with each of them
+    python tests/benchmarks/decoding.py generate             # beside Hugging Face's `generate`
 
-Parameters are random: they change no cost. Every time is that of the fastest of `--runs` runs,
-compilation apart; rows of different libraries alternate, so that a busy machine slows both.
+Without a name all tables are made. Parameters are random: they change no cost. Every time is that
+of the fastest of `--runs` runs, compilation apart; the columns of a row take turns, so that a busy
+machine slows all of them.
 """
 
 import argparse
@@ -13,15 +14,18 @@ import functools
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from index import sequences
 
-from recalign.engine.catalogue import EOS, CatalogueIndex
+from recalign.engine.beam_search import _legal_logits
+from recalign.engine.catalogue import CatalogueIndex
 from recalign.engine.convert import save_params
 from recalign.engine.network import T5Config, Transformer
-from recalign.engine.retrieval import encode, retrieve, score_all_items
+from recalign.engine.retrieval import decoder_step, encode, retrieve, score_all_items
 from recalign.engine.scoring import chunk_widths
 
 SMALL = {
@@ -33,20 +37,16 @@ SMALL = {
     "head_dim": 64,
     "mlp_dim": 1024,
 }
-FIRST_DIGIT = 100  # which ten tokens are digits changes no cost
+KINDS = {"full vocabulary": False, "renormalised": True}
+LOOKUPS = 200  # in one compiled loop: a call takes longer than a lookup
 
 
-def catalogue_of_digits(items: int, seed: int = 0) -> np.ndarray:
+def catalogue_of_digits(items: int) -> np.ndarray:
     """int32[items, digits + 1]: distinct random numbers of five digits, or of more if need be."""
-    digits = max(5, len(str(items)))
-    rng = np.random.default_rng(seed)
-    numbers = rng.choice(10**digits, items, replace=False)
-    places = 10 ** np.arange(digits - 1, -1, -1)
-    tokens = FIRST_DIGIT + numbers[:, None] // places % 10
-    return np.pad(tokens, ((0, 0), (0, 1)), constant_values=EOS).astype(np.int32)
+    return sequences(items, max(5, len(str(items - 1))), branching=10)
 
 
-def best_seconds(runs: int, *calls) -> list[float]:
+def best_seconds(runs: int, calls: Sequence[Callable]) -> list[float]:
     """The fastest run of each call, in seconds; calls take turns, after one run each to compile."""
     best = [float("inf")] * len(calls)
     for run in range(runs + 1):
@@ -58,13 +58,20 @@ def best_seconds(runs: int, *calls) -> list[float]:
     return best
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table in markdown."""
+    for row in (head, ["---", *["--:"] * (len(head) - 1)], *rows):
+        print(f"| {' | '.join(row)} |")
+    print(flush=True)
+
+
 def hugging_face(params: dict):
-    """The same network in transformers, or None where that is not installed."""
+    """The same network in transformers; a line about it is printed."""
     try:
         import torch
         import transformers
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise SystemExit(f"the table `generate` needs transformers and torch: {error}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
     print(f"{versions}, {device}, {torch.get_num_threads()} threads")
@@ -109,20 +116,20 @@ def generate(model, histories: np.ndarray, catalogue: np.ndarray, num_beams: int
     return call
 
 
-def numbers(text: str) -> list[int]:
-    """The integers of a comma-separated list."""
-    return [int(part) for part in text.split(",")]
-
-
-def agreement(ours, theirs, catalogue: np.ndarray):
+def agreement(ours, theirs, catalogue: np.ndarray) -> None:
     """Prints how far two rankings are the same."""
     sequences, scores = theirs
     same = np.mean(np.all(catalogue[ours.items] == sequences, axis=-1))
-    print(f"  same items {same:.2%}, scores within {np.abs(ours.scores - scores).max():.1e}")
+    print(f"same items {same:.2%}, scores within {np.abs(ours.scores - scores).max():.1e}\n")
+
+
+def numbers(text: str) -> list[int]:
+    """The integers of a comma-separated list."""
+    return [int(float(part)) for part in text.split(",")]
 
 
 class Bench:
-    """One network and its compiled functions, timed and printed line by line."""
+    """One network, its compiled functions, and a method a table."""
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
@@ -130,80 +137,181 @@ class Bench:
         one = jnp.ones((1, 1), jnp.int32)
         init = jax.jit(functools.partial(self.module.init, enable_dropout=False))
         self.variables = {"params": init(jax.random.key(0), one, one, one)["params"]}
-        self.torch_model = hugging_face(self.variables["params"]) if args.generate else None
-        self.encode = self._compiled(encode)
-        self.search = self._compiled(retrieve, "num_beams", "renormalise")
-        self.score = self._compiled(score_all_items, "chunk", "renormalise", "widths")
+        self._encode = self._compiled(encode)
+        self._search = self._compiled(retrieve, "num_beams", "renormalise")
+        self._score = self._compiled(score_all_items, "chunk", "renormalise", "widths")
 
     def _compiled(self, function, *static):
         compiled = jax.jit(function, static_argnums=0, static_argnames=static)
         return functools.partial(compiled, self.module, self.variables)
 
-    def beam_search(self, histories, catalogue, index, num_beams):
-        """A line for each kind of score, and one for `generate`."""
-        search = functools.partial(self.search, histories, index, num_beams=num_beams)
-        calls = {
-            "full vocabulary": search,
-            "renormalised": functools.partial(search, renormalise=True),
-        }
-        if self.torch_model:
-            calls["generate"] = generate(self.torch_model, histories, catalogue, num_beams)
-            agreement(search(), calls["generate"](scores=True), catalogue)
-        seconds = dict(zip(calls, best_seconds(self.args.runs, *calls.values()), strict=True))
-        for kind, spent in seconds.items():
-            ratio = f", {seconds['generate'] / spent:.2f} x generate" if "generate" in calls else ""
-            rate = len(histories) / spent
-            print(f"  {num_beams:3} beams, {kind:15}: {spent:7.3f} s, {rate:8.2f} /s{ratio}")
+    def _histories(self, length: int | None = None, batch: int | None = None) -> np.ndarray:
+        shape = (batch or self.args.batch, length or self.args.length)
+        drawn = np.random.default_rng(0).integers(2, SMALL["vocab_size"], shape)
+        return drawn.astype(np.int32)
 
-    def exact_scores(self, histories, index):
-        """A line for each kind of score."""
-        for kind, renormalise in ("full vocabulary", False), ("renormalised", True):
+    def _searches(self, histories, index, num_beams: int | None = None) -> list[Callable]:
+        """A search for each kind of score."""
+        options = {"num_beams": num_beams or self.args.num_beams}
+        return [
+            functools.partial(self._search, histories, index, renormalise=renormalise, **options)
+            for renormalise in KINDS.values()
+        ]
+
+    def _seconds(self, *calls: Callable) -> list[str]:
+        return [f"{seconds:.3f}" for seconds in best_seconds(self.args.runs, calls)]
+
+    def _index(self, items: int) -> CatalogueIndex:
+        return jax.device_put(CatalogueIndex.build(catalogue_of_digits(items)))
+
+    def generate(self) -> None:
+        """Both kinds of score beside `generate`, the same network and the same histories."""
+        model = hugging_face(self.variables["params"])
+        catalogue, histories = catalogue_of_digits(self.args.catalogue), self._histories()
+        index = jax.device_put(CatalogueIndex.build(catalogue))
+        searches = self._searches(histories, index)
+        theirs = generate(model, histories, catalogue, self.args.num_beams)
+        agreement(searches[0](), theirs(scores=True), catalogue)
+        seconds = best_seconds(self.args.runs, [*searches, theirs])
+        rows = [
+            [name, f"{spent:.2f}", f"{len(histories) / spent:.2f}", f"{seconds[-1] / spent:.1f}"]
+            for name, spent in zip([*KINDS, "generate"], seconds, strict=True)
+        ]
+        table(["", "s a batch", "examples/s", "times generate"], rows)
+
+    def encoder(self) -> None:
+        """The encoder alone, with the keys and values of the decoder's layers."""
+        histories = self._histories()
+        (spent,) = self._seconds(functools.partial(self._encode, histories))
+        table(["", "s a batch"], [["encoder alone", spent]])
+
+    def exact(self) -> None:
+        """The exact score of every item, for a few histories."""
+        index = self._index(self.args.catalogue)
+        rows = []
+        for kind, renormalise in KINDS.items():
             options = {"chunk": self.args.chunk, "renormalise": renormalise}
             options["widths"] = chunk_widths(index, **options)
-            call = functools.partial(self.score, histories, index, **options)
-            (spent,) = best_seconds(1, call)
-            rate = len(histories) / spent
-            print(f"  exact scores, {kind:15}: {spent:7.3f} s, {rate:8.2f} /s")
+            call = functools.partial(self._score, self._histories(batch=2), index, **options)
+            (spent,) = best_seconds(1, [call])
+            rows.append([kind, f"{spent / 2:.3f}", f"{2 * index.num_items / spent:.0f}"])
+        table([f"{index.num_items:,} items", "s a history", "items/s"], rows)
 
-    def run(self):
-        """All lines."""
-        args = self.args
-        for items in args.items:
+    def lookup(self) -> None:
+        """What the trie takes of a step: its lookups alone, beside the network's step alone.
+
+        The rest of a step (log-sum-exp, top-k, moving the cache) is in neither, so that the share
+        of the whole step is smaller still. Each lookup is at other nodes than the one before it.
+        """
+        batch, beams = self.args.batch, self.args.num_beams
+        encoded = jax.block_until_ready(self._encode(self._histories()))
+        index = self._index(self.args.catalogue)
+        cache = self.module.empty_cache(batch, beams, index.max_length)
+
+        @jax.jit
+        def step(variables, encoded, tokens, cache):
+            last = index.max_length - 1
+            return decoder_step(self.module, variables, encoded)(tokens, cache, last)[0]
+
+        tokens = jnp.full((batch, beams), 7, jnp.int32)
+        call = functools.partial(step, self.variables, encoded, tokens, cache)
+        logits = call()
+        (network,) = best_seconds(self.args.runs, [call])
+        rows = [["the network", "", f"{network * 1e3:.2f}", ""]]
+        for items in (self.args.catalogue, max(self.args.items)):
+            spent = lookup_seconds(self._index(items), logits, self.args.runs)
+            share = f"{spent / network:.3%}"
+            rows.append(["lookup in the trie", f"{items:,}", f"{spent * 1e3:.3f}", share])
+        table(["a step", "items", "ms", "share of the step"], rows)
+
+    def beams(self) -> None:
+        """How cost grows with beams."""
+        index, histories = self._index(self.args.catalogue), self._histories()
+        rows = [
+            [str(beams), *self._seconds(*self._searches(histories, index, beams))]
+            for beams in self.args.beams
+        ]
+        table(["beams", *KINDS], rows)
+
+    def items(self) -> None:
+        """How cost grows with the catalogue, whose items grow by a digit as it does by ten."""
+        rows = []
+        for items in self.args.items:
             catalogue = catalogue_of_digits(items)
             start = time.perf_counter()
             index = CatalogueIndex.build(catalogue)
-            spent = time.perf_counter() - start
-            print(f"{items} items, {sum(index.level_sizes)} prefixes: built in {spent:.2f} s")
-            index = jax.device_put(index)
-            for length in args.inputs:
-                shape = (args.batch, length)
-                drawn = np.random.default_rng(0).integers(2, SMALL["vocab_size"], shape)
-                histories = drawn.astype(np.int32)
-                (spent,) = best_seconds(args.runs, functools.partial(self.encode, histories))
-                print(f"batch {args.batch}, input {length}: {spent:.3f} s for the encoder alone")
-                for num_beams in args.beams:
-                    self.beam_search(histories, catalogue, index, num_beams)
-                if args.exact:
-                    self.exact_scores(histories[: args.exact], index)
+            built = time.perf_counter() - start
+            spent = self._seconds(*self._searches(self._histories(), jax.device_put(index)))
+            sizes = [f"{items:,}", str(index.max_length), f"{sum(index.level_sizes):,}"]
+            rows.append([*sizes, f"{built:.2f}", *spent])
+        table(["items", "tokens", "prefixes", "build", *KINDS], rows)
+
+    def inputs(self) -> None:
+        """How cost grows with the length of histories."""
+        index, rows = self._index(self.args.catalogue), []
+        for length in self.args.inputs:
+            histories = self._histories(length)
+            alone = functools.partial(self._encode, histories)
+            rows.append([str(length), *self._seconds(alone, *self._searches(histories, index))])
+        table(["input tokens", "encoder alone", *KINDS], rows)
+
+
+def lookup_seconds(index: CatalogueIndex, logits: jax.Array, runs: int) -> float:
+    """How long it takes to find what may follow each of B × K prefixes, and its logits.
+
+    Args:
+        index: on the device.
+        logits: float32[B, K, V].
+        runs: the fastest of so many counts.
+    """
+    frame = max(index.branching)
+    drawn = np.random.default_rng(0).integers(len(index.code), size=(LOOKUPS, *logits.shape[:2]))
+
+    @jax.jit
+    def look_up_all(index, logits, nodes):
+        def look_up(i, total):
+            # Each waits for the one before: `total` is never infinite, but XLA does not know.
+            here = jnp.where(jnp.isinf(total), 0, nodes[i])
+            children, child_logits, end_logits = _legal_logits(index, logits, here, frame)
+            below = index.end_rank[children] - index.first_rank[children]
+            found = [jnp.exp(child_logits), jnp.exp(end_logits), below * 1e-9, children * 1e-9]
+            return total * 0.5 + sum(jnp.mean(x) for x in found)
+
+        return jax.lax.fori_loop(0, len(nodes), look_up, 0.0)
+
+    call = functools.partial(look_up_all, index, logits, jnp.asarray(drawn, jnp.int32))
+    return best_seconds(runs, [call])[0] / LOOKUPS
+
+
+TABLES = ("encoder", "exact", "lookup", "beams", "items", "inputs", "generate")
 
 
 def main():
-    """Prints the configuration and times; see the module's docstring."""
+    """Prints the configuration and the tables; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--beams", type=numbers, default=[20])
-    parser.add_argument("--inputs", type=numbers, default=[256], help="lengths of histories")
-    parser.add_argument("--items", type=numbers, default=[12101])
+    parser.add_argument("--length", type=int, default=256, help="of histories, in tokens")
+    parser.add_argument("--num_beams", type=int, default=20)
+    parser.add_argument("--catalogue", type=int, default=12101, help="items")
+    parser.add_argument("--beams", type=numbers, default=[5, 10, 20, 40, 100])
+    parser.add_argument("--items", type=numbers, default=[10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--inputs", type=numbers, default=[64, 128, 256, 512])
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--no-generate", dest="generate", action="store_false")
-    parser.add_argument("--exact", type=int, default=0, help="how many histories to score exactly")
+    parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--chunk", type=int, default=500, help="items at a time in exact scoring")
     args = parser.parse_args()
+    if unknown := set(args.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(sorted(unknown))}: there are {', '.join(TABLES)}")
     device = jax.devices()[0]
-    print(f"jax {jax.__version__}, {device.platform} ({device.device_kind}), {os.cpu_count()} CPUs")
-    print(f"{SMALL}, {args.dtype}")
-    Bench(args).run()
+    load = "/".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"jax {jax.__version__}, {device.platform} ({device.device_kind}), ", end="")
+    print(f"{os.cpu_count()} CPUs, load {load}")
+    print(f"{SMALL}, {args.dtype}; batch {args.batch}, {args.length} tokens, ", end="")
+    print(f"{args.num_beams} beams, {args.catalogue:,} items where nothing else is said\n")
+    bench = Bench(args)
+    for name in args.tables or TABLES:
+        getattr(bench, name)()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Times building the index of a catalogue, and tells how much memory it takes.
+"""Times building, keeping and opening the index of a catalogue; tells how much memory it takes.
 
     python tests/benchmarks/index.py                                  # 10 million items of 8 tokens
     python tests/benchmarks/index.py --items 1000000 --tokens 6 --branching 100
@@ -10,12 +10,14 @@ prefixes as ids of that many digits would; EOS follows.
 import argparse
 import os
 import resource
+import tempfile
 import time
 
 import jax
 import numpy as np
 
 from recalign.engine.catalogue import EOS, CatalogueIndex
+from recalign.engine.saved_index import index_of
 
 FIRST_TOKEN = 100
 GIB = 2**30
@@ -62,6 +64,13 @@ def main():
     print(f"{sum(index.level_sizes)} prefixes, index of {size / GIB:.2f} GiB")
     print(f"built in {spent:.1f} s ({cpu:.1f} s of processor time)")
     print(f"peak memory {peak_memory():.2f} GiB, {held:.2f} GiB of it before building")
+    del index
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("built and kept", "opened: fingerprint and checksum"):
+            start = time.perf_counter()
+            index_of(catalogue, folder)
+            print(f"{what} in {time.perf_counter() - start:.1f} s")
+    print(f"peak memory {peak_memory():.2f} GiB")
 
 
 if __name__ == "__main__":

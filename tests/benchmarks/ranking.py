@@ -1,20 +1,26 @@
 """Times the ranking of a test split: users a second of `recalign eval`'s search, by its options.
 
+    python tests/benchmarks/ranking.py --gin_file beauty_tiny.gin
     python tests/benchmarks/ranking.py --gin_file beauty_tiny.gin --users 2048 \
-        --options "length_multiple=128" "length_multiple=16" "length_multiple=16,batch_size=256"
+        --options length_multiple=128 length_multiple=64 length_multiple=16,batch_size=256
 
-Parameters are random: they change no cost but when a search may stop. The options take turns, after
-one round to compile; a line tells the fastest round of each.
+Without `--options` the recipe's own are compared with what is straightforward: every input padded
+to the length that TASK_FEATURE_LENGTHS gives it. Each set of options ranks all users, twice each as
+`recalign eval` does; they take turns after every `--turn` users, so that a busy machine slows all
+of them. A first round, which compiles, is not counted. Parameters are random: they change no cost
+but when a search may stop.
 """
 
 import argparse
 import os
 import time
+from collections.abc import Sequence
 
+import gin
 import jax
 import numpy as np
 
-from recalign import configuration
+from recalign import configuration, runs
 from recalign.evaluation.examples import RetrievalExamples
 
 
@@ -24,57 +30,57 @@ def options_of(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in pairs}
 
 
+def question_of(examples: RetrievalExamples, chosen: Sequence[int]) -> tuple:
+    """What `Retriever.rank` is asked for some of the examples."""
+    histories = [examples.events[slice(*examples.offsets[e : e + 2])] for e in chosen]
+    offsets = np.cumsum([0, *map(len, histories)])
+    return [examples.inputs[e] for e in chosen], offsets, np.concatenate(histories)
+
+
+def seconds(retriever, params, question) -> float:
+    """How long it takes to rank for every user of a question."""
+    start = time.perf_counter()
+    retriever.rank(params, *question)
+    return time.perf_counter() - start
+
+
 def main():
-    """Prints a line for each set of options."""
+    """Prints a table with a row for each set of options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gin_file", default="beauty_tiny.gin")
-    parser.add_argument("--users", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--options", nargs="+", default=[""])
+    parser.add_argument("--users", type=int, help="so many of them, drawn at random; else all")
+    parser.add_argument("--turn", type=int, default=2048, help="users")
+    parser.add_argument("--options", nargs="+")
     args = parser.parse_args()
 
-    import gin
-
-    from recalign import runs
-
     configuration.parse([args.gin_file], ["MODEL_DIR=unused"])
+    whole = gin.query_parameter("%TASK_FEATURE_LENGTHS")["inputs"]
     run = gin.get_configurable(runs.Run)()
     [examples] = [
         found
         for found in run.examples(split="test")
         if isinstance(found, RetrievalExamples) and found.ask
     ]
-    chosen = np.random.default_rng(0).permutation(len(examples))[: args.users]
-    histories = [examples.events[slice(*examples.offsets[e : e + 2])] for e in chosen]
-    question = (
-        [examples.inputs[e] for e in chosen],
-        np.cumsum([0, *map(len, histories)]),
-        np.concatenate(histories),
-    )
-    params = run.trainer.init_state().params
-    made = {
-        text: run.retriever(
-            module=run.trainer.model.module,
-            partitioner=run.trainer.partitioner,
-            catalogue=examples.catalogue,
-            **options_of(text),
-        )
-        for text in args.options
+    retrievers = {
+        text or "as configured": run._retriever(examples, **options_of(text))
+        for text in args.options or [f"length_multiple={whole}", ""]
     }
+    params = run.trainer.init_state().params
+    chosen = np.random.default_rng(0).permutation(len(examples))[: args.users]
+    tokens = np.array([len(examples.inputs[e]) for e in chosen])
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}, {os.cpu_count()} CPUs, ", end="")
-    print(f"load {os.getloadavg()[0]:.1f}; {args.users} of {len(examples)} users")
-    best = dict.fromkeys(made, float("inf"))
-    for number in range(args.rounds + 1):
-        for text, retriever in made.items():
-            start = time.perf_counter()
-            retriever.rank(params, *question)
-            spent = time.perf_counter() - start
-            if number:
-                best[text] = min(best[text], spent)
-            else:
-                print(f"  {text or 'as configured'}: {spent:.1f} s with compilation")
-    for text, spent in best.items():
-        print(f"  {text or 'as configured'}: {spent:.1f} s, {args.users / spent:.0f} users/s")
+    print(f"load {os.getloadavg()[0]:.1f}; {args.gin_file}, {len(chosen):,} of {len(examples):,} ")
+    print(f"users, inputs of {tokens.mean():.1f} tokens, at most {tokens.max()}\n", flush=True)
+    turns = np.split(chosen, range(args.turn, len(chosen), args.turn))
+    for _ in range(2):
+        spent = dict.fromkeys(retrievers, 0.0)
+        for turn in turns:
+            question = question_of(examples, turn)
+            for text, retriever in retrievers.items():
+                spent[text] += seconds(retriever, params, question)
+    print("| `Retriever` | s | users/s |\n| --- | --: | --: |")
+    for text, total in spent.items():
+        print(f"| {text} | {total:.1f} | {len(chosen) / total:.0f} |")
 
 
 if __name__ == "__main__":

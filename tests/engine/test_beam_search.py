@@ -152,7 +152,7 @@ def test_as_many_beams_as_items_give_the_exact_ranking(items, data, renormalise)
     assert_exact(found, brute_force(items, renormalise), excluded)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3, 10])
+@pytest.mark.parametrize("num_beams", [1, 3, 10, 32])
 @pytest.mark.parametrize("renormalise", [False, True])
 @given(items=catalogues, data=st.data())
 @settings(deadline=None, max_examples=40)

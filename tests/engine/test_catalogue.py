@@ -1,4 +1,9 @@
-"""The catalogue index: its trie against a plain one, its errors, its files."""
+"""The catalogue index: its trie against a plain one, its errors."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -130,16 +135,13 @@ def test_malformed_catalogues_are_refused(sequences, complaint):
         CatalogueIndex.build(sequences, num_vocab=50)
 
 
-@pytest.mark.parametrize("mmap", [True, False])
-def test_saved_index_loads_as_it_was(tmp_path, mmap):
-    index = build([(4, 5), (4,), (9, 9, 9), (3, 4)])
-    index.save(tmp_path / "index")
-    loaded = CatalogueIndex.load(tmp_path / "index", mmap=mmap)
-    assert jax.tree.structure(loaded) == jax.tree.structure(index)
-    jax.tree.map(np.testing.assert_array_equal, loaded, index)
-    assert isinstance(loaded.code, np.memmap) == mmap
-
-
-def test_missing_index_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no catalogue index in .*nowhere"):
-        CatalogueIndex.load(tmp_path / "nowhere")
+@pytest.mark.long
+def test_ten_million_items_take_less_than_two_minutes_and_four_gib():
+    script = Path(__file__).parents[1] / "benchmarks/index.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert "10000000 items of 8 tokens" in done.stdout
+    seconds = [float(s) for s in re.findall(r"(?:built|kept) in ([\d.]+) s", done.stdout)]
+    peaks = [float(gib) for gib in re.findall(r"peak memory ([\d.]+) GiB", done.stdout)]
+    assert len(seconds) == len(peaks) == 2
+    assert max(seconds) < 120
+    assert max(peaks) < 4

@@ -63,6 +63,15 @@ def test_scores_are_the_log_probabilities_of_whole_sequences(model, questions, f
             assert score == pytest.approx(float(steps.sum()), abs=1e-4)
 
 
+def test_renormalised_scores_of_all_items_are_a_distribution(model, questions):
+    module, params = model
+    scorer = Scorer(module, Partitioner(), [np.array(i) for i in ITEMS], renormalise=True)
+    every = np.tile(np.arange(len(ITEMS), dtype=np.int32), (len(questions), 1))
+    scores = scorer.score(params, questions, every)
+    np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
+    assert np.exp(scores).max() < 0.999
+
+
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_an_answer_is_the_likeliest_token_each_time(model, questions, forced, batch_size):
     module, params = model

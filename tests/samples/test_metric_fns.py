@@ -21,7 +21,8 @@ def texts(shop):
 
 def judge(texts, task, ranked):
     """What SeqIO says of a model that writes these items, best first, int[m, K] or int[m]."""
-    tokens = [sequence.tolist() for sequence in texts.target_tokens]
+    rows = zip(texts.target_tokens.tolist(), texts.target_lengths, strict=True)
+    tokens = [row[:length] for row, length in rows]
     written = {**dict(enumerate(tokens)), EMPTY: [], NOT_AN_ITEM: tokens[0] + tokens[1]}
 
     def sequence(item):
