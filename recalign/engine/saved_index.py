@@ -54,18 +54,18 @@ def index_of(
         UserError: as for `CatalogueIndex.build`, whether or not the index is kept.
     """
     tokens = as_matrix(sequences)
-    check(tokens, num_vocab)
     if folder is None or "://" in str(folder):
-        return CatalogueIndex.build(tokens)
+        return CatalogueIndex.build(tokens, num_vocab)
     source = fingerprint(tokens)
     path = Path(folder) / f"index-{source}"
     if path.exists():
+        check(tokens, num_vocab)  # what is kept may be too much for another model's vocabulary
         try:
             return load(path, source)
         except Exception as error:  # a damaged header may make numpy raise anything
             log.warning("%s is damaged and built again: %s", path, error)
             shutil.rmtree(path, ignore_errors=True)
-    index = CatalogueIndex.build(tokens)
+    index = CatalogueIndex.build(tokens, num_vocab)
     try:
         save(index, path, source)
     except OSError as error:

@@ -49,8 +49,8 @@ def _choices(task: seqio.Task, examples: tf.data.Dataset) -> Callable[[Mapping],
     domain = domain_of(task)
     if domain and "candidates" in examples.element_spec:
         items = item_texts(*domain).target_tokens
-        [shape] = {(len(e["candidates"]), items.shape[1]) for e in examples.as_numpy_iterator()}
-        table = tf.constant(items)
+        number = len(next(examples.as_numpy_iterator())["candidates"])
+        shape, table = (number, items.shape[1]), tf.constant(items)
         return lambda e: tf.ensure_shape(tf.gather(table, e["candidates"]), shape)
     if domain and "rating" in examples.element_spec:
         stars = as_matrix(tokens_of_stars(*domain, task.output_features["targets"].vocabulary))

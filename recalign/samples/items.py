@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-import itertools
 from collections import Counter
-from collections.abc import Sequence
 
 import gin
 import numpy as np
 import seqio
 
 from recalign import domains, prompts
+from recalign.engine.catalogue import as_matrix
 from recalign.errors import UserError
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -109,14 +108,5 @@ def _item_texts(
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         mention=np.array(mention, dtype=object),
         target=np.array(target, dtype=object),
-        target_tokens=_matrix(tokenizer.encode(target, add_eos=True)),
+        target_tokens=as_matrix(tokenizer.encode(target, add_eos=True)),
     )
-
-
-def _matrix(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """int32[n, L], rows of different lengths, 0 padded."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    matrix = np.zeros((len(rows), lengths.max(initial=0)), np.int32)
-    held = np.arange(matrix.shape[1]) < lengths[:, None]
-    matrix[held] = np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum())
-    return matrix
