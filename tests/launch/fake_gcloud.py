@@ -63,14 +63,14 @@ def queued_resources(verb, name, options):
 
 
 def switch_off():
-    for pid in CLOUD.glob("workers/*/work/pid"):
+    for pid in CLOUD.glob("workers/*/recalign/pid"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
 def on_worker(worker, command):
     home = CLOUD / "workers" / str(worker)
-    work = home / "work"
+    work = home / "recalign"
     if command.endswith("setup bucket"):  # an installation takes minutes and a network
         program = work / "venv/bin/recalign"
         program.parent.mkdir(parents=True)

@@ -89,12 +89,12 @@ def test_a_run_on_every_worker_and_nothing_left(launch, cloud, capfdbinary):
     cloud.states("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
     assert launch(*RUN, "--spot", *RECIPE) == 0
     out = capfdbinary.readouterr().out.decode()
-    bucket = cloud.folder / "workers/0/work/bucket"
+    bucket = cloud.folder / "workers/0/recalign/bucket"
     assert (
         "worker 0: train --multiprocess --gin_file=toyshop.gin "
         f"--gin.MODEL_DIR={bucket}/runs/job\n" in out
     )
-    other = (cloud.folder / "workers/1/work/log").read_text()
+    other = (cloud.folder / "workers/1/recalign/log").read_text()
     assert other.startswith("worker 1: train --multiprocess")
     [create] = cloud.calls("create")
     assert {"--spot", "--node-id=job", "--runtime-version=v2-alpha-tpuv5-lite"} <= set(create)
