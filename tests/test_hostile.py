@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import recalign
-from recalign import configuration
 from recalign.errors import UserError
+from recalign.runs import configuration
 
 EXAMPLES = int(os.environ.get("RECALIGN_FUZZ_EXAMPLES", 40))
 NAMES = ["TRAIN_STEPS", "T5Config.emb_dim", "BATCH_SIZ", "a/b/Run.model_dir", "include", "import x"]

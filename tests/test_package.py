@@ -53,7 +53,7 @@ def test_the_wheel_holds_every_module_task_and_recipe(wheel):
 
 def test_the_wheel_finds_its_own_recipes_and_tasks(wheel, tmp_path):
     script = (
-        "import recalign.tasks; from recalign import configuration;"
+        "import recalign.tasks; from recalign.runs import configuration;"
         "configuration.parse(['toyshop.gin'], ['MODEL_DIR=x']); print(recalign.tasks.__file__)"
     )
     code, out, error = python(wheel, tmp_path, "-c", script)

@@ -37,7 +37,7 @@ def ablate(configure, ablations: str, seeds: str, output: Path) -> None:
     """
     numbers = _numbers(seeds)
 
-    from recalign import ablations as variations
+    from recalign.runs import ablations as variations
 
     names = variations.known() if ablations == "all" else list(dict.fromkeys(ablations.split(",")))
     found = dict(variations.run(configure, names, numbers, output))

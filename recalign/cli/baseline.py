@@ -43,7 +43,8 @@ def baseline(names: tuple[str, ...], domain: str, split: str, seed: int, output:
     validation.
     """
     from recalign import domains
-    from recalign.evaluation import baselines, report
+    from recalign.evaluation import report
+    from recalign.evaluation.baselines import rows as baselines
 
     chosen = () if "all" in names else tuple(dict.fromkeys(names))
     loaded = domains.load(domain)

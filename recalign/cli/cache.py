@@ -28,8 +28,8 @@ def cache(configure, output: Path) -> None:
 
     import gin
 
-    from recalign import runs
-    from recalign.samples import cache as writer
+    from recalign.runs import run as runs
+    from recalign.tokens import writing as writer
 
     name, module = (
         gin.query_parameter(f"%{macro}")

@@ -25,7 +25,7 @@ def convert(source: str, destination: str, to: str, vocab_size: int | None) -> N
     taken; its format and architecture are recognised. DESTINATION is a folder that is empty or
     does not exist. Both may be in a bucket (gs://…). Values stay the same bit by bit.
     """
-    from recalign.engine.convert import convert as write
+    from recalign.engine.weights.conversion import convert as write
 
     weights = write(source, destination, to, vocab_size)
     parameters = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())

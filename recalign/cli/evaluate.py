@@ -34,8 +34,8 @@ def evaluate(model_dir: str, step: str, split: str, beam_recall: int | None) -> 
 
     It is evaluated as its config.gin says; its metrics.json and metrics.jsonl receive the numbers.
     """
-    from recalign import runs
     from recalign.evaluation import report
+    from recalign.runs import run as runs
 
     run = runs.load(model_dir, step)
     if beam_recall is None:
@@ -59,7 +59,7 @@ def infer(model_dir: str, step: str, split: str, task: str | None, output: Path)
     `scores`, their log-probabilities. Rating, by user and item: `history` and `history_ratings`,
     `item`, `rating`, `answer` (the text), `written` (the number it is, or null) and `expected`.
     """
-    from recalign import runs
+    from recalign.runs import run as runs
 
     count = runs.load(model_dir, step).predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

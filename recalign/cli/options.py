@@ -75,7 +75,7 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             paths = [path for path in gin_search_paths.split(",") if path]
 
             def configure(*defaults: str, files: Sequence[str] = ()) -> None:
-                from recalign import configuration
+                from recalign.runs import configuration
 
                 configuration.parse([*gin_file, *files], [*defaults, *bindings], paths)
 

@@ -140,7 +140,7 @@ def recbole(inter: Path, item: Path | None, **options: Any) -> None:
     """
 
     def read(columns: Mapping[str, str | None]) -> Any:
-        from recalign.domains import recbole as reader
+        from recalign.domains.readers import recbole as reader
 
         return reader.read(inter, item, columns)
 
@@ -171,7 +171,7 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
     """
 
     def read(columns: Mapping[str, str | None]) -> Any:
-        from recalign.domains import table as reader
+        from recalign.domains.readers import table as reader
 
         return reader.read(interactions, items, columns)
 
@@ -198,7 +198,7 @@ def _prepare_amazon(
     year: int, reviews: Path, meta: Path | None, all_items: bool, options: dict[str, Any]
 ) -> None:
     def read(columns: Mapping[str, str | None]) -> Any:
-        from recalign.domains import amazon
+        from recalign.domains.readers import amazon
 
         edition = amazon.EDITION_2014 if year == 2014 else amazon.EDITION_2023
         return amazon.read(edition, reviews, meta, all_items)
@@ -255,7 +255,7 @@ def movielens(path: Path, **options: Any) -> None:
     As GroupLens publishes them (u.data and u.item; ratings.dat and movies.dat), or RecBole's copy
     of 100K, which is a part of its wheel (`pip download --no-deps recbole==1.2.1`).
     """
-    from recalign.domains import movielens as reader
+    from recalign.domains.readers import movielens as reader
 
     _prepare("movielens", lambda columns: reader.read(path), reader.sources(path), None, options)
 
@@ -276,7 +276,7 @@ def toyshop(users: int, items: int, **options: Any) -> None:
         options["vocab_size"] = 700
 
     def read(columns: Mapping[str, str | None]) -> Any:
-        from recalign.domains import toyshop as generator
+        from recalign.domains.readers import toyshop as generator
 
         return generator.generate(users, items, options["seed"])
 
@@ -319,9 +319,9 @@ def _prepare(
 
 
 def _write_records(domain: Any, folder: Path) -> None:
-    from recalign.samples import store
+    from recalign.samples import records
 
-    store.write(domain, folder)
+    records.write(domain, folder)
 
 
 def _summary(outcome: Any) -> str:

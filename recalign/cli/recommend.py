@@ -58,7 +58,8 @@ def recommend(
     if [history, user, histories].count(None) != 2:
         raise UserError("recommend to whom? Give one of --history, --user and --histories")
 
-    from recalign import history_files, runs
+    from recalign.runs import run as runs
+    from recalign.serving import histories as history_files
 
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:

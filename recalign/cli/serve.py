@@ -25,7 +25,7 @@ def serve(model_dir: str, step: str, host: str, port: int) -> None:
             f"`recalign serve` needs {error.name}: pip install 'recalign[serve]'"
         ) from error
 
-    from recalign import runs
+    from recalign.runs import run as runs
     from recalign.serving.app import Limits
 
     with server.listen(host, port) as bound:

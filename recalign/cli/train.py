@@ -61,8 +61,8 @@ def train(
 
     import gin
 
-    from recalign import runs
     from recalign.evaluation import report
+    from recalign.runs import run as runs
 
     folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
     configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
@@ -70,13 +70,13 @@ def train(
 
 
 def _dry_run(configure, topology: str | None) -> str:
-    from recalign.engine.dry_run import use_topology
+    from recalign.engine.training.dry_run import use_topology
 
     devices = use_topology(topology) if topology else None
 
     import gin
 
-    from recalign import runs
+    from recalign.runs import run as runs
 
     # What a step's size does not depend on need not be chosen.
     configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")

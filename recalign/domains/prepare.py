@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import recalign
-from recalign.domains import assemble, candidates, kcore, statistics, storage, textfiles, vocabulary
+from recalign.domains import assemble, candidates, kcore, statistics, storage, vocabulary
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain
+from recalign.domains.readers import textfiles
 from recalign.errors import UserError
 
 

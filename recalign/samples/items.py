@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 
 from recalign import domains, prompts
-from recalign.engine.catalogue import as_matrix
+from recalign.engine.search.trie import as_matrix
 from recalign.errors import UserError
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"

@@ -4,7 +4,7 @@ An evaluator decodes what a model wrote, one sequence an example or K of them, h
 task's `postprocess_fn` together with the example, and all of it to the task's `metric_fns`.
 
 Ranking and rating ask for the probabilities of given answers, which an evaluator has only if it
-hands them to the model (`recalign.samples.choices.Evaluator` does). Without them a metric function
+hands them to the model (`recalign.t5x.evaluator.Evaluator` does). Without them a metric function
 of theirs reports nothing.
 """
 
@@ -40,7 +40,7 @@ def next_item_or_texts(
 
     Args:
       decoded: what was written; of several beams, the best comes last, as in T5X.
-      example: with `item` and `seen`, see `recalign.samples.preprocessors.retrieval`.
+      example: with `item` and `seen`, see `recalign.samples.retrieval`.
       is_target: whether `decoded` is the example's target, or else a prediction.
 
     Returns:

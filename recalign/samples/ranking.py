@@ -8,8 +8,9 @@ import seqio
 import tensorflow as tf
 
 from recalign import domains, prompts
+from recalign.samples.draws import untouched_items
 from recalign.samples.items import item_texts
-from recalign.samples.preprocessors import MAX_HISTORY, Example, Lengths, untouched_items
+from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
 from recalign.samples.verbaliser import Verbaliser
 
 

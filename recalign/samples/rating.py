@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from recalign import domains, prompts
 from recalign.samples.items import item_texts
-from recalign.samples.preprocessors import MAX_HISTORY, Example, Lengths
+from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
 from recalign.samples.verbaliser import Verbaliser
 
 

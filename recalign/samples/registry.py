@@ -8,7 +8,17 @@ import seqio
 import tensorflow_datasets as tfds
 
 from recalign import domains
-from recalign.samples import metric_fns, preprocessors, ranking, rating, store
+from recalign.samples import (
+    bpr,
+    metric_fns,
+    mim,
+    mlm,
+    ranking,
+    rating,
+    records,
+    retrieval,
+    sequences,
+)
 from recalign.samples.items import domain_vocabulary
 
 # TFDS would keep small builds in memory, and every checkpoint of the input would hold them.
@@ -53,7 +63,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     folder = domains.data_dir(data_dir)
     vocabulary = domain_vocabulary(name, str(folder))
     # By the build, not by statistics.json: it is what the task reads.
-    rated = (folder / name / store.RATING / store.VERSION).exists()
+    rated = (folder / name / records.RATING / records.VERSION).exists()
     state = (str(folder), str(vocabulary.sentencepiece_model_file), rated)
     if _STATE_OF_DOMAIN.get(name) == state:
         return
@@ -76,7 +86,9 @@ def _add_tasks(
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
-            source=seqio.TfdsDataSource(tfds_name=f"{build}:{store.VERSION}", tfds_data_dir=folder),
+            source=seqio.TfdsDataSource(
+                tfds_name=f"{build}:{records.VERSION}", tfds_data_dir=folder
+            ),
             preprocessors=[
                 examples,
                 seqio.CacheDatasetPlaceholder(),
@@ -88,12 +100,12 @@ def _add_tasks(
             **judged_by,
         ).name
 
-    positions, sequences = preprocessors.next_item_positions, preprocessors.whole_sequences
+    positions, whole = sequences.next_item_positions, sequences.whole_sequences
     recommendation = [
         add(
             "retrieval",
             positions,
-            preprocessors.retrieval,
+            retrieval.retrieval,
             tokenize,
             postprocess_fn=metric_fns.next_item_or_texts,
             metric_fns=[of_domain(metric_fns.full_ranking)],
@@ -114,7 +126,7 @@ def _add_tasks(
                 rating.ratings_to_predict,
                 rating.rating,
                 tokenize,
-                build=f"{name}/{store.RATING}",
+                build=f"{name}/{records.RATING}",
                 postprocess_fn=metric_fns.rating_or_text,
                 metric_fns=[
                     of_domain(metric_fns.written_rating),
@@ -123,9 +135,9 @@ def _add_tasks(
             )
         )
     auxiliary = [
-        add("mim", sequences, preprocessors.mim, tokenize),
-        add("mlm", sequences, preprocessors.mlm),
-        add("bpr", positions, preprocessors.bpr, tokenize),
+        add("mim", whole, mim.mim, tokenize),
+        add("mlm", whole, mlm.mlm),
+        add("bpr", positions, bpr.bpr, tokenize),
     ]
     return recommendation, auxiliary
 

@@ -22,10 +22,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recalign import history_files
 from recalign.errors import UserError
-from recalign.recommender import Recommender
+from recalign.serving import histories
 from recalign.serving.batcher import Batcher, Busy
+from recalign.serving.recommender import Recommender
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Service:
             raise HTTPException(400, "the body is not a JSON object")
         if unknown := sorted(found.keys() - {"history", "k", "include_seen"}):
             raise HTTPException(400, f"the body has an unknown field {unknown[0][:50]!r}")
-        keys = history_files.checked(found.get("history"))
+        keys = histories.checked(found.get("history"))
         k, include_seen = (
             found.get("k", min(10, self._recommender.depth)),
             found.get("include_seen", False),

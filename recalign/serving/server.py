@@ -6,8 +6,8 @@ import socket
 import uvicorn
 
 from recalign.errors import UserError
-from recalign.recommender import Recommender
 from recalign.serving.app import Limits, Service, app
+from recalign.serving.recommender import Recommender
 
 # Clients that may be connected at once; beyond them, each is told to come again.
 MOST_CONNECTIONS = 512

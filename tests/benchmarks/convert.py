@@ -26,7 +26,7 @@ SHAPES = {
 
 def make(folder: Path, shape: str, dtype: str) -> None:
     """A T5X checkpoint whose parameters repeat one random block, to be compressed soon."""
-    from recalign.engine.architecture import T5Config, parameter_shapes
+    from recalign.engine.network.config import T5Config, parameter_shapes
     from recalign.engine.weights import t5x
     from recalign.engine.weights.tensor import Tensor
 
@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--one", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one is not None:
-        from recalign.engine.convert import convert
+        from recalign.engine.weights.conversion import convert
 
         if args.one:
             convert(*args.one)

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from index import sequences
 
-from recalign.engine.beam_search import _legal_logits
-from recalign.engine.catalogue import CatalogueIndex
-from recalign.engine.convert import save_params
-from recalign.engine.network import T5Config, Transformer
-from recalign.engine.retrieval import decoder_step, encode, retrieve, score_all_items
-from recalign.engine.scoring import chunk_widths
+from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.search.beam_search import _legal_logits
+from recalign.engine.search.retrieval import decoder_step, encode, retrieve, score_all_items
+from recalign.engine.search.scoring import chunk_widths
+from recalign.engine.search.trie import CatalogueIndex
+from recalign.engine.weights.conversion import save_params
 
 SMALL = {
     "vocab_size": 32128,

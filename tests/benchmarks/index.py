@@ -16,8 +16,8 @@ import time
 import jax
 import numpy as np
 
-from recalign.engine.catalogue import EOS, CatalogueIndex
-from recalign.engine.saved_index import index_of
+from recalign.engine.search.saved_trie import index_of
+from recalign.engine.search.trie import EOS, CatalogueIndex
 
 FIRST_TOKEN = 100
 GIB = 2**30

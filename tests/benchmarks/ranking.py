@@ -20,8 +20,9 @@ import gin
 import jax
 import numpy as np
 
-from recalign import configuration, runs
 from recalign.evaluation.examples import RetrievalExamples
+from recalign.runs import configuration
+from recalign.runs import run as runs
 
 
 def options_of(text: str) -> dict[str, int]:

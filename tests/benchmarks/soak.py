@@ -18,8 +18,9 @@ from pathlib import Path
 import gin
 import jax
 
-from recalign import configuration, runs
-from recalign.engine.trainer import Trainer
+from recalign.engine.training.trainer import Trainer
+from recalign.runs import configuration
+from recalign.runs import run as runs
 
 MIB = 2**20
 

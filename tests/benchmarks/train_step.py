@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recalign.engine.adafactor import adafactor
-from recalign.engine.architecture import step_flops
-from recalign.engine.model import EncoderDecoderModel
-from recalign.engine.network import T5Config, Transformer
+from recalign.engine.network.config import step_flops
+from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
-from recalign.engine.trainer import Trainer
+from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.training.trainer import Trainer
 
 VOCABULARY = 32_128
 

@@ -5,8 +5,8 @@ from click.testing import CliRunner
 from flax import traverse_util
 
 from recalign.cli.convert import convert
-from recalign.engine.architecture import T5Config, parameter_shapes
-from recalign.engine.convert import load_params, save_params
+from recalign.engine.network.config import T5Config, parameter_shapes
+from recalign.engine.weights.conversion import load_params, save_params
 
 
 def test_converts_and_tells_the_architecture(tmp_path):

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.domains import candidates, storage, toyshop
+from recalign.domains import candidates, storage
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import Domain
+from recalign.domains.readers import toyshop
 
 HELD_OUT = ("validation", "test")
 

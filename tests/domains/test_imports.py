@@ -12,9 +12,10 @@ for name in ("tensorflow", "tensorflow_datasets", "seqio", "jax", "flax"):
 import pkgutil, importlib
 import recalign.domains
 
-for module in pkgutil.iter_modules(recalign.domains.__path__, "recalign.domains."):
+for module in pkgutil.walk_packages(recalign.domains.__path__, "recalign.domains."):
     importlib.import_module(module.name)
-from recalign.domains import assemble, toyshop
+from recalign.domains import assemble
+from recalign.domains.readers import toyshop
 print(len(assemble.assemble(toyshop.generate(20, 40), "toyshop").split("test")))
 """
 

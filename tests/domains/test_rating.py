@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.domains import storage, toyshop
+from recalign.domains import storage
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import SPLITS
+from recalign.domains.readers import toyshop
 
 
 def rated(domain, seed=0, missing=0.0):

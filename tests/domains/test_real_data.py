@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from recalign.domains import recbole, statistics
+from recalign.domains import statistics
 from recalign.domains.assemble import assemble
+from recalign.domains.readers import recbole
 
 COUNTS = {"beauty": (22363, 12101, 198502), "toys": (19412, 11924, 167597)}
 

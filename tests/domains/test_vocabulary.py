@@ -4,8 +4,9 @@ import pytest
 import sentencepiece
 
 from recalign import prompts
-from recalign.domains import toyshop, vocabulary
+from recalign.domains import vocabulary
 from recalign.domains.assemble import assemble
+from recalign.domains.readers import toyshop
 from recalign.errors import UserError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from recalign.engine.network import T5Config, Transformer
+from recalign.engine.network.transformer import T5Config, Transformer
 
 
 @pytest.fixture(scope="session")

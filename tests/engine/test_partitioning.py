@@ -13,12 +13,12 @@ from recalign.errors import UserError
 # JAX fixes the number of simulated devices when it starts: hence a process of its own.
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np, sys
-from recalign.engine.adafactor import adafactor
-from recalign.engine.checkpoints import Checkpoints
-from recalign.engine.model import EncoderDecoderModel
-from recalign.engine.network import T5Config, Transformer
+from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.checkpoints import Checkpoints
+from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
-from recalign.engine.trainer import Trainer
+from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 
 config = T5Config(vocab_size=256, emb_dim=128, num_heads=8, num_encoder_layers=1,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recalign.engine.dry_run import GIB, Sizes
+from recalign.engine.training.dry_run import GIB, Sizes
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from recalign import domains
 from recalign.cli.prepare import prepare
-from recalign.domains import toyshop
+from recalign.domains.readers import toyshop
 from recalign.samples.registry import register_domain
 
 

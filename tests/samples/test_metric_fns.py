@@ -6,9 +6,9 @@ import seqio
 
 from recalign.evaluation import metrics
 from recalign.samples import metric_fns
-from recalign.samples.choices import Evaluator
 from recalign.samples.items import item_texts
 from recalign.samples.registry import domain_of
+from recalign.t5x.evaluator import Evaluator
 
 LENGTHS = {"inputs": 64, "targets": 8}
 EMPTY, NOT_AN_ITEM = metrics.EMPTY, metric_fns.NOT_AN_ITEM

@@ -6,11 +6,12 @@ import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.domains import statistics, toyshop, vocabulary
+from recalign.domains import statistics, vocabulary
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import MIN_EVENTS
-from recalign.evaluation.counting import ItemCooccurrence, Popularity
-from recalign.samples.preprocessors import untouched_items
+from recalign.domains.readers import toyshop
+from recalign.evaluation.baselines.counting import ItemCooccurrence, Popularity
+from recalign.samples.draws import untouched_items
 from tests.samples.shops import prepared
 
 TASKS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")

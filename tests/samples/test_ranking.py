@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recalign import prompts
 from recalign.errors import UserError
-from recalign.samples.preprocessors import untouched_items
+from recalign.samples.draws import untouched_items
 from tests.samples.reading import LENGTHS, fits, items_in, read
 
 LENGTHS = LENGTHS | {"inputs": 220}

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from recalign.domains import Domain
-from recalign.engine.beam_search import Ranked
-from recalign.recommender import Recommender
+from recalign.engine.search.beam_search import Ranked
 from recalign.serving import server
 from recalign.serving.app import Limits
+from recalign.serving.recommender import Recommender
 
 TITLES = [
     "Plain Puzzle",

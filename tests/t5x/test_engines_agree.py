@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from recalign import configuration, runs
-from recalign.engine.convert import load_params
+from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
-from recalign.t5x_bindings import items_only, parameters_alone
+from recalign.runs import configuration
+from recalign.runs import run as runs
+from recalign.t5x.bindings import items_only, parameters_alone
 
 GIN = Path(__file__).parents[2] / "gin"
 STEPS = 20
@@ -63,7 +64,9 @@ def test_twenty_steps_give_the_same_losses_and_parameters(
 ):
     files = ["t5x/toyshop.gin", *(["t5x/network.gin"] if network == "t5x" else [])]
     told = {
-        f"recalign.engine.network.{name}" if name.startswith("T5Config") else name: value
+        f"recalign.engine.network.transformer.{name}"
+        if name.startswith("T5Config")
+        else name: value
         for name, value in alike.items()
     }
     t5x(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from recalign.engine.convert import load_params
+from recalign.engine.weights.conversion import load_params
 
 GIN = Path(__file__).parents[2] / "gin"
 RECIPES = sorted(path.name for path in GIN.glob("*.gin"))
@@ -78,7 +78,7 @@ def test_both_engines_judge_the_same_parameters_alike(
 ):
     files = ["toyshop.gin", "t5x/eval.gin", *(["t5x/network.gin"] if network == "t5x" else [])]
     sizes = {
-        f"recalign.engine.network.{name}": value
+        f"recalign.engine.network.transformer.{name}": value
         for name, value in shrunk.items()
         if name.startswith("T5Config")
     }

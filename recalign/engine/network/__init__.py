@@ -1,0 +1,1 @@
+"""T5: its configuration and parameters, and the Flax modules."""

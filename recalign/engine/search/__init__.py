@@ -1,0 +1,1 @@
+"""Search over a catalogue: the trie of its items, beam search, exact scores, generation."""

@@ -1,0 +1,83 @@
+"""Adafactor (Shazeer & Stern, ICML 2018, arXiv:1804.04235) as T5X computes it.
+
+Optax's pieces compute what T5X's do for parameters of at most two axes: the same factoring rule
+(both axes of at least 128), decay 1 - (t+1)^-0.8, clipping of the update's RMS at 1, and steps
+relative to the parameter's RMS of at least 1e-3. Where `optax.adafactor` differs, T5X's side is
+taken:
+
+* Gradients become float32 before they are squared; Optax squares them in their own dtype.
+* T5X treats parameters of three and more axes (its stacked layers) by rules of their own. Ours
+  have at most two, also when layers are scanned, see `recalign.engine.network.layer_stack`.
+* Optax fixes epsilon2, the least parameter scale, at 1e-3; here it is an argument. Its piece for
+  that scale is also differentiable, for which it reads each parameter three times.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def adafactor(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: float | None = 1.0,
+    factored: bool = True,
+    min_dim_size_to_factor: int = 128,
+    epsilon1: float = 1e-30,
+    epsilon2: float = 1e-3,
+    beta1: float | None = None,
+    weight_decay_rate: float | None = None,
+) -> optax.GradientTransformation:
+    """Adafactor; the arguments are named as T5X's.
+
+    Args:
+        learning_rate: relative to the parameter's RMS, a number or a schedule.
+        decay_rate: c in the second moment's decay 1 - (t+1)^-c.
+        step_offset: the step at which t is 0.
+        multiply_by_parameter_scale: make steps relative to max(epsilon2, RMS of the parameter).
+        clipping_threshold: the largest RMS of an update before the learning rate; None for any.
+        factored: keep row and column means of the second moment where both axes are large.
+        min_dim_size_to_factor: what large is.
+        epsilon1: added to squared gradients.
+        epsilon2: least parameter scale.
+        beta1: momentum; None for none, and no memory for it.
+        weight_decay_rate: share of the parameter taken off each step, whatever the learning rate.
+    """
+    pieces = [
+        _as_float32(),
+        optax.scale_by_factored_rms(
+            factored=factored,
+            decay_rate=decay_rate,
+            step_offset=step_offset,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            epsilon=epsilon1,
+        ),
+    ]
+    if clipping_threshold is not None:
+        pieces.append(optax.clip_by_block_rms(clipping_threshold))
+    if multiply_by_parameter_scale:
+        pieces.append(_scale_by_parameter_rms(epsilon2))
+    pieces.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+    if beta1 is not None:
+        pieces.append(optax.ema(beta1, debias=False, accumulator_dtype=jnp.float32))
+    if weight_decay_rate is not None:
+        pieces.append(optax.add_decayed_weights(weight_decay_rate))
+    return optax.chain(*pieces, optax.scale(-1.0))
+
+
+def _scale_by_parameter_rms(least: float) -> optax.GradientTransformation:
+    def scale(update, param):
+        rms = jnp.sqrt(jnp.mean(jnp.square(param)))
+        return update * jnp.maximum(rms, least)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scale, updates, params))
+
+
+def _as_float32() -> optax.GradientTransformation:
+    def cast(g):
+        return g.astype(jnp.promote_types(g.dtype, jnp.float32))
+
+    return optax.stateless(lambda updates, params: jax.tree.map(cast, updates))

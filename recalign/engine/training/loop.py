@@ -1,0 +1,247 @@
+"""The training loop: resume or start, step, log, evaluate, checkpoint."""
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from tensorboardX import SummaryWriter
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from recalign.engine import processes
+from recalign.engine.partitioning import put
+from recalign.engine.training import batch_statistics, preemption
+from recalign.engine.training.checkpoints import Checkpoints
+from recalign.engine.training.model import TrainState
+from recalign.engine.training.trainer import Trainer
+from recalign.errors import Preempted, UserError
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+Evaluate = Callable[[Any], Metrics]  # parameters → metrics
+Batch = Mapping[str, np.ndarray]
+ON_NONFINITE = ("stop", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What a run does around the steps of `train`.
+
+    Attributes:
+      evaluate: called with the parameters every `eval_period` steps and at the end.
+      evaluated: whether the evaluation of a step has been recorded already.
+      on_start: called once the state is there, before the first step, with its number.
+      on_metrics: told the step and the result of every evaluation.
+      on_nonfinite: told a step whose loss or gradient was not finite, its batch and the rows that
+        make it so; gives what the user should look at.
+      initial_params: loads parameters to start from, as numpy arrays.
+    """
+
+    evaluate: Evaluate | None = None
+    evaluated: Callable[[int], bool] = lambda step: False
+    on_start: Callable[[int], None] = lambda step: None
+    on_metrics: Callable[[int, Metrics], None] = lambda step, metrics: None
+    on_nonfinite: Callable[[int, Batch, np.ndarray], str] = lambda step, batch, rows: ""
+    initial_params: Callable[[], Any] | None = None
+
+
+def train(
+    *,
+    trainer: Trainer,
+    train_input: Iterator[Batch],
+    model_dir: str,
+    checkpoints: Checkpoints,
+    total_steps: int,
+    eval_period: int = 1000,
+    checkpoint_period: int = 1000,
+    log_period: int = 50,
+    nonfinite: str = "stop",
+    hooks: Hooks = Hooks(),
+) -> TrainState:
+    """Trains up to `total_steps`, going on where an earlier call with this folder was cut off.
+
+    The state comes from, in this order: 1. the newest whole checkpoint, with optimiser and position
+    in the input; 2. `hooks.initial_params`, parameters alone; 3. scratch. Which one is logged. A
+    checkpoint is saved before an evaluation begins, and an evaluation that was cut off is made up
+    for, so that a run that was killed at any moment ends as one that was not.
+
+    Args:
+      trainer: makes and updates the state.
+      train_input: endless batches; its position is saved where it has `save` and `restore`.
+      model_dir: TensorBoard events are written here.
+      checkpoints: of the run; closed at the end.
+      total_steps: the step to stop at, steps of earlier calls included.
+      eval_period: steps between evaluations; 0 means only at the end.
+      checkpoint_period: steps between checkpoints; the last step is saved in any case.
+      log_period: steps between two rows of TensorBoard, and two looks at the loss.
+      nonfinite: what to do about a batch whose loss or gradient is not finite, and which has
+        therefore changed nothing: 'stop', or 'skip' it.
+      hooks: what happens around the steps.
+
+    Raises:
+      UserError: a loss or gradient was not finite; the disk is full.
+      Preempted: told to stop by SIGTERM, and a checkpoint has been written.
+    """
+    if nonfinite not in ON_NONFINITE:
+        raise UserError(f"ON_NONFINITE is {nonfinite!r}, but must be one of {ON_NONFINITE}")
+    with contextlib.ExitStack() as stack:
+        notice = stack.enter_context(preemption.Notice())
+        stack.callback(checkpoints.close)
+        state = _first_state(trainer, checkpoints, train_input, hooks.initial_params)
+        first = int(state.step)
+        hooks.on_start(first)
+        writer = stack.enter_context(
+            SummaryWriter(str(model_dir), purge_step=first + 1, write_to_disk=processes.is_first())
+        )
+        meter = _Meter(writer, trainer, nonfinite, hooks.on_nonfinite)
+
+        def is_due(step: int, period: int) -> bool:
+            return step == total_steps or (period > 0 and step % period == 0)
+
+        def evaluate(step: int) -> None:
+            if not hooks.evaluate or not is_due(step, eval_period) or hooks.evaluated(step):
+                return
+            with notice.interrupting():
+                metrics = hooks.evaluate(state.params)
+            _write_scalars(writer, metrics, step)
+            hooks.on_metrics(step, metrics)
+            meter.restart()
+
+        if first:
+            evaluate(first)
+        step_fn = trainer.step_fn()
+        bar = stack.enter_context(_progress_bar(first, total_steps))
+        stack.enter_context(logging_redirect_tqdm())
+        for step in range(first + 1, total_steps + 1):
+            batch = next(train_input)
+            placed = trainer.partitioner.put_batch(batch)
+            with trainer.partitioner.activate(), jax.transfer_guard("disallow"):
+                state, sums = step_fn(state, placed)
+            meter.add(step, batch, sums)
+            bar.update()
+            stop = notice.arrived(step) and step < total_steps
+            save = stop or is_due(step, checkpoint_period) or is_due(step, eval_period)
+            if save or is_due(step, log_period):  # nothing is saved that was not looked at
+                bar.set_postfix(meter.report(step, state.params))
+            if save:
+                checkpoints.save(step, state, train_input)
+            if stop:
+                raise Preempted()
+            evaluate(step)
+    return state
+
+
+def _progress_bar(first: int, total_steps: int) -> tqdm.tqdm:
+    shown = sys.stderr.isatty() and processes.is_first()
+    return tqdm.tqdm(total=total_steps, initial=first, unit="step", disable=not shown)
+
+
+def _first_state(
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    train_input: Iterator,
+    initial_params: Callable[[], Any] | None,
+) -> TrainState:
+    if checkpoints.latest_step() is not None:
+        resumable = hasattr(train_input, "restore")
+        state = checkpoints.restore(trainer.abstract_state(), train_input if resumable else None)
+        log.info(
+            "resumed at step %d: parameters, optimiser%s",
+            int(state.step),
+            " and position in the input" if resumable else "; the input starts anew",
+        )
+        return state
+    state = trainer.init_state()
+    if initial_params is None:
+        log.info("started from scratch, seed %d", trainer.seed)
+        return state
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    log.info("started from given parameters; optimiser and input start anew")
+    return state.replace(params=jax.tree.map(put, initial_params(), shardings))
+
+
+class _Meter:
+    """Adds up what steps report, on the device, and tells means and rates."""
+
+    def __init__(
+        self,
+        writer: SummaryWriter,
+        trainer: Trainer,
+        nonfinite: str,
+        on_nonfinite: Callable[[int, Batch, np.ndarray], str],
+    ):
+        self._writer = writer
+        self._trainer = trainer
+        self._nonfinite = nonfinite
+        self._on_nonfinite = on_nonfinite
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the steps since the last report, and starts the clock."""
+        self._sums, self._recent, self._begin = None, [], time.perf_counter()
+
+    def add(self, step: int, batch: Batch, sums: dict[str, jax.Array]) -> None:
+        """Takes in one step without waiting for it."""
+        self._sums = sums if self._sums is None else jax.tree.map(jnp.add, self._sums, sums)
+        self._recent.append((step, batch, sums["finite"]))
+
+    def report(self, step: int, params: Any) -> dict[str, str]:
+        """Writes the means since the last report, and gives those for the progress bar.
+
+        Args:
+          step: the newest one.
+          params: after it.
+
+        Raises:
+          UserError: a loss or gradient was not finite, and the run is to stop.
+        """
+        sums = {name: float(value) for name, value in jax.device_get(self._sums).items()}
+        seconds, steps = time.perf_counter() - self._begin, len(self._recent)
+        weight, examples = max(sums["weights"], 1.0), max(sums["examples"], 1.0)
+        scalars = {
+            "loss": sums["loss"] / weight,
+            "z_loss": sums["z_loss"] / weight,
+            "accuracy": sums["correct"] / weight,
+            "gradient_norm": sums["gradient_norm"] / max(sums["finite"], 1.0),
+            "parameter_norm": sums["parameter_norm"] / steps,
+            "skipped_steps": steps - sums["finite"],
+            "steps_per_second": steps / seconds,
+            "tokens_per_second": sums["tokens"] / seconds,
+        }
+        for kind in ("truncated", "empty"):
+            for side in batch_statistics.SIDES:
+                scalars[f"{kind}_{side}"] = sums[f"{kind}_{side}"] / examples
+        _write_scalars(self._writer, {f"train/{k}": v for k, v in scalars.items()}, step)
+        if sums["finite"] < steps:
+            self._tell_nonfinite(params)
+        self.restart()
+        return {
+            "loss": f"{scalars['loss']:.3f}",
+            "tokens/s": f"{scalars['tokens_per_second']:.0f}",
+        }
+
+    def _tell_nonfinite(self, params: Any) -> None:
+        for step, batch, finite in self._recent:
+            if float(finite):
+                continue
+            rows = self._trainer.nonfinite_rows(params, batch)
+            which = f"rows {rows.tolist()}" if len(rows) else "the gradient, in no row alone"
+            what = f"the loss or gradient is not finite at step {step} ({which})"
+            hint = self._on_nonfinite(step, batch, rows)
+            if self._nonfinite == "stop":
+                raise UserError(f"{what}. {hint}".strip())
+            log.warning("%s; the batch was skipped. %s", what, hint)
+
+
+def _write_scalars(writer: SummaryWriter, scalars: Metrics, step: int) -> None:
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
+    writer.flush()

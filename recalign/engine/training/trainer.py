@@ -1,0 +1,145 @@
+"""One training step of a model under a layout, and the state it starts from."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.training import losses
+from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainState
+from recalign.errors import UserError
+
+
+def batch_shapes(
+    task_feature_lengths: Mapping[str, int], batch_size: int, pack: bool = True
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The features of SeqIO's `EncDecFeatureConverter`, int32[batch_size, length] each."""
+    inputs, targets = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    lengths = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": targets,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": targets,
+    }
+    if pack:
+        for feature in ("segment_ids", "positions"):
+            lengths |= {f"encoder_{feature}": inputs, f"decoder_{feature}": targets}
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+        for name, length in lengths.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Runs training steps of one model under one layout.
+
+    Attributes:
+      model: the network, its loss and optimiser.
+      partitioner: lays out state and batches.
+      num_microbatches: a batch is run in so many parts, whose gradients are added up; they then
+        need the memory of one part.
+      seed: of the initial parameters and of dropout.
+    """
+
+    model: EncoderDecoderModel
+    partitioner: Partitioner
+    num_microbatches: int = 1
+    seed: int = 0
+
+    def abstract_state(self) -> TrainState:
+        """The shapes and layouts of the state, without making it."""
+        shapes = jax.eval_shape(self.model.init, jax.random.key(self.seed))
+        shardings = self.partitioner.state_shardings(shapes, self.model.params_axes())
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+
+    def init_state(self) -> TrainState:
+        """A fresh state, each device making its own part."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        with self.partitioner.activate():
+            return jax.jit(self.model.init, out_shardings=shardings)(jax.random.key(self.seed))
+
+    def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+        """The compiled step; it takes over the memory of the state it is given."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(
+            self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
+        )
+
+    def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The rows of a batch, int[…], whose loss without dropout is not finite."""
+        with self.partitioner.activate():
+            losses = jax.jit(self.model.row_losses, out_shardings=self.partitioner.sharding())(
+                params, self.partitioner.put_batch(batch)
+            )
+        return np.flatnonzero(~np.isfinite(jax.device_get(losses)))
+
+    def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update.
+
+        Args:
+          state: before.
+          batch: SeqIO's encoder-decoder features, int32[B, length] each.
+
+        Returns:
+          The state after, and float32[] each: the sums that `EncoderDecoderModel.loss` tells of,
+          `gradient_norm`, `parameter_norm` and `finite`. A batch whose loss or gradient is not
+          finite (`finite` = 0) changes nothing but the step, and its sums are 0.
+        """
+        dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        gradients, sums = self._gradients(state.params, batch, dropout)
+        updates, opt_state = self.model.optimizer_def.update(
+            gradients, state.opt_state, state.params
+        )
+        params = jax.tree.map(jnp.add, state.params, updates)
+        sums["gradient_norm"] = optax.tree.norm(gradients).astype(jnp.float32)
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["gradient_norm"])
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        sums = {name: jnp.where(finite, value, 0.0) for name, value in sums.items()}
+        sums["parameter_norm"] = optax.tree.norm(params).astype(jnp.float32)
+        sums["finite"] = finite.astype(jnp.float32)
+        return TrainState(state.step + 1, params, opt_state), sums
+
+    def _gradients(self, params: Any, batch: Batch, dropout: jax.Array) -> tuple[Any, dict]:
+        normalizer, weights = losses.normalizer_and_weights(
+            batch, self.model.loss_normalizing_factor
+        )
+        batch = {**batch, "decoder_loss_weights": weights}
+        gradient = jax.grad(self.model.loss, has_aux=True)
+        if self.num_microbatches == 1:
+            return gradient(params, batch, normalizer, dropout)
+
+        rows = len(batch["decoder_target_tokens"])
+        if rows % self.num_microbatches:
+            raise UserError(
+                f"Trainer.num_microbatches = {self.num_microbatches} does not divide the {rows} "
+                "rows of a batch (BATCH_SIZE)"
+            )
+
+        def add(total, part):
+            index, rows = part
+            new = gradient(params, rows, normalizer, jax.random.fold_in(dropout, index))
+            return jax.tree.map(jnp.add, total, new), None
+
+        parts = jax.tree.map(
+            lambda rows: rows.reshape(self.num_microbatches, -1, *rows.shape[1:]), batch
+        )
+        first = jax.tree.map(lambda rows: rows[0], parts)
+        zero = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(gradient, params, first, normalizer, dropout),
+        )
+        return jax.lax.scan(add, zero, (jnp.arange(self.num_microbatches), parts))[0]

@@ -1,0 +1,224 @@
+"""Parameters from one format to another, and into a model.
+
+Formats: T5X's ('t5x'), Hugging Face's ('hf') and Orbax ('orbax'), local or in a bucket. Which one a
+folder is in is seen from the folder; the architecture is seen from the shapes.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from recalign.engine.network.config import T5Config, check_shapes, parameter_shapes, recognise
+from recalign.engine.weights import hf, orbax, t5x
+from recalign.engine.weights.tensor import Flat, Tensor
+from recalign.errors import UserError
+
+FORMATS = {"t5x": t5x, "hf": hf, "orbax": orbax}
+
+# T5's vocabulary has 32,000 pieces and 100 sentinels. The public models have rows beyond them, so
+# that the table divides well; some tools cut them off again.
+REAL_ROWS, PADDED_ROWS = 32_100, 32_128
+PAD_TOKEN = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A checkpoint that has been opened.
+
+    Attributes:
+        path: where it is, for messages.
+        tensors: its parameters by name, not yet read.
+        config: the fields of `T5Config` that it determines.
+    """
+
+    path: str
+    tensors: Flat
+    config: dict
+
+
+def open_weights(path: str) -> Weights:
+    """Opens a checkpoint of any format.
+
+    Args:
+        path: a checkpoint, or a folder of them (T5X's ``checkpoint_N``, the steps of a run),
+            of which the newest is taken.
+
+    Raises:
+        UserError: there is none, or not one of a T5, or it is damaged. Reading a tensor raises it
+            too.
+    """
+    folder = _newest(epath.Path(path))
+    for module in FORMATS.values():
+        if module.found(folder):
+            with _damage_is_told(folder):
+                tensors, known = module.read(folder)
+                shapes = {name: tensor.shape for name, tensor in tensors.items()}
+                known = recognise(shapes, str(folder)) | known
+            return Weights(str(folder), {n: _told(folder, t) for n, t in tensors.items()}, known)
+    raise UserError(
+        f"{path} is not a checkpoint: expected T5X's file 'checkpoint', Hugging Face's "
+        f"'config.json' or Orbax's '{orbax.METADATA}' in it"
+    )
+
+
+@contextlib.contextmanager
+def _damage_is_told(folder: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of damaged files may raise
+        what = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"{folder} is damaged: {type(error).__name__}: {what}") from error
+
+
+def _told(folder: epath.Path, tensor: Tensor) -> Tensor:
+    """The tensor, in whose reading damage is told."""
+
+    def read() -> np.ndarray:
+        with _damage_is_told(folder):
+            array = tensor.read()
+        if array.shape != tensor.shape:
+            raise UserError(f"{folder} is damaged: {array.shape} where {tensor.shape} was said")
+        return array
+
+    return dataclasses.replace(tensor, read=read)
+
+
+def _newest(path: epath.Path) -> epath.Path:
+    """`path`, or the newest checkpoint in it where it is a folder of checkpoints."""
+    if not path.exists():
+        raise UserError(f"there is no checkpoint at {path}")
+    if any(module.found(path) for module in FORMATS.values()):
+        return path
+    if (path / "checkpoints").exists():
+        path = path / "checkpoints"
+    steps = {}
+    for child in path.iterdir():
+        if match := re.fullmatch(r"(?:checkpoint_)?(\d+)", child.name):
+            steps[int(match[1])] = child
+    return steps[max(steps)] if steps else path
+
+
+def load_params(path: str, config: T5Config | None = None) -> tuple[dict, dict]:
+    """Reads the parameters of a checkpoint of any format.
+
+    Args:
+        path: see `open_weights`.
+        config: the model that they are for; None for whatever the checkpoint is.
+
+    Returns:
+        The fields of `T5Config` that the checkpoint determines, and the parameter tree, numpy
+        float32.
+
+    Raises:
+        UserError: no checkpoint, or one of another architecture; the first parameter that differs
+            is named, with both shapes.
+    """
+    weights = open_weights(path)
+    if config is not None:
+        weights = for_model(weights, config)
+    flat = {
+        name: tensor.read().astype(np.float32, copy=False)
+        for name, tensor in weights.tensors.items()
+    }
+    return weights.config, traverse_util.unflatten_dict(flat, sep="/")
+
+
+def for_model(weights: Weights, config: T5Config) -> Weights:
+    """The weights as `config` needs them: checked, and with its number of vocabulary rows."""
+    weights = with_rows(weights, config.vocab_size)
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    check_shapes(shapes, parameter_shapes(config), weights.path)
+    has, wants = weights.config["mlp_activations"], config.mlp_activations
+    if has != wants:
+        raise UserError(
+            f"{weights.path} does not fit the model: mlp_activations are {has} in the checkpoint, "
+            f"{wants} in the model"
+        )
+    return weights
+
+
+def with_rows(weights: Weights, rows: int) -> Weights:
+    """Cuts off or adds the padding rows of T5's vocabulary; any other difference is left alone.
+
+    The added rows copy those of the padding token. Like them, it is never a target, so that
+    training has left it next to no probability; rows of zeros would get a logit of 0, which in
+    FLAN-T5 is among the highest.
+    """
+    has = weights.config["vocab_size"]
+    if has == rows or {has, rows} != {REAL_ROWS, PADDED_ROWS}:
+        return weights
+    what = "cut off" if rows < has else "added as copies of the padding token's"
+    logging.warning("%s: %d vocabulary rows %s", weights.path, abs(has - rows), what)
+    tensors = dict(weights.tensors)
+    for name, axis in (("token_embedder/embedding", 0), ("decoder/logits_dense/kernel", 1)):
+        if name in tensors:
+            tensors[name] = _resized(tensors[name], rows, axis)
+    return Weights(weights.path, tensors, weights.config | {"vocab_size": rows})
+
+
+def _resized(tensor: Tensor, rows: int, axis: int) -> Tensor:
+    shape = list(tensor.shape)
+    has, shape[axis] = shape[axis], rows
+    index = np.where(np.arange(rows) < has, np.arange(rows), PAD_TOKEN)
+    return dataclasses.replace(
+        tensor, shape=tuple(shape), read=lambda: np.take(tensor.read(), index, axis=axis)
+    )
+
+
+def save_params(params: dict, path: str, to: str, config: dict | None = None) -> None:
+    """Writes a parameter tree.
+
+    Args:
+        params: nested dictionaries of arrays, under T5X's names.
+        path: a folder that is empty or does not exist.
+        to: 'hf', 't5x' or 'orbax'.
+        config: fields of `T5Config` where the shapes do not tell (the MLP's activations).
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    tensors = {name: Tensor.of(np.asarray(value)) for name, value in flat.items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    known = recognise(shapes, "the parameter tree") | (config or {})
+    _write(Weights("", tensors, known), path, to)
+
+
+def convert(source: str, destination: str, to: str, vocab_size: int | None = None) -> Weights:
+    """Writes a checkpoint again in another format, bit by bit the same values.
+
+    Args:
+        source: see `open_weights`.
+        destination: a folder that is empty or does not exist.
+        to: 'hf', 't5x' or 'orbax'.
+        vocab_size: 32,100 or 32,128, to cut off or add padding rows; None to leave them.
+
+    Returns:
+        What was written.
+    """
+    weights = open_weights(source)
+    if vocab_size is not None:
+        weights = with_rows(weights, vocab_size)
+        has = weights.config["vocab_size"]
+        if has != vocab_size:
+            raise UserError(
+                f"{weights.path} has {has:,} vocabulary rows: only {REAL_ROWS:,} and "
+                f"{PADDED_ROWS:,} can be made of each other"
+            )
+    _write(weights, destination, to)
+    return weights
+
+
+def _write(weights: Weights, destination: str, to: str) -> None:
+    if to not in FORMATS:
+        raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
+    folder = epath.Path(destination)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{destination} is there already and not empty: name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    FORMATS[to].write(folder.resolve(), weights.tensors, weights.config)

@@ -1,0 +1,1 @@
+"""What stands beside the network, judged by the same code: a model a file."""

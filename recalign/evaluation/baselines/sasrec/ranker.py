@@ -1,0 +1,50 @@
+"""SASRec as a baseline of next-item prediction."""
+
+from typing import Any, Self
+
+import numpy as np
+
+from recalign.evaluation.baselines.rankers import Histories, VectorRanker, checked
+from recalign.evaluation.baselines.sasrec.network import SASRec, SASRecConfig
+from recalign.evaluation.baselines.sasrec.training import Recipe, fit, last_states
+
+
+class SASRecRanker(VectorRanker):
+    """SASRec of the epoch with the best validation NDCG@10, seen items removed.
+
+    Args:
+      validation: histories to stop early by, or None to train `Recipe.epochs` whole epochs.
+      targets: int[m], their next items; with `validation` alone.
+      recipe: how to train.
+      **sizes: fields of `SASRecConfig` other than `num_items`.
+    """
+
+    def __init__(
+        self,
+        validation: Histories | None = None,
+        targets: np.ndarray | None = None,
+        recipe: Recipe | None = None,
+        **sizes: Any,
+    ):
+        self._validation, self._targets = validation, targets
+        self._recipe, self._sizes = recipe or Recipe(), sizes
+
+    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
+        """See `recalign.evaluation.baselines.rankers.Ranker`."""
+        checked(offsets, events, num_items)
+        config = SASRecConfig(num_items, **self._sizes)
+        self._module = SASRec(config)
+        judge = self._validation_ndcg if self._validation is not None else None
+        self._take(fit(config, self._recipe, offsets, events, judge))
+        return self
+
+    def vectors(self, histories: Histories) -> np.ndarray:
+        """The state float32[m, D] after each history."""
+        return last_states(self._module, self._params, histories.offsets, histories.events)
+
+    def _take(self, params: Any) -> None:
+        self._params, self.items = params, np.asarray(params["items"]["embedding"])
+
+    def _validation_ndcg(self, params: Any) -> float:
+        self._take(params)
+        return self.unseen_ndcg(self._validation, self._targets)

@@ -1,0 +1,206 @@
+"""How each kind of task is judged: what the network is asked, and what is made of its answers."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from recalign.engine.search.retriever import Retriever
+from recalign.engine.search.scorer import Scorer
+from recalign.engine.search.writer import Writer
+from recalign.evaluation import metrics
+from recalign.evaluation.baselines import rows as baselines
+from recalign.evaluation.examples import (
+    Examples,
+    RankingExamples,
+    RatingExamples,
+    RetrievalExamples,
+)
+
+Rows = dict[str, dict[str, float]]
+
+# What an answer may hold beside a rating before it counts as one that does not end.
+SPARE_TOKENS = 2
+
+
+class Judge(Protocol):
+    """Judges a network on one task; it is compiled once and serves all splits."""
+
+    def metrics(self, params: Any, examples: Examples) -> dict[str, float]:
+        """Every `<protocol>/<metric>` of the examples."""
+
+    def predictions(self, params: Any, examples: Examples) -> Iterator[dict]:
+        """A JSON-ready object an example."""
+
+    def baselines(self, examples: Examples) -> Rows:
+        """The same metrics of what stands beside the network, by name."""
+
+
+def judge(
+    examples: Examples,
+    make_retriever: Callable[..., Retriever],
+    make_scorer: Callable[..., Scorer],
+    make_writer: Callable[..., Writer],
+) -> Judge:
+    """The judge of the task that some examples are of."""
+    if isinstance(examples, RatingExamples):
+        return RatingJudge(make_scorer(catalogue=examples.stars), make_writer())
+    items = {"catalogue": examples.catalogue, "index_folder": examples.domain.path}
+    if isinstance(examples, RankingExamples):
+        return RankingJudge(make_scorer(**items))
+    return RetrievalJudge(make_retriever(**items))
+
+
+class RetrievalJudge:
+    """`full/…` and `full_unseen/…`: beam search over the whole catalogue."""
+
+    def __init__(self, retriever: Retriever, depth: int = 20):
+        self._retriever = retriever
+        self._depth = depth
+
+    def metrics(self, params: Any, examples: RetrievalExamples) -> dict[str, float]:
+        """See `Judge`."""
+        rankings = self._rank(params, examples)
+        return {
+            name: value
+            for protocol, ranked in zip(("full", "full_unseen"), rankings, strict=True)
+            for name, value in metrics.full_ranking(
+                ranked.items, examples.targets, examples.domain.num_items, protocol
+            ).items()
+        }
+
+    def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
+        """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
+        keys = examples.domain.items["key"].to_numpy()
+        ranked, _ = self._rank(params, examples)
+        for record, items, scores in zip(_questions(examples), *ranked, strict=True):
+            found = items[: self._depth] >= 0
+            yield record | {
+                "items": keys[items[: self._depth][found]].tolist(),
+                "scores": scores[: self._depth][found].tolist(),
+            }
+
+    def baselines(self, examples: RetrievalExamples) -> Rows:
+        """See `Judge`."""
+        domain, histories = examples.domain, (examples.offsets, examples.events)
+        return baselines.baseline_metrics(
+            domain.train(), histories, examples.targets, domain.num_items
+        )
+
+    def _rank(self, params, examples):
+        return self._retriever.rank(params, examples.inputs, examples.offsets, examples.events)
+
+
+class RankingJudge:
+    """`cand<C>/…`: the exact log-probability of each candidate."""
+
+    def __init__(self, scorer: Scorer):
+        self._scorer = scorer
+
+    def metrics(self, params: Any, examples: RankingExamples) -> dict[str, float]:
+        """See `Judge`."""
+        scores = self._scorer.score(params, examples.inputs, examples.candidates)
+        return metrics.candidate_ranking(scores, examples.positives)
+
+    def predictions(self, params: Any, examples: RankingExamples) -> Iterator[dict]:
+        """`history`, `target`, and all candidates as `items` with `scores`, best first."""
+        keys = examples.domain.items["key"].to_numpy()
+        scores = self._scorer.score(params, examples.inputs, examples.candidates)
+        for record, items, own in zip(
+            _questions(examples), examples.candidates, scores, strict=True
+        ):
+            order = np.argsort(-own, kind="stable")
+            yield record | {"items": keys[items[order]].tolist(), "scores": own[order].tolist()}
+
+    def baselines(self, examples: RankingExamples) -> Rows:
+        """See `Judge`."""
+        domain, histories = examples.domain, (examples.offsets, examples.events)
+        return baselines.candidate_rows(
+            domain.train(), histories, examples.targets, examples.candidates, domain.num_items
+        )
+
+
+class RatingJudge:
+    """`rating/…`: what is written; `rating_expected/…`: the mean of what might be written.
+
+    An answer is a rating if it ends, is a number, and lies on the scale of the training ratings.
+    Any other is judged as their mean. The expectation is over the ratings that there are in train,
+    weighted by the probabilities of their texts.
+    """
+
+    def __init__(self, scorer: Scorer, writer: Writer):
+        self._scorer = scorer
+        self._writer = writer
+
+    def metrics(self, params: Any, examples: RatingExamples) -> dict[str, float]:
+        """See `Judge`."""
+        fallback = examples.domain.statistics["ratings"]["mean"]
+        _, written = self._answers(params, examples)
+        expected = self._expected(params, examples)
+        return metrics.rating(written, examples.ratings, fallback) | metrics.rating_expected(
+            expected, examples.ratings, fallback
+        )
+
+    def predictions(self, params: Any, examples: RatingExamples) -> Iterator[dict]:
+        """What was known and asked, the true `rating`, and what was answered.
+
+        `answer` is the text as it was written, `written` the rating that it is or null, `expected`
+        the expectation.
+        """
+        keys = examples.domain.items["key"].to_numpy()
+        texts, written = self._answers(params, examples)
+        expected = self._expected(params, examples)
+        train = examples.domain.rating_split("train")
+        for e, user in enumerate(examples.users):
+            known = slice(train.train_offsets[user], train.train_offsets[user + 1])
+            yield {
+                "history": keys[train.train_items[known]].tolist(),
+                "history_ratings": train.train_ratings[known].tolist(),
+                "item": keys[examples.items[e]],
+                "rating": float(examples.ratings[e]),
+                "answer": texts[e],
+                "written": None if math.isnan(written[e]) else float(written[e]),
+                "expected": float(expected[e]),
+            }
+
+    def baselines(self, examples: RatingExamples) -> Rows:
+        """See `Judge`; a baseline predicts one number, which is its expectation too."""
+        domain = examples.domain
+        rows = baselines.rating_rows(
+            domain.rating_split("train"),
+            domain.rating_split("validation"),
+            examples,
+            domain.num_users,
+            domain.num_items,
+            domain.seed,
+        )
+        return {name: row | metrics.as_expected(row) for name, row in rows.items()}
+
+    def _answers(self, params: Any, examples: RatingExamples) -> tuple[list[str], np.ndarray]:
+        """Each example's answer as text, and as a rating, float64[m], nan where it is none."""
+        length = max(map(len, examples.stars)) + SPARE_TOKENS
+        tokens = self._writer.write(params, examples.inputs, length)
+        ended = (tokens == examples.stars[0][-1]).any(axis=1)
+        texts = [examples.decode([t for t in row if t]) for row in tokens.tolist()]
+        low, high = examples.values.min(), examples.values.max()
+        found = [
+            metrics.rating_in(text, low, high) if done else math.nan
+            for text, done in zip(texts, ended, strict=True)
+        ]
+        return texts, np.array(found)
+
+    def _expected(self, params: Any, examples: RatingExamples) -> np.ndarray:
+        """The expected rating of each example, float64[m]."""
+        every = np.arange(len(examples.stars), dtype=np.int32)
+        items = np.broadcast_to(every, (len(examples), len(every)))
+        scores = self._scorer.score(params, examples.inputs, items)
+        return metrics.expected_rating(scores, examples.values)
+
+
+def _questions(examples: RetrievalExamples) -> Iterator[dict]:
+    """`history` and `target` of each example, as the source's item ids."""
+    keys = examples.domain.items["key"].to_numpy()
+    histories = np.split(examples.events, examples.offsets[1:-1])
+    for history, target in zip(histories, examples.targets, strict=True):
+        yield {"history": keys[history].tolist(), "target": keys[target]}

@@ -1,0 +1,1 @@
+"""A run: its configuration and its folder, training, evaluation and ablations."""

@@ -1,0 +1,58 @@
+"""Masked item modelling: the items of a history that sentinels hide."""
+
+from collections.abc import Mapping, Sequence
+
+import gin
+import seqio
+import tensorflow as tf
+
+from recalign import prompts
+from recalign.samples.draws import random_mask, random_window
+from recalign.samples.items import SENTINELS, item_texts
+from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
+from recalign.samples.verbaliser import Verbaliser
+
+
+@gin.configurable
+def mim(
+    dataset: tf.data.Dataset,
+    domain: str,
+    data_dir: str | None,
+    sequence_length: Lengths,
+    output_features: Mapping[str, seqio.Feature],
+    templates: Sequence[str] = prompts.MIM,
+    max_history: int = MAX_HISTORY,
+    mask_rate: float = 0.2,
+) -> tf.data.Dataset:
+    """Masked item modelling: sentinels stand for some items, the answer lists them in order.
+
+    Each item is masked with probability `mask_rate` (S3-Rec's on the Amazon sets), at least one a
+    history, and no more than the targets have room for.
+    """
+    writer = Verbaliser(
+        f"{domain}_mim",
+        item_texts(domain, data_dir),
+        templates,
+        output_features["inputs"].vocabulary,
+        sequence_length,
+        extra_target_tokens=2,
+    )
+    sentinels = tf.constant([f"<extra_id_{i}>" for i in range(SENTINELS)])
+
+    @seqio.map_over_dataset(num_seeds=3)
+    def to_text(example: Example, seeds: tf.Tensor) -> Example:
+        template = writer.paraphrase(example["train"], seeds[0])
+        events = random_window(example["events"], max_history, seeds[1])
+        events = writer.newest_that_fit(events, template)
+        tokens = 1 + writer.target_tokens(events)  # each answer follows its sentinel
+        masked = random_mask(tokens, writer.targets_length, mask_rate, seeds[2])
+        mask_index = tf.cumsum(tf.cast(masked, tf.int32), exclusive=True)
+        sentinel = tf.gather(sentinels, mask_index)
+        shown = tf.where(masked, sentinel + prompts.ITEM_END, writer.history(events))
+        answers = sentinel + " " + writer.target(events)
+        return {
+            "inputs": writer.fill(template, history=tf.strings.reduce_join(shown, separator=" ")),
+            "targets": tf.strings.reduce_join(tf.boolean_mask(answers, masked), separator=" "),
+        }
+
+    return to_text(dataset).filter(lambda example: tf.strings.length(example["targets"]) > 0)

@@ -1,0 +1,137 @@
+"""What a trained run recommends to whoever has bought some items of its catalogue."""
+
+import difflib
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recalign import prompts
+from recalign.domains import Domain
+from recalign.engine.search.beam_search import Ranked
+from recalign.engine.search.retriever import Retriever
+from recalign.errors import UserError
+
+# Of an unknown id, and of the ids that it is compared with to suggest others.
+LONGEST_KEY = 64
+MOST_COMPARED = 50_000
+
+
+class Recommender:
+    """Ranks the catalogue of a domain for histories; `recalign.runs.Run.recommender` makes one.
+
+    Args:
+      domain: the catalogue and the users.
+      ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each.
+      retriever: ranks the catalogue for inputs.
+      params: the network's.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]],
+        retriever: Retriever,
+        params: Any,
+    ):
+        self.domain = domain
+        self._ask = ask
+        self._retriever = retriever
+        self._params = params
+
+    @property
+    def depth(self) -> int:
+        """How many items a beam of the run's own width can give."""
+        return min(self._retriever.num_beams, self.domain.num_items)
+
+    def recommend(
+        self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
+    ) -> Ranked:
+        """The best k items for each history.
+
+        Args:
+          histories: item indices, oldest first; none is empty. The model reads the newest ones that
+            fit its question, but none of them is recommended.
+          k: how many, cut to the size of the catalogue.
+          include_seen: also recommends items of the history.
+
+        Returns:
+          Items int32[m, k], -1 in slots that no item is left for, and their log-probabilities
+          float32[m, k].
+        """
+        excluded = [() if include_seen else history for history in histories]
+        depth = min(k, self.domain.num_items)
+        return self._retriever.best(self._params, self._ask(histories), excluded, depth)
+
+    def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""
+        found = items >= 0
+        return [
+            {"rank": rank, "score": float(score), **self.describe(int(item))}
+            for rank, (item, score) in enumerate(zip(items[found], scores[found], strict=True), 1)
+        ]
+
+    def describe(self, item: int) -> dict[str, str]:
+        """`id` (the source's), `item` (as the model writes it), `title` and `brand`."""
+        row = {name: str(self._table[name][item]) for name in ("key", "title", "brand")}
+        return {
+            "id": row["key"],
+            "item": prompts.item_id(item, self.domain.num_items),
+            "title": row["title"],
+            "brand": row["brand"],
+        }
+
+    def matches(self, words: str, most: int) -> list[int]:
+        """At most so many items whose id, title or brand hold all the words, in index order."""
+        wanted = words.casefold().split()
+        holds = (i for i, text in enumerate(self._searched) if all(w in text for w in wanted))
+        return list(itertools.islice(holds, most))
+
+    def history(self, keys: Sequence[str]) -> list[int]:
+        """The items with these ids, the source's or the model's.
+
+        Raises:
+          UserError: there is none, or one is unknown; the closest ids are told.
+        """
+        if not keys:
+            raise UserError("a history needs at least one item")
+        return [_find("item", key, self._item_of_key, self.domain.name) for key in keys]
+
+    def history_of_user(self, key: str) -> list[int]:
+        """All items of a user, oldest first, held-out ones included.
+
+        Raises:
+          UserError: the user is unknown; the closest ids are told.
+        """
+        user = _find("user", key, self._user_of_key, self.domain.name)
+        return self.domain.events[slice(*self.domain.offsets[user : user + 2])].tolist()
+
+    @functools.cached_property
+    def _table(self) -> dict[str, list]:
+        return {name: self.domain.items[name].tolist() for name in ("key", "title", "brand")}
+
+    @functools.cached_property
+    def _searched(self) -> list[str]:
+        return ["\n".join(texts).casefold() for texts in zip(*self._table.values(), strict=True)]
+
+    @functools.cached_property
+    def _item_of_key(self) -> dict[str, int]:
+        """By the model's ids and the source's; where the two clash, the source's."""
+        ours = {prompts.item_id(i, self.domain.num_items): i for i in range(self.domain.num_items)}
+        return ours | {key: index for index, key in enumerate(self._table["key"])}
+
+    @functools.cached_property
+    def _user_of_key(self) -> dict[str, int]:
+        return {key: index for index, key in enumerate(self.domain.user_keys)}
+
+
+def _find(what: str, key: str, index_of: Mapping[str, int], domain: str) -> int:
+    if key in index_of:
+        return index_of[key]
+    # Comparing costs the product of the lengths: bounded, since the key may come from anybody.
+    shown = key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…"
+    near = difflib.get_close_matches(shown, itertools.islice(index_of, MOST_COMPARED), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; no id is similar"
+    raise UserError(f"{domain} has no {what} {shown!r}{hint}")

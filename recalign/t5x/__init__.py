@@ -1,0 +1,1 @@
+"""All that knows T5X; it is optional, since it is not on PyPI."""

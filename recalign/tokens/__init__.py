@@ -1,0 +1,1 @@
+"""A run without TensorFlow: a folder of tokens, written once and read by any process."""

@@ -1,0 +1,168 @@
+"""Batches from a folder of samples in tokens: no TensorFlow, any batch at once, exact resumption.
+
+`recalign cache` writes the rows that a training reads, in their order, as plain .npy files:
+
+    metadata.json            rows, vocabulary_size, provenance
+    train/FEATURE.npy        [rows, length], of the features in `STORED`
+    spiece.model             the vocabulary, sentinels included
+
+What follows from these (shifted targets, positions, weights) is made when a batch is read. Memory
+is mapped, so that a process touches the rows of its batches only.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from etils import epath
+
+from recalign.engine.search.trie import EOS
+from recalign.errors import UserError
+
+STORED = (
+    "encoder_input_tokens",
+    "decoder_target_tokens",
+    "encoder_segment_ids",
+    "decoder_segment_ids",
+)
+METADATA = "metadata.json"
+VOCABULARY = "spiece.model"
+
+
+class CachedBatches:
+    """Endless batches from a folder that `recalign cache` wrote; its position is one number.
+
+    The first pass is in the order of the files, which is that of the live input; in later ones the
+    rows are in another order each, by the seed.
+
+    Args:
+      directory: the folder.
+      batch_size: rows a batch, whatever it was when the folder was written.
+      seed: of the order in later passes.
+
+    Raises:
+      UserError: there is no such folder, or it is damaged.
+    """
+
+    def __init__(self, directory: str, batch_size: int, seed: int = 0):
+        self._rows = metadata(directory)["rows"]
+        self._stored = _open(Path(directory) / "train", self._rows)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._position = 0
+        self._order = (0, None)  # a pass and the permutation of its rows
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """int32[batch_size, length] of each of SeqIO's encoder-decoder features."""
+        positions = np.arange(self._position, self._position + self._batch_size)
+        rows = np.concatenate(
+            [
+                self._permuted(int(part[0]) // self._rows, part % self._rows)
+                for part in np.split(
+                    positions, np.flatnonzero(np.diff(positions // self._rows)) + 1
+                )
+            ]
+        )
+        self._position += self._batch_size
+        return with_derived({name: values[rows] for name, values in self._stored.items()})
+
+    def _permuted(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        if not epoch:
+            return rows
+        if self._order[0] != epoch:
+            order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
+            self._order = (epoch, order)
+        return self._order[1][rows]
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the position, how many rows were read."""
+        epath.Path(path).write_text(json.dumps({"rows_read": self._position}))
+
+    def restore(self, path: epath.PathLike) -> None:
+        """Goes to a position that was saved, perhaps with another batch size."""
+        self._position = json.loads(epath.Path(path).read_text())["rows_read"]
+
+
+def vocabulary_size(directory: str) -> int:
+    """How many token ids the samples of a folder may hold, sentinels included."""
+    return metadata(directory)["vocabulary_size"]
+
+
+def metadata(directory: str) -> dict:
+    """What `recalign cache` wrote of a folder.
+
+    Raises:
+      UserError: it wrote none, or did not finish.
+    """
+    path = Path(directory) / METADATA
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"TOKENS_DIR is {directory}, but {path} cannot be read ({error}): write the folder "
+            "with `recalign cache --gin_file=… --output DIR`"
+        ) from error
+
+
+def provenance(directory: str) -> dict[str, str]:
+    """What the parameters of a model trained on a folder belong to, as fingerprints."""
+    return metadata(directory)["provenance"]
+
+
+def decode(tokens: Sequence[int], directory: str) -> str:
+    """Token ids as text, up to EOS."""
+    tokens = list(tokens)
+    tokens = tokens[: tokens.index(EOS)] if EOS in tokens else tokens
+    return _processor(str(Path(directory) / VOCABULARY)).decode(tokens)
+
+
+@functools.lru_cache(maxsize=1)
+def _processor(path: str) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=path)
+
+
+def _open(folder: Path, rows: int) -> dict[str, np.ndarray]:
+    try:
+        stored = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in STORED
+            if name in STORED[:2] or (folder / f"{name}.npy").exists()
+        }
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}): write it again") from error
+    for name, values in stored.items():
+        if len(values) != rows:
+            raise UserError(
+                f"{folder}/{name}.npy has {len(values)} rows where {rows} were written: write the "
+                "folder again"
+            )
+    return stored
+
+
+def with_derived(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All of SeqIO's encoder-decoder features, int32[B, length], from those in `STORED`.
+
+    As `seqio.EncDecFeatureConverter` makes them: targets are shifted right within each segment,
+    positions count from the start of a segment, and every target that is not padding weighs 1.
+    """
+    batch = {name: values.astype(np.int32) for name, values in stored.items()}
+    targets = batch["decoder_target_tokens"]
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    for side in ("encoder", "decoder"):
+        if (segments := batch.get(f"{side}_segment_ids")) is None:
+            continue
+        starts = np.diff(segments, axis=1, prepend=0) != 0
+        places = np.arange(segments.shape[1])
+        first = np.maximum.accumulate(np.where(starts, places, 0), axis=1)
+        batch[f"{side}_positions"] = np.where(segments > 0, places - first, 0).astype(np.int32)
+        if side == "decoder":
+            shifted = np.where(starts, 0, shifted)
+    batch["decoder_input_tokens"] = shifted.astype(np.int32)
+    batch["decoder_loss_weights"] = (targets > 0).astype(np.int32)
+    return batch

@@ -1,0 +1,153 @@
+"""Exact scores, against the network's teacher-forced logits taken one item at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.search.retrieval import retrieve, score_all_items, score_items
+from recalign.engine.search.scoring import best_items, chunk_widths
+from recalign.engine.search.trie import EOS, PAD, CatalogueIndex
+
+HISTORIES = np.array([[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1]], np.int32)
+STATIC = ("chunk", "widths", "renormalise")
+
+score_catalogue = jax.jit(score_all_items, static_argnums=0, static_argnames=STATIC)
+score_candidates = jax.jit(score_items, static_argnums=0, static_argnames=STATIC)
+search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "renormalise"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network as small as can be, since what takes time here is compiling it."""
+    config = T5Config(
+        vocab_size=40,
+        emb_dim=8,
+        num_heads=2,
+        head_dim=4,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+    )
+    module, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
+    init = jax.jit(lambda key: module.init(key, one, one, one, enable_dropout=False))
+    return module, {"params": init(jax.random.key(0))["params"]}
+
+
+@pytest.fixture(scope="module")
+def items():
+    """About 60 items, of which some are prefixes of others, and one is long."""
+    rng = np.random.default_rng(0)
+    draw = (tuple(rng.integers(2, 6, rng.integers(1, 6)).tolist()) for _ in range(60))
+    return [(5, 3, *[2] * 18), *sorted(set(draw), key=hash)]
+
+
+@pytest.fixture(scope="module")
+def index(items):
+    return jax.device_put(CatalogueIndex.build([[*item, EOS] for item in items]))
+
+
+@pytest.fixture(scope="module")
+def oracle(model, items):
+    """A function of `renormalise`: float64[B, N], from one teacher-forced pass a history."""
+    module, variables = model
+    sequences = [(*item, EOS) for item in items]
+    targets = np.full((len(items), max(map(len, sequences))), PAD, np.int32)
+    for row, sequence in zip(targets, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    each = jax.vmap(
+        lambda history: module.apply(
+            variables,
+            jnp.broadcast_to(history, (len(items), len(history))),
+            inputs,
+            targets,
+            enable_dropout=False,
+        )
+    )
+    logits = np.asarray(jax.jit(each)(HISTORIES), np.float64)
+
+    def log_probability(logits, sequence, renormalise):
+        total = 0.0
+        for position, token in enumerate(sequence):
+            prefix = sequence[:position]
+            legal = {s[position] for s in sequences if s[:position] == prefix}
+            support = sorted(legal) if renormalise else slice(None)
+            total += logits[position, token] - np.log(np.exp(logits[position, support]).sum())
+        return total
+
+    def scores(renormalise):
+        return np.array(
+            [
+                [log_probability(*pair, renormalise) for pair in zip(rows, sequences, strict=True)]
+                for rows in logits
+            ]
+        )
+
+    return scores
+
+
+@pytest.mark.parametrize(("chunk", "renormalise"), [(7, False), (7, True), (1000, False)])
+def test_every_item_has_its_teacher_forced_score(model, index, oracle, renormalise, chunk):
+    options = {"chunk": chunk, "renormalise": renormalise}
+    if chunk < index.num_items:
+        options["widths"] = chunk_widths(index, chunk, renormalise)
+    scores = score_catalogue(*model, HISTORIES, index, **options)
+    np.testing.assert_allclose(scores, oracle(renormalise), atol=1e-4)
+    if renormalise:
+        np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("renormalise"), [(False, 8), (True, 2)])
+def test_candidates_of_each_history(model, index, oracle, renormalise):
+    rng = np.random.default_rng(0)
+    candidates = rng.integers(-1, index.num_items, (len(HISTORIES), 9)).astype(np.int32)
+    candidates[:, 3] = candidates[:, 5]  # the same item twice
+    options = {"renormalise": renormalise}
+    scores = score_candidates(*model, HISTORIES, index, candidates, **options)
+    wanted = np.take_along_axis(oracle(renormalise), np.maximum(candidates, 0), axis=1)
+    np.testing.assert_allclose(scores, np.where(candidates < 0, -np.inf, wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_beams_for_all_items_rank_as_exact_scores_do(model, index, oracle, renormalise):
+    options = {"num_beams": 64, "renormalise": renormalise}
+    found = search(*model, HISTORIES, index, **options)
+    wanted = best_items(jnp.asarray(oracle(renormalise)), 64)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
+    np.testing.assert_array_equal(found.items, wanted.items)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_a_catalogue_of_one_item(model, renormalise):
+    index = jax.device_put(CatalogueIndex.build([[4, 2, EOS]]))
+    options = {"renormalise": renormalise}
+    scores = score_catalogue(*model, HISTORIES, index, chunk=5, **options)
+    candidates = np.array([[0, -1], [-1, 0]], np.int32)
+    assert scores.shape == (2, 1)
+    np.testing.assert_allclose(
+        score_candidates(*model, HISTORIES, index, candidates, **options),
+        np.where(candidates == 0, scores, -np.inf),
+        atol=1e-5,
+    )
+    if renormalise:
+        np.testing.assert_array_equal(scores, 0)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_chunk_widths_count_the_prefixes_of_neighbours(items, index, chunk):
+    in_order = sorted(items)
+    chunks = [in_order[i : i + chunk] for i in range(0, len(items), chunk)]
+    counts = [
+        [len({item[:depth] for item in part if len(item) >= depth}) for part in chunks]
+        for depth in range(index.max_length)
+    ]
+    assert chunk_widths(index, chunk) == tuple(map(max, counts))
+
+
+def test_best_items_are_ordered_and_not_excluded():
+    scores = jnp.array([[0.1, 0.5, 0.3], [0.9, 0.2, 0.4]])
+    ranked = best_items(scores, 4, excluded=jnp.array([[1, -1], [-1, -1]]))
+    np.testing.assert_array_equal(ranked.items, [[2, 0, -1, -1], [0, 2, 1, -1]])
+    assert np.isneginf(np.asarray(ranked.scores)[0, 2:]).all()

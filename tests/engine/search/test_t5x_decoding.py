@@ -1,0 +1,77 @@
+"""The search as T5X calls it: beams merged into the batch, a flax cache, the best item last."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recalign.engine.search.retrieval import retrieve
+from recalign.engine.search.trie import EOS, CatalogueIndex
+from recalign.t5x.decoding import constrained_decode_fn
+
+HISTORIES = np.array([[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1]], np.int32)
+SEQUENCES = [[5, 6, EOS], [5, EOS], [9, 2, 3, EOS], [9, 3, EOS], [5, 6, 7, EOS]]
+LENGTH, BEAMS = 6, 4
+
+
+@pytest.fixture(scope="module")
+def index():
+    return jax.device_put(CatalogueIndex.build(SEQUENCES))
+
+
+def predict_batch(model, decode_fn, **decoder_params):
+    """What T5X's `EncoderDecoderModel.predict_batch_with_aux` does around its `decode_fn`."""
+    module, params = model
+    targets = jnp.ones((len(HISTORIES), LENGTH), jnp.int32)
+    options = {"decode": True, "enable_dropout": False, "mutable": ["cache"]}
+    variables = {"params": params}
+    _, cache = module.apply(variables, jnp.ones_like(HISTORIES), targets, targets, **options)
+    encoded = module.apply(variables, HISTORIES, enable_dropout=False, method="encode")
+    encoded, inputs = (jnp.repeat(x, BEAMS, axis=0) for x in (encoded, HISTORIES))
+
+    def tokens_to_logits(state):
+        logits, new = module.apply(
+            variables | {"cache": state.cache},
+            encoded,
+            inputs,
+            state.cur_token,
+            state.cur_token,
+            max_decode_length=LENGTH,
+            method="decode",
+            **options,
+        )
+        return logits[:, 0], new["cache"]
+
+    return decode_fn(
+        inputs=jnp.zeros_like(targets),
+        cache=cache["cache"],
+        tokens_to_logits=tokens_to_logits,
+        eos_id=EOS,
+        num_decodes=BEAMS,
+        cache_offset=0,
+        **decoder_params,
+    )
+
+
+def test_gives_what_retrieve_gives_best_last(tiny_model, index):
+    module, params = tiny_model
+    excluded = jnp.array([[1], [-1]], jnp.int32)
+    decode_fn = constrained_decode_fn(index)
+    predict = jax.jit(functools.partial(predict_batch, tiny_model, decode_fn))
+    sequences, scores = predict(excluded=excluded)
+    options = {"num_beams": BEAMS, "excluded": excluded}
+    wanted = jax.jit(functools.partial(retrieve, module, index=index, **options))(
+        {"params": params}, HISTORIES
+    )
+    assert sequences.shape == (len(HISTORIES), BEAMS, LENGTH)
+    np.testing.assert_allclose(scores, wanted.scores[:, ::-1], atol=1e-4)
+    rows = np.asarray([[*row, *[0] * (LENGTH - len(row))] for row in SEQUENCES])
+    np.testing.assert_array_equal(sequences, rows[wanted.items[:, ::-1]])
+
+
+def test_targets_too_short_for_an_item_are_refused(index):
+    decode = constrained_decode_fn(index)
+    with pytest.raises(ValueError, match="length 3, but the longest item of the catalogue has 4"):
+        decode(jnp.zeros((2, 3), jnp.int32), {}, lambda state: state, EOS)

@@ -1,0 +1,70 @@
+"""A dry run tells what the real step takes."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from recalign.cli import recalign
+from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.dry_run import measure, use_topology
+from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.training.trainer import Trainer, batch_shapes
+from recalign.errors import UserError
+
+CONFIG = T5Config(
+    vocab_size=512,
+    emb_dim=128,
+    num_heads=4,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    head_dim=32,
+    mlp_dim=256,
+)
+
+
+def test_sizes_are_those_of_the_state_and_flops_near_what_xla_counts():
+    model = EncoderDecoderModel(Transformer(CONFIG), adafactor(1e-3))
+    trainer = Trainer(model, Partitioner(devices=jax.devices()[:1]))
+    sizes = measure(trainer, batch_shapes({"inputs": 64, "targets": 16}, batch_size=8))
+    state = trainer.init_state()
+    assert sizes.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert sizes.parameter_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    assert sizes.optimizer_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
+    assert sizes.batch_bytes == 8 * (3 * 64 + 5 * 16) * 4
+    assert sizes.temporary_bytes > sizes.parameter_bytes  # the gradients at least
+    # XLA also counts what is not a matrix product, which weighs more in so small a network.
+    assert sizes.device_flops == pytest.approx(sizes.model_flops, rel=0.25)
+
+
+def test_the_command_needs_neither_data_nor_devices():
+    arguments = ["train", "--dry_run", "--topology=cpu:8", "--gin_file=toyshop.gin"]
+    arguments.append("--gin.Partitioner.rules=fully_sharded")
+    done = subprocess.run(
+        [sys.executable, "-m", "recalign", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = {line[:20].rstrip(): line[20:] for line in done.stdout.splitlines()}
+    assert lines["devices"] == "8 x cpu, mesh 8 data x 1 model"
+    assert lines["parameters"] == "1,083,136"
+    whole = float(lines["memory of a device"].split()[0])
+    parts = ("  parameters", "  optimiser", "  batch", "  temporaries")
+    parts = sum(float(lines[part].split()[0]) for part in parts)
+    np.testing.assert_allclose(whole, parts, atol=0.002)
+
+
+def test_a_topology_that_is_none_is_named():
+    with pytest.raises(UserError, match="cpu:N, or a TPU topology"):
+        use_topology("gpu:8")
+
+
+def test_a_topology_without_a_dry_run_is_an_error():
+    result = CliRunner().invoke(
+        recalign, ["train", "--topology=cpu:8", "--gin_file=toyshop.gin"], catch_exceptions=True
+    )
+    assert isinstance(result.exception, UserError)

@@ -1,0 +1,289 @@
+"""The training loop: it learns, resumes to the same numbers, and stops at a broken loss."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import optax
+import pytest
+from etils import epath
+
+from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.checkpoints import Checkpoints
+from recalign.engine.training.loop import Hooks, train
+from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.training.trainer import Trainer
+from recalign.errors import Preempted, UserError
+
+CONFIG = T5Config(
+    vocab_size=32,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=8,
+    mlp_dim=16,
+    dropout_rate=0.1,
+)
+
+
+class CopyTask:
+    """Endless batches whose targets are their inputs; its position is one number."""
+
+    def __init__(self):
+        self.position = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rng = np.random.default_rng(self.position)
+        self.position += 1
+        targets = rng.integers(2, 32, (8, 4)).astype(np.int32)
+        return {
+            "encoder_input_tokens": targets,
+            "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_target_tokens": targets,
+        }
+
+    def save(self, filename):
+        epath.Path(filename).write_text(json.dumps(self.position))
+
+    def restore(self, filename):
+        self.position = json.loads(epath.Path(filename).read_text())
+
+
+def trainer(optimizer=None, config=CONFIG):
+    model = EncoderDecoderModel(Transformer(config), optimizer or adafactor(0.05))
+    return Trainer(model, Partitioner(devices=jax.devices()[:1]), seed=3)
+
+
+def run(folder, steps, task=None, *, subject=None, best=lambda: None, made_from=None, **options):
+    """Trains in a folder and gives the last state."""
+    return train(
+        trainer=subject or trainer(),
+        train_input=task or CopyTask(),
+        model_dir=folder,
+        checkpoints=Checkpoints(folder / "checkpoints", 2, best, made_from),
+        total_steps=steps,
+        **options,
+    )
+
+
+def steps_kept(folder):
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+def assert_equal(one, other):
+    for (path, leaf), expected in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, expected, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    """Parameters, optimiser, dropout and data position are all as if nothing had happened."""
+    options = {"checkpoint_period": 4, "log_period": 3}
+    whole = run(tmp_path / "whole", 10, **options)
+    for steps in (6, 10):
+        task = CopyTask()
+        resumed = run(tmp_path / "resumed", steps, task, **options)
+    assert task.position == 10
+    assert_equal(resumed, whole)
+
+
+def test_evaluations_come_at_their_period_and_at_the_end(tmp_path):
+    seen = []
+    hooks = Hooks(
+        evaluate=lambda params: {"norm": float(optax.tree.norm(params))},
+        on_metrics=lambda step, metrics: seen.append((step, metrics["norm"])),
+    )
+    state = run(tmp_path, 7, eval_period=3, hooks=hooks)
+    assert [step for step, _ in seen] == [3, 6, 7]
+    assert seen[-1][1] == float(optax.tree.norm(state.params))
+    assert len({norm for _, norm in seen}) == 3
+
+
+def test_given_parameters_are_where_training_starts(tmp_path):
+    given = jax.tree.map(lambda leaf: np.asarray(leaf + 1), trainer().init_state().params)
+    start = run(tmp_path, 0, hooks=Hooks(initial_params=lambda: given))
+    assert_equal(start.params, given)
+
+
+def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
+    run(tmp_path, 6, checkpoint_period=1, best=lambda: 2)
+    assert steps_kept(tmp_path) == {"2", "5", "6"}
+
+
+class BrokenBatches(CopyTask):
+    """Step 3's second row has a token whose embedding is infinite."""
+
+    def __next__(self):
+        batch = super().__next__()
+        for tokens in batch.values():
+            tokens[tokens == 31] = 30
+        if self.position == 3:
+            batch["encoder_input_tokens"] = batch["encoder_input_tokens"].copy()
+            batch["encoder_input_tokens"][1] = 31
+        return batch
+
+
+def with_infinite_token():
+    params = jax.tree.map(np.array, trainer().init_state().params)
+    params["token_embedder"]["embedding"][31] = np.inf
+    return params
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_path):
+    told = []
+
+    def on_nonfinite(step, batch, rows):
+        told.append((step, rows.tolist(), batch["encoder_input_tokens"][1].tolist()))
+        return "Look there."
+
+    hooks = Hooks(initial_params=with_infinite_token, on_nonfinite=on_nonfinite)
+    with pytest.raises(UserError, match=r"not finite at step 3 \(rows \[1\]\)\. Look there"):
+        run(
+            tmp_path,
+            20,
+            BrokenBatches(),
+            subject=trainer(optax.sgd(0.01)),
+            log_period=5,
+            hooks=hooks,
+        )
+    assert told == [(3, [1], [31] * 4)]
+
+
+def test_a_skipped_batch_changes_nothing(tmp_path):
+    hooks = Hooks(initial_params=with_infinite_token)
+    options = {"subject": trainer(optax.sgd(0.01)), "hooks": hooks}
+    before = run(tmp_path / "before", 2, BrokenBatches(), **options)
+    after = run(tmp_path / "after", 3, BrokenBatches(), nonfinite="skip", **options)
+    assert int(after.step) == 3
+    assert_equal(after.replace(step=before.step), before)
+
+
+@pytest.mark.parametrize(
+    "injure",
+    [
+        lambda files: files[-1].unlink(),
+        lambda files: files[-1].write_bytes(files[-1].read_bytes()[:-5]),
+        lambda files: files[-1].write_bytes(b"\0" * files[-1].stat().st_size),
+    ],
+    ids=["missing", "truncated", "overwritten"],
+)
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_is_used(tmp_path, caplog, injure):
+    caplog.set_level("INFO", "recalign")
+    whole = run(tmp_path / "whole", 9, checkpoint_period=3)
+    run(tmp_path / "run", 6, checkpoint_period=3)
+    files = [p for p in (tmp_path / "run/checkpoints/6").rglob("*") if p.is_file()]
+    injure(sorted(files, key=lambda path: path.stat().st_size))
+    again = run(tmp_path / "run", 9, checkpoint_period=3)
+    assert "step 6 is damaged, trying the one before" in caplog.text
+    assert "resumed at step 3" in caplog.text
+    assert_equal(again, whole)
+    assert steps_kept(tmp_path / "run") == {"6", "9", "damaged_6"}
+
+
+def test_one_wrong_byte_anywhere_in_the_newest_checkpoint_is_noticed(tmp_path, caplog):
+    run(tmp_path, 4, checkpoint_period=2)
+    files = [p for p in (tmp_path / "checkpoints/4").glob("*/**/*") if p.is_file()]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        for place in {0, len(whole) // 2, len(whole) - 1} if whole else ():
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            caplog.clear()
+            found = Checkpoints(tmp_path / "checkpoints", read_only=True)
+            assert int(found.restore(trainer().abstract_state()).step) == 2
+            assert f"{path.name} is not what was written" in caplog.text
+        path.write_bytes(whole)
+
+
+def test_when_all_are_damaged_nothing_is_trained(tmp_path):
+    run(tmp_path, 2)
+    for path in (tmp_path / "checkpoints/2/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        run(tmp_path, 3)
+
+
+def test_a_full_disk_is_told_and_leaves_earlier_checkpoints_whole(tmp_path):
+    class FullDisk(CopyTask):
+        def save(self, filename):
+            if self.position == 4:
+                raise OSError(28, os.strerror(28), str(filename))
+            super().save(filename)
+
+    with pytest.raises(UserError, match="the disk is full, so the checkpoint at step 4"):
+        run(tmp_path, 6, FullDisk(), checkpoint_period=2)
+    resumed = run(tmp_path, 6, checkpoint_period=2)
+    assert_equal(resumed, run(tmp_path / "whole", 6, checkpoint_period=2))
+
+
+def test_sigterm_saves_a_checkpoint_and_the_run_can_go_on(tmp_path):
+    class Terminating(CopyTask):
+        def __next__(self):
+            if self.position == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted):
+        run(tmp_path / "run", 9, Terminating())
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert steps_kept(tmp_path / "run") == {"5"}
+    assert_equal(run(tmp_path / "run", 9), run(tmp_path / "whole", 9))
+
+
+def test_sigterm_cuts_an_evaluation_off_which_is_made_up_for(tmp_path):
+    seen = []
+
+    def evaluate(params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with pytest.raises(Preempted):
+        run(tmp_path, 9, eval_period=4, hooks=Hooks(evaluate=evaluate))
+    assert steps_kept(tmp_path) == {"4"}
+    hooks = Hooks(evaluate=lambda params: {}, on_metrics=lambda step, _: seen.append(step))
+    run(tmp_path, 9, eval_period=4, hooks=hooks)
+    assert seen == [4, 8, 9]
+
+
+def test_restoring_another_model_or_nothing_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        Checkpoints(tmp_path / "empty").restore(trainer().abstract_state())
+    run(tmp_path, 1)
+    wider = trainer(config=dataclasses.replace(CONFIG, mlp_dim=32))
+    with pytest.raises(UserError, match=r"mlp/wi_0/kernel: shape \(16, 16\).*\(16, 32\)"):
+        run(tmp_path, 2, subject=wider)
+
+
+def test_restoring_what_belongs_to_another_domain_is_an_error(tmp_path):
+    run(tmp_path, 1, made_from={"vocabulary": "v", "domain toys": "a"})
+    with pytest.raises(UserError, match="of another domain toys: a, where this run has b"):
+        run(tmp_path, 2, made_from={"vocabulary": "v", "domain toys": "b"})
+
+
+def test_a_batch_that_microbatches_do_not_divide_is_named(tmp_path):
+    subject = dataclasses.replace(trainer(), num_microbatches=3)
+    with pytest.raises(UserError, match="num_microbatches = 3 does not divide the 8 rows"):
+        run(tmp_path, 1, subject=subject)
+
+
+def test_the_loss_goes_down(tmp_path):
+    losses = []
+    subject = trainer()
+    state, step = subject.init_state(), subject.step_fn()
+    for _, batch in zip(range(150), CopyTask(), strict=False):
+        state, sums = step(state, subject.partitioner.put_batch(batch))
+        losses.append(float(sums["loss"] / sums["weights"]))
+    assert np.mean(losses[:5]) > 3
+    assert np.mean(losses[-10:]) < 2.9  # log(30) = 3.4 knows nothing of the input

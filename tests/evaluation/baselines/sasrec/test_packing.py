@@ -1,0 +1,54 @@
+"""Packing loses nothing, mixes nothing and wastes little."""
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.evaluation.baselines.sasrec import packing
+
+lengths_of = st.lists(st.integers(1, 9), min_size=1, max_size=40).map(np.array)
+
+
+@given(lengths_of, st.integers(9, 20))
+@settings(deadline=None)
+def test_sequences_come_back_whole(lengths, row_length):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    events = np.arange(1, offsets[-1] + 1, dtype=np.int32)
+    packed, rows, columns = packing.pack(offsets, events, row_length)
+    assert packed.items[rows, columns].tolist() == events.tolist()
+    assert np.count_nonzero(packed.segments) == len(events) == np.count_nonzero(packed.items)
+    found = set()
+    for row, segments in enumerate(packed.segments):
+        for segment in set(segments[segments > 0]):
+            here = segments == segment
+            assert packed.positions[row, here].tolist() == list(range(here.sum()))
+            found.add(tuple(packed.items[row, here].tolist()))
+    assert found == {tuple(s.tolist()) for s in np.split(events, offsets[1:-1])}
+    # Best fit opens a row only where no other has room: of any two, one is more than half full.
+    filled = np.sort(np.count_nonzero(packed.segments, axis=1))
+    assert (filled[:2].sum() > row_length) or len(filled) == 1
+
+
+def test_short_sequences_fill_rows():
+    lengths = np.random.default_rng(0).geometric(1 / 6, 5000).clip(1, 50)
+    _, _, rows = packing.slots(lengths, 50)
+    assert lengths.sum() / (rows * 50) > 0.99
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 5))
+@settings(deadline=None)
+def test_every_item_but_the_first_is_a_target_once(lengths, length):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    starts, stops = packing.windows(offsets, length)
+    targets = [t for a, b in zip(starts, stops, strict=True) for t in range(a + 1, b + 1)]
+    expected = [t for a, b in itertools.pairwise(offsets) for t in range(a + 1, b)]
+    assert sorted(targets) == expected
+    assert all(1 <= n <= length for n in stops - starts)
+    # A window never leaves its sequence, and the newest one of a sequence is full.
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    assert all(owners[a] == owners[b] for a, b in zip(starts, stops, strict=True))
+    newest = np.isin(stops, offsets[1:] - 1)
+    whole = np.minimum(np.array(lengths)[owners[stops[newest]]] - 1, length)
+    assert (stops - starts)[newest].tolist() == whole.tolist()

@@ -1,0 +1,158 @@
+"""SASRec: packed rows against single ones, the loss against its definition, and what it learns."""
+
+import jax
+import numpy as np
+import pytest
+
+from recalign.evaluation.baselines.rankers import Histories
+from recalign.evaluation.baselines.sasrec import packing
+from recalign.evaluation.baselines.sasrec.network import SASRec, SASRecConfig, loss
+from recalign.evaluation.baselines.sasrec.packing import Packed
+from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
+from recalign.evaluation.baselines.sasrec.training import Recipe, fit, last_states
+from recalign.evaluation.metrics import full_ranking
+
+CONFIG = SASRecConfig(num_items=11, max_length=8, dim=12, dropout=0.4)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Parameters far from their small start, so that every part has its say."""
+    module = SASRec(CONFIG)
+    empty = Packed(*np.zeros((3, 1, 8), np.int32))
+    leaves, tree = jax.tree.flatten(module.init(jax.random.key(0), empty)["params"])
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(
+        tree, [rng.normal(0, 0.7, leaf.shape).astype(np.float32) for leaf in leaves]
+    )
+
+
+def states(params, *rows):
+    """The states of rows of (items, positions, segments)."""
+    packed = Packed(*np.array(rows, np.int32).transpose(1, 0, 2))
+    return np.asarray(SASRec(CONFIG).apply({"params": params}, packed))
+
+
+A, B = [3, 1, 4], [1, 5, 9, 2]
+
+
+def alone(items):
+    rest = [0] * (8 - len(items))
+    return items + rest, [*range(len(items)), *rest], [1] * len(items) + rest
+
+
+def test_a_packed_sequence_has_the_states_it_has_alone(params):
+    both = states(params, (A + B + [0], [0, 1, 2, 0, 1, 2, 3, 0], [1] * 3 + [2] * 4 + [0]))
+    single = states(params, alone(A), alone(B))
+    np.testing.assert_allclose(both[0, :3], single[0, :3], atol=1e-5)
+    np.testing.assert_allclose(both[0, 3:7], single[1, :4], atol=1e-5)
+
+
+def test_the_future_changes_nothing_and_the_past_does(params):
+    first = states(params, alone(B))[0]
+    future = states(params, alone([*B[:3], 7]))[0]
+    np.testing.assert_array_equal(first[:3], future[:3])
+    assert np.abs(first[3] - future[3]).max() > 1e-2
+    past = states(params, alone([8, *B[1:]]))[0]
+    assert (np.abs(first[:4] - past[:4]).max(axis=1) > 1e-3).all()
+
+
+def test_padding_may_hold_anything(params):
+    items, positions, segments = alone(A)
+    filled = states(params, (A + [7] * 5, positions[:3] + [5] * 5, segments))
+    np.testing.assert_array_equal(
+        filled[0, :3], states(params, (items, positions, segments))[0, :3]
+    )
+
+
+def test_last_states_are_those_of_each_history_alone(params):
+    rng = np.random.default_rng(1)
+    lengths = np.array([3, 0, 13, 8, 1, 5, 2, 2])  # empty and too long ones too
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    events = rng.integers(0, 11, offsets[-1]).astype(np.int32)
+    got = last_states(SASRec(CONFIG), params, offsets, events, rows=2)
+    assert got.dtype == np.float32
+    for row, history in zip(got, np.split(events, offsets[1:-1]), strict=True):
+        newest = history[-8:].tolist()
+        expected = states(params, alone(newest))[0, len(newest) - 1] if newest else np.zeros(12)
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_the_loss_is_that_of_a_dense_softmax(params):
+    rng = np.random.default_rng(2)
+    offsets = np.array([0, 3, 7, 12])
+    packed, rows, columns = packing.pack(offsets, rng.integers(0, 11, 12).astype(np.int32), 8)
+    targets = rng.integers(0, 11, packed.items.shape).astype(np.int32)
+    hidden = np.asarray(SASRec(CONFIG).apply({"params": params}, packed), float)
+    scores = hidden @ np.asarray(params["items"]["embedding"], float).T
+    logs = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    expected = -np.mean([logs[r, c, targets[r, c]] for r, c in zip(rows, columns, strict=True)])
+    got = loss(SASRec(CONFIG), params, packed, targets)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    padding = packed.segments == 0
+    assert padding.any()
+    other = np.where(padding, 10 - targets, targets)
+    assert loss(SASRec(CONFIG), params, packed, other) == got
+
+
+def test_dropout_is_for_training_alone(params):
+    packed = Packed(*np.array([alone(A)], np.int32).transpose(1, 0, 2))
+    targets = np.zeros_like(packed.items)
+    plain = loss(SASRec(CONFIG), params, packed, targets)
+    keys = [jax.random.key(seed) for seed in (0, 0, 1)]
+    a, b, c = (loss(SASRec(CONFIG), params, packed, targets, key) for key in keys)
+    assert a == b
+    assert len({float(plain), float(a), float(c)}) == 3
+
+
+def walks(users=150, num_items=23, length=6, seed=0):
+    """Everyone walks a circle of items in steps of two or of five: two items tell the next."""
+    rng = np.random.default_rng(seed)
+    starts, steps = rng.integers(0, num_items, users), rng.choice([2, 5], users)
+    taken = (starts[:, None] + steps[:, None] * np.arange(length + 1)) % num_items
+    offsets = length * np.arange(users + 1)
+    return Histories(offsets, taken[:, :-1].ravel().astype(np.int32)), taken[:, -1]
+
+
+SMALL = {"dim": 32, "max_length": 6, "dropout": 0.1}
+
+
+def test_learns_an_order_that_no_count_holds():
+    histories, _ = walks()
+    held, targets = walks(length=5, seed=1)  # as long as the inputs, so every position is known
+    ranker = SASRecRanker(held, targets, Recipe(rows=25, epochs=60, learning_rate=5e-3), **SMALL)
+    ranked = ranker.fit(*histories[:2], 23).rank(held, 10, remove_seen=False)
+    # To whoever looks at the last item alone, both steps are equally likely: 0.5.
+    assert full_ranking(ranked, targets, 23)["full/hr@1"] > 0.95
+    everything = np.tile(np.arange(23), (len(targets), 1))
+    best = ranker.score(held, everything).argmax(axis=1)
+    assert best.tolist() == ranked[:, 0].tolist()
+
+
+def test_the_seed_alone_decides():
+    histories, _ = walks(users=20)
+    config = SASRecConfig(23, **SMALL)
+    first, again, other = (
+        fit(config, Recipe(epochs=2, seed=seed), *histories[:2]) for seed in (0, 0, 1)
+    )
+    assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, first, other))
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_training():
+    histories, _ = walks(users=20)
+    seen = []
+
+    def validate(params):
+        seen.append(params)
+        return [0.1, 0.3, 0.2, 0.1, 0.9][len(seen) - 1]
+
+    best = fit(SASRecConfig(23, **SMALL), Recipe(epochs=9, patience=2), *histories[:2], validate)
+    assert len(seen) == 4
+    assert best is seen[1]
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    histories, _ = walks(users=20)
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch"):
+        fit(SASRecConfig(23, **SMALL), Recipe(epochs=3, learning_rate=np.nan), *histories[:2])

@@ -1,0 +1,312 @@
+"""The main job from the command line: the real recipe of the toy shop, shrunk."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from recalign import domains
+from recalign.cli import recalign
+from recalign.engine.search.scorer import Scorer
+from recalign.errors import UserError
+from recalign.runs import run as runs
+from recalign.runs.directory import RunDirectory
+from recalign.samples.registry import register_domain
+
+SMALL = [
+    "--gin.TRAIN_STEPS=6",
+    "--gin.EVAL_PERIOD=3",
+    "--gin.CHECKPOINT_PERIOD=3",
+    "--gin.EVAL_EXAMPLES=20",
+    "--gin.BATCH_SIZE=4",
+    "--gin.T5Config.emb_dim=16",
+    "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=1",
+]
+
+
+def run(*arguments):
+    result = CliRunner().invoke(recalign, list(map(str, arguments)), catch_exceptions=True)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def shop():
+    run("prepare", "toyshop", "--users", 120, "--items", 60)
+    return domains.load("toyshop")
+
+
+@pytest.fixture(scope="module")
+def trained(shop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    table = run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    return folder, table
+
+
+def predictions(folder, task, where):
+    output = where / f"{task}.jsonl"
+    run("infer", "--model_dir", folder, "--task", task, "--output", output)
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_training_leaves_a_whole_run_behind(trained):
+    folder, table = trained
+    rows = [row.split("|")[1].strip() for row in table.splitlines() if "|" in row]
+    assert rows.count("recalign") == rows.count("popularity") == 3  # full, full_unseen, cand<C>
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (3, "validation"),
+        (6, "validation"),
+        (6, "test"),
+    ]
+    assert metrics(folder) == {k: v for k, v in lines[-1].items() if k not in ("step", "split")}
+    for name in ("full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"):
+        assert 0 <= metrics(folder)[f"toyshop_retrieval/test/{name}"] <= 1
+    assert {name.split("/")[0] for name in metrics(folder)} == {
+        "toyshop_retrieval",
+        "toyshop_ranking",
+    }
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert {p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
+
+
+def test_an_earlier_checkpoint_is_evaluated_on_demand(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    run("eval", "--model_dir", folder)
+    last = metrics(folder)
+    run("eval", "--model_dir", folder, "--step", 3)
+    first = metrics(folder)
+    assert first != last
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines[-2:]] == [6, 3]
+    best = RunDirectory(folder).best_step("full/ndcg@10")
+    run("eval", "--model_dir", folder, "--step", "best")
+    assert metrics(folder) == {3: first, 6: last}[best]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"), [("4", r"holds no step 4: there are \[6, 3\]"), ("soon", "nor `newest`")]
+)
+def test_a_checkpoint_that_is_not_there_is_told(trained, step, message):
+    with pytest.raises(UserError, match=message):
+        run("eval", "--model_dir", trained[0], "--step", step)
+
+
+def test_a_best_metric_that_is_not_measured_is_told(shop, tmp_path, caplog):
+    folder = f"--gin.MODEL_DIR={tmp_path}"
+    run("train", "--gin_file=toyshop.gin", folder, *SMALL, "--gin.BEST_METRIC='full/ndcg@50'")
+    assert "BEST_METRIC is 'full/ndcg@50', which is not measured" in caplog.text
+    assert "toyshop_retrieval full/ndcg@10" in caplog.text
+
+
+def test_only_items_come_out_and_each_once(trained):
+    found = metrics(trained[0])
+    for protocol in ("full", "full_unseen"):
+        assert found[f"toyshop_retrieval/test/{protocol}/invalid_rate"] == 0
+        assert found[f"toyshop_retrieval/test/{protocol}/duplicate_rate"] == 0
+
+
+def test_eval_of_the_saved_run_gives_the_same_table(trained):
+    folder, table = trained
+    before = metrics(folder)
+    assert run("eval", "--model_dir", folder, "--split", "test") == table
+    assert metrics(folder) == before
+
+
+def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
+    """Beside sets: what `infer` finds, and the best by the scores of one item after the other."""
+    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=10"]
+    # Titles have so many beginnings that ten beams lose some of the best items.
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
+    options += ["--gin.item_texts.target_form=title"]
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    before = metrics(tmp_path)
+    printed = run("eval", "--model_dir", tmp_path, "--beam_recall", 30)
+    told = dict(line.split() for line in printed.splitlines())
+    assert set(told) == {"full/beam_recall@10", "full_unseen/beam_recall@10"}
+    new = runs.load(str(tmp_path))
+    examples = new._retrieval("test", 30)
+    histories = np.split(examples.events, examples.offsets[1:-1])
+    scorer = Scorer(new.trainer.model.module, new.trainer.partitioner, examples.catalogue)
+    every = np.tile(np.arange(shop.num_items, dtype=np.int32), (30, 1))
+    scores = scorer.score(new._restore().params, examples.inputs, every)
+    unseen_scores = scores.copy()
+    for row, history in zip(unseen_scores, histories, strict=True):
+        row[history] = -np.inf
+    number_of = {key: item for item, key in enumerate(shop.items["key"])}
+    lines = predictions(tmp_path, "toyshop_retrieval", tmp_path)[:30]
+    beam = [[number_of[key] for key in line["items"]] for line in lines]
+    unseen_beam = new.recommender().recommend(histories, 10).items
+    for protocol, found, own in (
+        ("full", beam, scores),
+        ("full_unseen", unseen_beam, unseen_scores),
+    ):
+        best = np.argsort(-own, axis=1)[:, :10]
+        recall = np.mean([len({*f} & {*b}) / 10 for f, b in zip(found, best, strict=True)])
+        assert 0 < recall < 1
+        assert float(told[f"{protocol}/beam_recall@10"]) == pytest.approx(recall, abs=1e-4)
+    assert metrics(tmp_path) == before
+
+
+def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
+    lines = predictions(trained[0], "toyshop_retrieval", tmp_path)
+    split = shop.split("test")
+    keys = shop.items["key"].to_numpy()
+    assert len(lines) == len(split)
+    for e, line in enumerate(lines):
+        assert line["history"] == keys[split.history(e)].tolist()
+        assert line["target"] == keys[split.targets[e]]
+        assert len(set(line["items"])) == 20
+        assert line["scores"] == sorted(line["scores"], reverse=True)
+    hits = np.mean([line["target"] in line["items"][:10] for line in lines])
+    assert hits == pytest.approx(metrics(trained[0])["toyshop_retrieval/test/full/hr@10"])
+
+
+def test_infer_ranks_the_stored_candidates(trained, shop, tmp_path):
+    lines = predictions(trained[0], "toyshop_ranking", tmp_path)
+    split, lists = shop.split("test"), shop.candidates("test")
+    keys = shop.items["key"].to_numpy()
+    assert len(lines) == len(split)
+    for e, line in enumerate(lines):
+        assert line["history"] == keys[split.history(e)].tolist()
+        assert line["target"] == keys[split.targets[e]]
+        assert sorted(line["items"]) == sorted(keys[lists[e]].tolist())
+        assert line["scores"] == sorted(line["scores"], reverse=True)
+    count, found = lists.shape[1], metrics(trained[0])
+    hits = np.mean([line["target"] in line["items"][:10] for line in lines])
+    assert hits == pytest.approx(found[f"toyshop_ranking/test/cand{count}/hr@10"])
+
+
+def test_infer_asks_for_a_task_where_there_are_several(trained, tmp_path):
+    options = ("infer", "--model_dir", trained[0], "--output", tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match="choose one with --task: toyshop_ra"):
+        run(*options)
+    with pytest.raises(UserError, match="no task 'toyshop_mim' that can be judged"):
+        run(*options, "--task", "toyshop_mim")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """A domain with ratings: a taste of one's own, and items of different quality."""
+    rng = np.random.default_rng(0)
+    rows = ["user_id,item_id,rating"]
+    for user in range(60):
+        for item in rng.choice(40, 9, replace=False):
+            rows.append(f"u{user},i{item},{np.clip(item % 4 + user % 3, 1, 5)}")
+    path = tmp_path_factory.mktemp("rated") / "events.csv"
+    path.write_text("\n".join(rows))
+    run("prepare", "table", "--interactions", path, "--name", "rated", "--vocab_size", 400)
+    register_domain("rated")  # as a new process would
+    return domains.load("rated")
+
+
+@pytest.mark.parametrize("mixture", ["rated_rating_only", "rated_aligned"])
+def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
+    options = [*SMALL, "--gin.TRAIN_STEPS=2", f"--gin.MIXTURE_OR_TASK_NAME={mixture}"]
+    table = run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    assert table.count("biased MF") == 2  # under rating and under rating_expected
+    split, found = rated.rating_split("test"), metrics(tmp_path)
+    lines = predictions(tmp_path, "rated_rating", tmp_path)
+    place = {
+        (rated.items["key"][item], tuple(rated.items["key"][split.history(e)[0]])): e
+        for e, item in enumerate(split.items)
+    }
+    fallback = rated.rating_split("train").ratings.mean()
+    written, expected = [], []
+    for line in lines:
+        others = tuple(i for i in line["history"] if i != line["item"])
+        e = place.pop((line["item"], others))
+        assert line["rating"] == split.ratings[e]
+        assert 1 <= line["expected"] <= 5
+        value = line["written"] if line["written"] is not None else fallback
+        written.append(value - line["rating"])
+        expected.append(line["expected"] - line["rating"])
+    assert not place
+    for protocol, errors in (("rating", written), ("rating_expected", expected)):
+        name = f"rated_rating/test/{protocol}"
+        assert found[f"{name}/rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+        assert found[f"{name}/mae"] == pytest.approx(np.mean(np.abs(errors)))
+    parsed = np.mean([line["written"] is not None for line in lines])
+    assert found["rated_rating/test/rating/parse_rate"] == pytest.approx(parsed)
+
+
+def test_fewer_than_ten_beams_leave_out_what_is_deeper(shop, tmp_path):
+    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=5"]
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    found = {name for name in metrics(tmp_path) if name.startswith("toyshop_retrieval/test/full/")}
+    depths = {int(name.partition("@")[2]) for name in found if "hr@" in name or "ndcg@" in name}
+    assert depths == {1, 5}
+
+
+def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
+    options = ["train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL]
+    run(*options, "--gin.TRAIN_STEPS=3")
+    run(*options)
+    assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_config_gin_alone_gives_the_same_run(trained, tmp_path):
+    run("train", "--gin_file", trained[0] / "config.gin", f"--gin.MODEL_DIR={tmp_path}")
+    assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
+    run(
+        *("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL),
+        f"--gin.INITIAL_CHECKPOINT_PATH={trained[0] / 'checkpoints'}",
+        "--gin.TRAIN_STEPS=0",
+    )
+    assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_tasks_lists_and_shows(shop):
+    listed = run("tasks")
+    assert "toyshop_mim\n" in listed
+    kinds = ("bpr", "mim", "mlm", "ranking", "retrieval")
+    mixture = " + ".join(f"toyshop_{kind}" for kind in kinds)
+    assert f"toyshop_aligned  = {mixture}" in listed
+    shown = run("tasks", "toyshop_mim", "--examples", 2, "--gin.item_texts.history_form=title")
+    assert shown.count("inputs  (") == 2
+    assert "<extra_id_0>" in shown
+    assert "are longer" in shown
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--gin.BATCH_SIZ=4", "nothing uses `BATCH_SIZ` .did you mean BATCH_SIZE"),
+        ("--gin.T5Config.widht=4", "widht"),
+        ("--gin.VOCAB_SIZE=512", "vocabulary has 860 token ids.*512 rows"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_alined", "did you mean toyshop_aligned"),
+        ("--gin.MIXTURE_OR_TASK_NAME=beauty_aligned", "domain 'beauty' is not prepared"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "so there is nothing to evaluate"),
+        ("--gin.MIXTURE_OR_TASK_MODULE=no.such", "no module 'no.such'"),
+        ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "do not fit|are .* tokens"),
+        ("--gin.Retriever.num_beam=3", "num_beam"),
+        ("--gin.NUM_BEAMS=0", "NUM_BEAMS is 0, but a ranking needs at least 1"),
+        ("--gin.Partitioner.num_partitions=7", "does not divide"),
+        ("TRAIN_STEPS=3", "what is 'TRAIN_STEPS=3'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_leaves_nothing(shop, tmp_path, override, message):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL, override)
+    assert not (folder / "config.gin").exists()
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        run("eval", "--model_dir", tmp_path)
+    assert not list(Path(tmp_path).iterdir())

@@ -1,0 +1,219 @@
+"""`recalign recommend`: any history, answered as the evaluation would."""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recalign import domains
+from recalign.cli import recalign
+from recalign.engine.search.trie import CatalogueIndex
+from recalign.errors import UserError
+from recalign.runs import run as runs
+from recalign.serving import histories as history_files
+from recalign.t5x.bindings import items_only
+
+SMALL = [
+    "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 32}",
+    "--gin.TRAIN_STEPS=1",
+    "--gin.EVAL_EXAMPLES=4",
+    "--gin.BATCH_SIZE=4",
+    "--gin.T5Config.emb_dim=16",
+    "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=1",
+]
+
+
+def run(*arguments):
+    result = CliRunner().invoke(recalign, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    # Tasks are registered once a process: the shop of the other tests, and gone before them.
+    run("prepare", "toyshop", "--users", 120, "--items", 60)
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={path}", *SMALL)
+    yield path
+    shutil.rmtree(domains.data_dir() / "toyshop")
+
+
+@pytest.fixture(scope="module")
+def domain(folder):
+    return domains.load("toyshop")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return runs.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def recommender(trained):
+    return trained.recommender()
+
+
+def test_questions_are_the_inputs_of_the_task(trained):
+    """Over all users, of whom many have more than fits in 96 tokens."""
+    for split in ("validation", "test"):
+        examples = trained._retrieval(split, None)
+        histories = np.split(examples.events, examples.offsets[1:-1])
+        asked = examples.ask(histories)
+        assert len(asked) == len(examples.inputs) > 64
+        for ours, theirs in zip(asked, examples.inputs, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        full = sum(len(tokens) > 96 - 16 for tokens in asked)
+        assert 0 < full < len(asked)
+
+
+def test_recommendations_are_what_evaluation_ranks(trained, recommender):
+    examples = trained._retrieval("test", None)
+    every, unseen = trained._retriever(examples).rank(
+        recommender._params, examples.inputs, examples.offsets, examples.events
+    )
+    histories = np.split(examples.events, examples.offsets[1:-1])[:9]
+    for wanted, include_seen in ((every, True), (unseen, False)):
+        found = recommender.recommend(histories, 10, include_seen=include_seen)
+        np.testing.assert_allclose(found.scores, wanted.scores[:9, :10], atol=1e-5)
+        np.testing.assert_array_equal(found.items, wanted.items[:9, :10])
+
+
+def test_exact_and_a_beam_over_everything_agree(trained, recommender):
+    histories = [[3, 1, 4], [15]]
+    beam = recommender.recommend(histories, 1000)
+    exact = trained.recommender(exact=True).recommend(histories, 1000)
+    np.testing.assert_array_equal(beam.items, exact.items)
+    np.testing.assert_allclose(beam.scores, exact.scores, atol=1e-4)
+    for history, items in zip(histories, beam.items, strict=True):
+        assert sorted([*history, *items[items >= 0]]) == list(range(60))
+
+
+def test_the_index_of_the_catalogue_is_built_once_and_mapped(folder, domain, monkeypatch):
+    [kept] = domain.path.glob("index-*")  # since the fixture trained
+
+    def build(*_):
+        raise AssertionError("it is there already")
+
+    options = ("--model_dir", folder, "--history", "#07", "--json")
+    before = run("recommend", *options)
+    monkeypatch.setattr(CatalogueIndex, "build", build)
+    assert run("recommend", *options) == before
+    run("eval", "--model_dir", folder)
+    run("infer", "--model_dir", folder, "--output", folder / "predictions.jsonl")
+    items_only("toyshop_retrieval_only", "recalign.tasks")
+    assert [*domain.path.glob("*index-*")] == [kept]
+
+
+def test_a_recipe_may_renormalise(tmp_path, folder):
+    options = (*SMALL, "--gin.Retriever.renormalise=True")
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    asked = ("--history", "#07,#33", "--include_seen", "--k", 60, "--json")
+
+    def total(model_dir, *options):
+        answer = json.loads(run("recommend", "--model_dir", model_dir, *asked, *options))
+        assert len(answer["items"]) == 60
+        return sum(np.exp(row["score"]) for row in answer["items"])
+
+    assert total(tmp_path) == pytest.approx(1, abs=1e-4)
+    assert total(tmp_path, "--exact") == pytest.approx(1, abs=1e-4)
+    assert total(folder) < 0.99
+
+
+def test_a_user_has_a_table(folder, domain):
+    user = 5
+    lines = run("recommend", "--model_dir", folder, "--user", domain.user_keys[user], "--k", 3)
+    head, *rows = lines.splitlines()
+    assert head.split() == ["rank", "score", "id", "item", "title", "brand"]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+    keys = domain.items["key"].tolist()
+    items = [keys.index(row.split()[2]) for row in rows]
+    assert [row.split()[3] for row in rows] == [f"#{item:02d}" for item in items]
+    for row, item in zip(rows, items, strict=True):
+        assert domain.items["title"][item] in row
+        assert domain.items["brand"][item] in row
+    assert not set(items) & set(domain.events[slice(*domain.offsets[user : user + 2])])
+
+
+def test_a_file_is_answered_line_by_line(folder, domain, tmp_path):
+    keys = domain.items["key"].tolist()
+    path = tmp_path / "histories"
+    path.write_text(f'{keys[7]}, {keys[3]}\n["{keys[3]}"]\n{{"history": ["#07"], "target": "x"}}\n')
+    options = ("--model_dir", folder, "--k", 4)
+    lines = [json.loads(s) for s in run("recommend", *options, "--histories", path).splitlines()]
+    assert [line["history"] for line in lines] == [[keys[7], keys[3]], [keys[3]], [keys[7]]]
+    for line in lines:
+        history = ",".join(line["history"])
+        assert [row["rank"] for row in line["items"]] == [1, 2, 3, 4]
+        alone = json.loads(run("recommend", *options, "--history", history, "--json"))
+        assert [row["id"] for row in alone["items"]] == [row["id"] for row in line["items"]]
+
+
+def test_nothing_is_left_when_all_is_seen(recommender):
+    [items], [scores] = recommender.recommend([range(60)], 5)
+    assert recommender.rows(items, scores) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--history", "toy-0x"], "toyshop has no item 'toy-0x'; did you mean toy-"),
+        (["--history", ", ,"], "needs at least one item"),
+        (["--history", '"toy'], "ids between commas"),
+        (["--user", "user-00z1"], "has no user 'user-00z1'; did you mean user-"),
+        (["--user", "user-0001", "--history", "toy-01"], "Give one of"),
+        ([], "Give one of"),
+        (["--histories", "nowhere"], "nowhere: cannot be read"),
+        (["--history", "q" * 10**5], "no item 'q{64}…'; no id is similar"),
+    ],
+)
+def test_mistakes_are_told(folder, options, message):
+    with pytest.raises(UserError, match=message):
+        run("recommend", "--model_dir", folder, *options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"toy-01\n\n", "file:2: a history needs"),
+        (b'["toy-01"]\n[1]', "file:2: expected a history as a list"),
+        (b'{"items": []}', "file:1: expected a history as a list"),
+        (b"[" * 10**5, "file:1: not JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_broken_files_are_told(tmp_path, content, message):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        history_files.read(path)
+
+
+@given(st.binary(max_size=200) | st.text(alphabet='[]{}":,\\n\n history toy-1#', max_size=60))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_gives_histories_or_one_clear_error(tmp_path, content):
+    path = tmp_path / "fuzzed"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with contextlib.suppress(UserError):
+        found = history_files.read(path)
+        assert found
+        assert all(history and all(isinstance(k, str) for k in history) for history in found)
+
+
+@given(st.lists(st.text(max_size=30) | st.sampled_from(["#07", "toy-01"]), max_size=5))
+@settings(deadline=None, max_examples=40)
+def test_any_ids_give_items_or_one_clear_error(recommender, keys):
+    known = recommender.domain.items["key"].tolist()
+    with contextlib.suppress(UserError):
+        items = recommender.history(keys)
+        assert [known[item] for item in items] == [known[7] if k == "#07" else k for k in keys]
