@@ -16,7 +16,11 @@ from recalign.engine.search.trie import EOS, PAD
 
 
 def write_greedily(
-    module: Transformer, variables: Any, encoder_input_tokens: jax.Array, length: int
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    length: int,
+    given: jax.Array | None = None,
 ) -> jax.Array:
     """The likeliest next token, again and again, int32[B, length].
 
@@ -27,8 +31,10 @@ def write_greedily(
       variables: `{"params": …}`.
       encoder_input_tokens: int32[B, S], 0 padded.
       length: at most so many tokens are written, EOS included.
+      given: int32[B, G], 0 padded, what the answer begins with; it is not written again.
     """
-    step = decoder_step(module, variables, encode(module, variables, encoder_input_tokens))
+    encoded = encode(module, variables, encoder_input_tokens, given)
+    step = decoder_step(module, variables, encoded)
     batch = encoder_input_tokens.shape[0]
 
     def goes_on(state) -> jax.Array:
@@ -47,7 +53,7 @@ def write_greedily(
         jnp.full(batch, PAD, jnp.int32),
         jnp.all(encoder_input_tokens == PAD, axis=1),  # a row that only fills up the batch
         jnp.full((batch, length), PAD, jnp.int32),
-        module.empty_cache(batch, 1, length),
+        encoded.grow(encoded.cache, length),
     )
     return jax.lax.while_loop(goes_on, advance, state)[3]
 
