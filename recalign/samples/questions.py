@@ -7,6 +7,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from recalign.evaluation.examples import Asked
+
 
 class Questions:
     """Writes histories with the very preprocessors of a retrieval task, as its test split does.
@@ -25,18 +27,15 @@ class Questions:
         self._asked: Sequence[Sequence[int]] = ()
         self._dataset: tf.data.Dataset | None = None
 
-    def __call__(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """The question about each history (item indices, oldest first, none of them empty).
-
-        Returns:
-          int32[tokens] a history, EOS included.
-        """
+    def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
+        """The question about each history (item indices, oldest first, none of them empty)."""
         if not all(len(history) for history in histories):
             raise ValueError("a question needs at least one item")
         with self._lock:
             self._asked = histories
             self._dataset = self._dataset or self._pipeline()
-            return [example["inputs"] for example in self._dataset.as_numpy_iterator()]
+            samples = list(self._dataset.as_numpy_iterator())
+        return Asked([s["inputs"] for s in samples], [s["given"] for s in samples])
 
     def _pipeline(self) -> tf.data.Dataset:
         """What is being asked, read anew by each iterator: the graph is built once."""
