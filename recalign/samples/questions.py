@@ -8,6 +8,8 @@ import seqio
 import tensorflow as tf
 
 from recalign.evaluation.examples import Asked
+from recalign.samples.items import item_texts
+from recalign.samples.registry import domain_of
 
 
 class Questions:
@@ -26,16 +28,32 @@ class Questions:
         self._lock = threading.Lock()
         self._asked: Sequence[Sequence[int]] = ()
         self._dataset: tf.data.Dataset | None = None
+        self._most_given: int | None = None
 
     def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
-        """The question about each history (item indices, oldest first, none of them empty)."""
+        """The question about each history (item indices, oldest first, none of them empty).
+
+        What answers begin with is padded with 0 to one length, the longest there is, so that there
+        is one shape of it.
+        """
         if not all(len(history) for history in histories):
             raise ValueError("a question needs at least one item")
         with self._lock:
-            self._asked = histories
             self._dataset = self._dataset or self._pipeline()
-            samples = list(self._dataset.as_numpy_iterator())
-        return Asked([s["inputs"] for s in samples], [s["given"] for s in samples])
+            if self._most_given is None:
+                longest = item_texts(*domain_of(self._task)).target_lengths.argmax()
+                [sample] = self._samples([[longest] * self._lengths["targets"]])
+                self._most_given = len(sample["given"])
+            samples = self._samples(histories)
+        padding = [(0, self._most_given - len(sample["given"])) for sample in samples]
+        return Asked(
+            inputs=[sample["inputs"] for sample in samples],
+            given=[np.pad(s["given"], pad) for s, pad in zip(samples, padding, strict=True)],
+        )
+
+    def _samples(self, histories: Sequence[Sequence[int]]) -> list[dict[str, np.ndarray]]:
+        self._asked = histories
+        return list(self._dataset.as_numpy_iterator())
 
     def _pipeline(self) -> tf.data.Dataset:
         """What is being asked, read anew by each iterator: the graph is built once."""

@@ -61,7 +61,7 @@ def encode(
     keys_values = module.apply(variables, encoded, method="project_encoded")
     mask = encoder_input_tokens > 0
     if given is None or not given.shape[1]:
-        return Encoded(keys_values, mask, module.empty_cache(len(mask), 1, 0))
+        return Encoded(keys_values, mask, module.empty_cache(mask.shape[0], 1, 0))
     # Each example's tokens end at the same position, where the search begins.
     counts = jnp.sum(given != PAD, axis=1)
     read = jnp.pad(given, ((0, 0), (1, 0)), constant_values=PAD)  # the start token, then these

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.search.generation import generate_greedily
 from recalign.engine.search.retrieval import (
     rank_exactly_all_and_unseen,
     retrieve,
@@ -22,7 +23,6 @@ from recalign.engine.search.retrieval import (
     score_items,
 )
 from recalign.engine.search.trie import EOS, PAD, CatalogueIndex
-from recalign.engine.search.writer import write_greedily
 
 HISTORIES = np.array(
     [[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1], [4, 1, 0, 0, 0, 0], [9, 9, 8, 1, 0, 0]], np.int32
@@ -147,10 +147,10 @@ def test_padding_of_what_is_given_changes_nothing(score, index):
     np.testing.assert_allclose(nothing, score(HISTORIES, index), atol=1e-5)
 
 
-def test_what_is_written_goes_on_from_what_is_given(model, teacher_forced):
+def test_what_is_generated_goes_on_from_what_is_given(model, teacher_forced):
     module, variables = model
-    write = jax.jit(partial(write_greedily, module, length=LONGEST))
-    written = write(variables, HISTORIES, given=rows(GIVEN, WIDTH)).tolist()
+    generate = jax.jit(partial(generate_greedily, module, length=LONGEST))
+    written = generate(variables, HISTORIES, given=rows(GIVEN, WIDTH)).tolist()
     answers = rows([[*a, *b] for a, b in zip(GIVEN, written, strict=True)], WIDTH + LONGEST)
     best = teacher_forced(HISTORIES, answers).argmax(axis=-1)
     for begin, answer, likeliest in zip(GIVEN, written, best, strict=True):
