@@ -1,6 +1,7 @@
 """Answers that go on from the history: what they hold, what of it is given, and what weighs."""
 
 import re
+from collections import Counter
 
 import gin
 import numpy as np
@@ -14,6 +15,7 @@ from recalign.errors import UserError
 from recalign.samples import inputs, judged
 from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import item_texts
+from tests.samples.reading import items_in
 
 LENGTHS = {"inputs": 220, "targets": 64}
 
@@ -110,12 +112,78 @@ def test_what_is_given_leaves_room_for_the_longest_item(shop, configured):
             "testshop_retrieval: answer_prefix is -1, but must be at least",
         ),
         ({"answer_prefix": 1}, 2, "answer_prefix is 1, but TASK_FEATURE_LENGTHS.*no room for two"),
+        ({"next_items": 0}, 64, "next_items is 0, but must be at least 1"),
+        ({"next_items": 2}, 64, "next_items is 2, but .* set item_texts.add_eos to False"),
+        ({"cuts_per_sequence": 0}, 64, "cuts_per_sequence is 0, but must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_named(shop, configured, options, targets, message):
     configured(**{f"retrieval.retrieval.{name}": value for name, value in options.items()})
     with pytest.raises(UserError, match=message):
         dataset("retrieval", "train", LENGTHS | {"targets": targets})
+
+
+def decoded(sample):
+    """The items of what is given, and of what is to be found."""
+    vocabulary = seqio.TaskRegistry.get("testshop_retrieval").output_features["targets"].vocabulary
+    whole = items_in(vocabulary.decode(sample["targets"].tolist()))
+    given = items_in(vocabulary.decode(sample["given"].tolist()))
+    assert whole[: len(given)] == given
+    return given, whole[len(given) :]
+
+
+def sequences(shop):
+    train = shop.train()
+    return [tuple(events.tolist()) for events in np.split(train.events, train.offsets[1:-1])]
+
+
+@pytest.mark.parametrize("targets", [64, 4])
+def test_an_answer_goes_on_with_the_items_after_the_next(shop, configured, targets):
+    several = {"answer_prefix": 1, "next_items": 5}
+    configured(**{f"retrieval.retrieval.{name}": value for name, value in several.items()})
+    configured(**{"item_texts.add_eos": False})
+    lengths = LENGTHS | {"targets": targets}
+    expected = sorted(
+        (events[place - 1 : place], events[place : place + min(5, targets - 1)])
+        for events in sequences(shop)
+        for place in range(1, len(events))
+    )
+    found = [
+        tuple(map(tuple, decoded(sample)))
+        for sample in dataset("retrieval", "train", lengths).as_numpy_iterator()
+    ]
+    assert sorted(set(found)) == sorted(set(expected))
+    assert max(len(answer) for _, answer in found) == min(5, targets - 1)
+    for sample in dataset("retrieval", "test", lengths).as_numpy_iterator():
+        assert decoded(sample) == ([sample["seen"][-1]], [sample["item"]])
+
+
+def test_a_sequence_is_cut_anew_every_epoch(shop, configured):
+    options = {"answer_prefix": 1, "next_items": 50, "cuts_per_sequence": 3}
+    configured(**{f"retrieval.retrieval.{name}": value for name, value in options.items()})
+    configured(**{"item_texts.add_eos": False})
+
+    def cuts(seed, num_epochs=2):
+        task = seqio.TaskRegistry.get("testshop_retrieval")
+        options = {"shuffle": True, "seed": seed, "num_epochs": num_epochs}
+        found = task.get_dataset(LENGTHS, "train", **options).as_numpy_iterator()
+        return [(tuple(sample["seen"]), tuple(decoded(sample)[1])) for sample in found]
+
+    train = [events for events in sequences(shop) if len(events) > 1]
+    found = cuts(0)
+    assert Counter(history + answer for history, answer in found) == Counter(train * 6)
+    assert all(history and answer for history, answer in found)
+    half = len(found) // 2
+    assert Counter(found[:half]) != Counter(found[half:])
+    assert found == cuts(0) != cuts(1)
+    # Every place of a sequence is as likely as another.
+    places = [
+        (len(history) - 1) / (len(history + answer) - 2)
+        for history, answer in found
+        if len(history + answer) > 2
+    ]
+    assert abs(np.mean(places) - 0.5) < 0.05
+    assert {0, 1} < set(places)
 
 
 @pytest.mark.parametrize("pack", [False, True])
