@@ -3,7 +3,6 @@
 import gzip
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -100,13 +99,15 @@ def test_2023(put):
         ("nonsense\n", ["not JSON", "nonsense"]),
         ('{"asin": "a"}\n', ["'reviewerID'"]),
         ('{"reviewerID": "", "asin": "a"}\n', ["'reviewerID'"]),
-        ('{"reviewerID": 5, "asin": "a"}\n', ["'reviewerID' is 5, not a text"]),
+        ('{"reviewerID": ["u"], "asin": "a"}\n', ["'reviewerID' is ['u'], not a text"]),
         ('{"reviewerID": "u", "asin": "\\ud800"}\n', ["'asin'", "not valid Unicode"]),
-        ('{"reviewerID": "u", "asin": "a", "overall": "5"}\n', ["'overall' is '5', not a number"]),
-        ('{"reviewerID": "u", "asin": "a", "overall": true}\n', ["'overall' is True"]),
-        ('{"reviewerID": "u", "asin": "a", "overall": NaN}\n', ["'overall' is nan"]),
+        (
+            '{"reviewerID": "u", "asin": "a", "overall": "five"}\n',
+            ["'overall' is 'five', not a nu"],
+        ),
+        ('{"reviewerID": "u", "asin": "a", "overall": [5]}\n', ["'overall' is [5]"]),
         ('{"reviewerID": "u", "asin": "a", "overall": 1e999}\n', ["'overall' is inf"]),
-        ('{"reviewerID": "u", "asin": "a", "unixReviewTime": 1' + "0" * 40 + "}\n", ["not a num"]),
+        ('{"reviewerID": "u", "asin": "a", "unixReviewTime": 1' + "0" * 400 + "}\n", ["not a nu"]),
         ("[" * 100_000 + "\n", ["not JSON"]),
         ('{"reviewerID": ' + "9" * 5000 + "}\n", ["not JSON"]),
     ],
@@ -164,8 +165,8 @@ def test_many_blocks_keep_their_lines(put, monkeypatch):
     text = "\n" + lines(REVIEWS * 5)
     source = jsonlines.read(put("r.json", text), amazon.EDITION_2014.reviews)
     assert len(source.frame) == 15
-    assert [source.line(row) for row in range(15)] == list(range(2, 17))
-    assert source.frame["unixReviewTime"].dtype == np.int64
+    assert [source.place(row).split()[-1] for row in range(15)] == [*map(str, range(2, 17))]
+    assert source.frame["unixReviewTime"].dtype == "Int64"
 
 
 @pytest.mark.parametrize(("name", "dated_users"), [("beauty", 22363 - 210), ("toys", 18290)])

@@ -91,12 +91,12 @@ def test_the_copy_in_the_wheel_of_recbole(tmp_path):
 
 def test_what_is_read_decides_whether_a_domain_is_the_same(place):
     folder = place(["u.data", "u.item"])
-    assert movielens.sources(folder) == {
+    assert movielens.list_sources(folder) == {
         "interactions": folder / "deeper" / "u.data",
         "items": folder / "deeper" / "u.item",
     }
     archive = place(["u.data", "u.item"], archive=True)
-    assert movielens.sources(archive) == {"archive": archive}
+    assert movielens.list_sources(archive) == {"archive": archive}
 
 
 def refuse(path, *words):
@@ -109,7 +109,7 @@ def refuse(path, *words):
 def test_nothing_of_the_kind_and_too_much_of_it(place, tmp_path, put):
     refuse(tmp_path / "none", "No such file")
     refuse(put("x.zip", "no zip"), "neither a folder nor a readable zip")
-    refuse(place(["u.data"], archive=True), "u.data and u.item, or", "nothing like it")
+    refuse(place(["u.item"], archive=True), "u.data and u.item, or", "nothing like it")
     refuse(place(FILES), "found", "u.data", "ratings.dat")
 
 

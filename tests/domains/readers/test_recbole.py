@@ -78,7 +78,7 @@ def test_a_column_has_one_role(put):
     refuse(lambda: recbole.read(path, columns={"user": "item_id"}), "both user and item")
 
 
-@pytest.mark.parametrize("value", ["soon", "nan", "inf", "1e999", "12,5"])
+@pytest.mark.parametrize("value", ["soon", "inf", "1e999", "12,5"])
 def test_a_number_that_cannot_be_read(put, value):
     path = put("x.inter", INTER.replace("\t1\n", f"\t{value}\n"))
     refuse(lambda: recbole.read(path), f"{path}, line 3", "'timestamp'", repr(value))
@@ -129,7 +129,7 @@ def test_of_contradicting_item_rows_the_first_is_kept_with_a_warning(put):
 def test_repeated_events_are_kept_and_counted(put):
     domain = recbole.read(put("x.inter", INTER + "u1\ta\t3\nu1\ta\t4\n"))
     assert len(domain.interactions) == 5
-    assert domain.counts["duplicate_interactions"] == 1
+    assert domain.counts["duplicate_interactions_kept"] == 1
 
 
 def test_titles_are_cleaned_and_counted(put):
