@@ -27,7 +27,7 @@ _POWER = r"^[+-]?\d+(?:\.\d+)?[eE]\+\d{1,3}$"
 # Dates that can be read in one way only; "05/06/2014" can not.
 _DATES = (
     "ISO8601",
-    "%a, %d %b %Y %H:%M:%S %z",  # of mails
+    "%a, %d %b %Y %H:%M:%S%z",  # of mails
     "%a %b %d %H:%M:%S %z %Y",
     "%a %b %d %H:%M:%S %Y",
     "%d %b %Y",
@@ -75,10 +75,9 @@ def read_any(source: Source, column: str) -> pd.Series | None:
     if pd.api.types.is_numeric_dtype(values):
         return values
     if values.dtype == object:
-        kinds = {type(value) for value in values if value is not None}
-        if kinds == {Decimal}:
+        if {type(value) for value in values.dropna()} == {Decimal}:
             return read_numbers(source, column)
-        if bytes in kinds:
+        if any(map(_holds_bytes, values)):
             return None
     return read_texts(source, column)
 
@@ -161,7 +160,10 @@ def _write_one(value: object) -> str | None:
         except UnicodeDecodeError:
             raise ValueError("bytes, not text") from None
     if isinstance(value, list | tuple | dict | set | np.ndarray):
+        value = value.tolist() if isinstance(value, np.ndarray) else value
         raise ValueError(f"{shown(value)}, not one value")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return None if pd.isna(value) else str(value)
 
 
@@ -174,11 +176,19 @@ def write_any(value: object) -> str | None:
     return _write_one(value)
 
 
+def _holds_bytes(value: object) -> bool:
+    if isinstance(value, list | tuple | np.ndarray):
+        return any(map(_holds_bytes, value))
+    if isinstance(value, dict):
+        return any(map(_holds_bytes, value.values()))
+    return isinstance(value, bytes)
+
+
 def _write_whole(texts: pd.Series) -> pd.Series:
     texts = texts.str.replace(_WHOLE, r"\1", regex=True)
     powers = texts[texts.str.contains(_POWER, regex=True)]
-    whole = {text: int(Decimal(text)) for text in powers.unique() if Decimal(text) % 1 == 0}
-    return texts.mask(texts.isin(whole), texts.map(whole).astype("string")) if whole else texts
+    whole = {text: str(int(Decimal(text))) for text in powers.unique() if Decimal(text) % 1 == 0}
+    return texts.replace(whole) if whole else texts
 
 
 def _drop_missing(source: Source, column: str) -> pd.Series:
@@ -201,7 +211,8 @@ def _parse(texts: pd.Series) -> pd.Series:
 
 def _parse_dates(texts: pd.Series) -> pd.Series:
     """Texts as times in UTC, NaT where one is no date."""
-    texts = texts.str.replace(r"\s*(?:UTC|GMT|Z)$", "+00:00", regex=True, case=False).astype(object)
+    texts = texts.str.replace(r"\s*(?:UTC|GMT|Z)$", "+00:00", regex=True, case=False)
+    texts = texts.str.replace(r"\s+([+-]\d\d:?\d\d)$", r"\1", regex=True).astype(object)
     parsed = pd.to_datetime(texts, utc=True, format=_DATES[0], errors="coerce")
     for form in _DATES[1:]:
         left = parsed.isna()

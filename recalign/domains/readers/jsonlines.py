@@ -215,11 +215,12 @@ def text(*names: str, required: bool = False, joint: str = " ") -> Field:
         name, value = _first(record, names)
         if required and (value is None or value == ""):
             raise ValueError(f"there is no {' or '.join(map(repr, names))}")
-        if required and not isinstance(value, str | int):
+        if required and not isinstance(value, str | int | float):
             raise _wrong(name, value, "a text")
         if isinstance(value, list | tuple):
             nested = value and isinstance(value[0], list | tuple)
-            value = joint.join(map(values.write_any, value[0] if nested else value))
+            texts = map(values.write_any, value[0] if nested else value)
+            value = joint.join(text for text in texts if text)
         return None if value is None else _encode(name, values.write_any(value), required)
 
     return value_of
