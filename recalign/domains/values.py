@@ -23,7 +23,7 @@ _NO_NUMBER = frozenset(
 _NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
 # Whole numbers as floats are written: "3.0", "1e+05".
 _WHOLE = r"^([+-]?\d+)\.0*$"
-_POWER = r"^[+-]?\d+(?:\.\d+)?[eE]\+\d{1,3}$"
+_POWER = r"^[+-]?\d+(?:\.\d+)?[eE]\+\d{1,2}$"
 # Dates that can be read in one way only; "05/06/2014" can not.
 _DATES = (
     "ISO8601",
@@ -186,8 +186,8 @@ def _holds_bytes(value: object) -> bool:
 
 def _write_whole(texts: pd.Series) -> pd.Series:
     texts = texts.str.replace(_WHOLE, r"\1", regex=True)
-    powers = texts[texts.str.contains(_POWER, regex=True)]
-    whole = {text: str(int(Decimal(text))) for text in powers.unique() if Decimal(text) % 1 == 0}
+    powers = texts[texts.str.contains(_POWER, regex=True)].unique()
+    whole = {p: f"{Decimal(p):.0f}" for p in powers if Decimal(p).to_integral_value() == Decimal(p)}
     return texts.replace(whole) if whole else texts
 
 

@@ -144,3 +144,37 @@ def test_titles_are_cleaned_and_counted(put):
         "titles_with_excess_whitespace": 1,
         "titles_cleaned": 2,
     }
+
+
+@pytest.mark.parametrize("value", ["\u2014", "$12.99", "nan", "inf", "soon", ""])
+def test_a_number_that_nothing_uses_is_missing_and_counted(put, value):
+    item = put("x.item", ITEM.replace("token_seq\n", "token_seq\tprice:float\n", 1))
+    item.write_text(item.read_text().replace("Bee", f"Bee\t{value}").replace("Ant", "Ant\t1.5"))
+    domain = recbole.read(put("x.inter", INTER), item)
+    assert domain.items["price"].isna().tolist() == [True, False]
+    assert domain.counts["price_missing"] == 1
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ";", ", "])
+@pytest.mark.parametrize("suffix", ["inter", "item"])
+def test_another_separator_is_told(put, separator, suffix):
+    texts = {"inter": INTER, "item": ITEM}
+    texts[suffix] = texts[suffix].replace("\t", separator)
+    paths = [put(f"x.{name}", text) for name, text in texts.items()]
+    refuse(lambda: recbole.read(*paths), f"x.{suffix}, line 1", "a tab", "recalign prepare table")
+
+
+def test_a_folder_of_recbole_has_both_files(put, tmp_path):
+    put("x.inter", INTER)
+    put("x.item", ITEM)
+    put("x.user", "user_id:token\nu1\n")
+    domain = recbole.read(tmp_path, tmp_path)
+    assert len(domain.interactions) == 3
+    assert domain.items["key"].tolist() == ["b", "a"]
+
+
+def test_a_doubled_field_matters_only_where_it_plays_a_role(put):
+    text = "user_id:token\titem_id:token\tx:float\tx:token\t\nu\ta\t1\t2\t\n"
+    assert recbole.read(put("x.inter", text)).columns["interactions_ignored"] == ["x"]
+    text = text.replace("x:", "user_id:", 1)
+    refuse(lambda: recbole.read(put("x.inter", text)), "'user_id' more than once")
