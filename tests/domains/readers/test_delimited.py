@@ -1,8 +1,12 @@
 """Delimited text: what is read, and what is refused with file and line."""
 
+import csv
 import gzip
+import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recalign.domains.readers import delimited
 from recalign.errors import UserError
@@ -92,3 +96,29 @@ def test_a_name_that_stands_twice_is_noted(put):
 
 def test_a_quote_that_is_never_closed(put):
     refuse(put("a.csv", 'u,i\n1,"2\n3,4\n'), "double quote", quoted=True)
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.sampled_from('"ab,\n '), max_size=6), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, records):
+    """Quoting what begins with a quote but is not in quotes leaves proper quotes alone."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["a", "b", "c"], *records])
+    path = tmp_path_factory.mktemp("x") / "x.csv"
+    path.write_text(text.getvalue())
+    found = rows(delimited.read(path, ",", True))
+    # Spaces around fields are no part of them, as elsewhere.
+    assert [[f.strip(" ") for f in r] for r in found] == [[f.strip(" ") for f in r] for r in records]
+
+
+@given(st.lists(st.text(st.sampled_from('"ab '), min_size=1, max_size=8), min_size=1))
+def test_a_title_with_quotes_of_its_own_keeps_them(tmp_path_factory, titles):
+    titles = [f'"{title}" by "x"' for title in titles]
+    path = tmp_path_factory.mktemp("x") / "x.tsv"
+    path.write_text("".join(f"{line}\n" for line in ["t\tn", *(f"{t}\t1" for t in titles)]))
+    assert [title for title, _ in rows(delimited.read(path, "\t", True))] == titles
