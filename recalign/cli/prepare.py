@@ -63,12 +63,6 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
             "after it (NAME_retrieval, …).",
         ),
         _option(
-            "--drop_duplicates",
-            is_flag=True,
-            help="Leave out interactions that repeat an earlier one of the same user, item and "
-            "time.",
-        ),
-        _option(
             "--k_core",
             type=click.IntRange(min=1),
             metavar="N",
@@ -107,6 +101,16 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
             help="Replace a domain of the same name; the old one stays until the new one is whole.",
         ),
     ]
+
+    if not name:  # a generated shop has no repeated events
+        options.append(
+            _option(
+                "--drop_duplicates",
+                is_flag=True,
+                help="Leave out interactions that repeat an earlier one of the same user, item and "
+                "time.",
+            )
+        )
 
     def decorate(command: Callable) -> Callable:
         for option in reversed(options):

@@ -13,7 +13,8 @@ from recalign.domains.readers import opening
 from recalign.domains.source import Source
 from recalign.errors import UserError
 
-# Of a table whose name does not tell its separator, the one that the first line has most of.
+# Of a table whose name does not tell its separator, the one that the header has most of; where it
+# has none of them, a space.
 SEPARATORS = (",", "\t", ";", "|")
 
 
@@ -22,8 +23,8 @@ def read(path: Path, separator: str | None, quoted: bool) -> Source:
 
     Args:
       path: one file, packed or not, UTF-8 with or without a byte order mark, or UTF-16.
-      separator: the field separator; where the header has none, it is the other of `SEPARATORS`
-        that the header has most of. None for that one.
+      separator: the field separator; where the header has none, that of `SEPARATORS` that it has
+        most of. None for that one.
       quoted: whether a field may stand in double quotes (and then hold separators and line ends).
         Without, a quote is a character like any other.
 
@@ -56,8 +57,8 @@ def parse(
     if not data.strip():
         raise UserError(f"{path}: the file is empty")
     _check_encoding(path, data)
-    if separator is None or (names is None and separator not in _first_line(data)):
-        separator = max(SEPARATORS, key=_first_line(data).count)
+    if names is None:
+        separator = _find_separator(data, separator)
     # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
     lines = {} if quoted else {"lineterminator": "\n"}
     data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
@@ -93,14 +94,20 @@ def parse(
     return Source.of(path, rows, place)
 
 
-def _first_line(data: bytes) -> str:
-    return data.lstrip().partition(b"\n")[0].decode()
+def _find_separator(data: bytes, preferred: str | None) -> str:
+    header = data.lstrip().partition(b"\n")[0].decode()
+    if preferred and preferred in header:
+        return preferred
+    most = max(SEPARATORS, key=header.count)
+    return most if most in header or " " not in header.strip() else " "
 
 
 def _check_encoding(path: Path | str, data: bytes) -> None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if b"\0" in data:
+            raise UserError(f"{path}: not a file of text") from error
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file "

@@ -22,7 +22,8 @@ _LONGEST_LINE = 1 << 24  # bytes
 _BLOCK = 1 << 16  # rows
 _PART, _LINE = "\0part", "\0line"  # columns of where a row is, beside those of the fields
 # What metadata hold that were written by way of pandas or JavaScript.
-_SPELLED = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
+_SPELLED = dict.fromkeys(["nan", "NaN", "inf", "Infinity", "null", "undefined"])
+_SPELLED |= {"true": True, "false": False}
 # Gives the value of a column for an object, None where it is missing; raises a ValueError that says
 # what is wrong with it.
 Field = Callable[[Mapping[str, Any]], Any]

@@ -283,6 +283,8 @@ def _open_only_tar_member(file: IO[bytes]) -> IO[bytes]:
 
 def _only(names: list[str]) -> str:
     """The one file of an archive; a LookupError that lists them where there are others."""
+    if "[Content_Types].xml" in names:
+        raise LookupError("a workbook or document of an office program; save its table as CSV")
     files = [name for name in names if not name.startswith("__MACOSX/")]
     if len(files) != 1:
         some = "".join(f", {shown(name)}" for name in files[:5])

@@ -5,6 +5,7 @@ names each column `name:type` with the type token, token_seq, float or float_seq
 literally, quotes included. Sequences stay the text they are.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def parse_atomic(path: Path | str, data: bytes) -> tuple[Source, list[str]]:
       UserError: naming line and field of what is wrong.
     """
     header = data.lstrip().partition(b"\n")[0].decode(errors="replace").strip()
-    if "\t" not in header and header.count(":") > 1:
+    if "\t" not in header and re.search("[ ,;|]", header):
         raise UserError(
             f"{path}, line 1: the separator of atomic files is a tab, and there is none in "
             f"{shown(header)}; convert the file, or rename its columns (without the types) and use "

@@ -4,8 +4,10 @@ What a file begins with decides how it is read, so that its name may say nothing
 of text is the one that the name tells, where it stands in the header.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
@@ -58,7 +60,19 @@ def read(
 
 def _read(path: Path) -> Source:
     parts = opening.find_parts(path, SUFFIXES)
-    return concatenate(path, [_read_part(part) for part in parts])
+    return concatenate(path, [_add_partition(_read_part(part), part, path) for part in parts])
+
+
+def _add_partition(source: Source, part: Path, root: Path) -> Source:
+    """With the columns that stand in the names of folders, as Hive and Spark write them."""
+    folders = [folder for folder in part.parts[:-1] if folder not in root.parts]
+    columns = dict(folder.split("=", 1) for folder in folders if "=" in folder)
+    texts = {
+        name: "" if text == "__HIVE_DEFAULT_PARTITION__" else unquote(text)
+        for name, text in columns.items()
+        if name not in source.frame
+    }
+    return dataclasses.replace(source, frame=source.frame.assign(**texts)) if texts else source
 
 
 def _read_part(path: Path) -> Source:

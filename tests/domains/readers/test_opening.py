@@ -106,6 +106,12 @@ def test_an_archive_of_several_files_tells_them(put):
         opening.read_content(path)
 
 
+def test_a_workbook_is_told_to_be_saved_as_text(put):
+    path = put("x.xlsx", pack_zip(b"<xml/>", ["[Content_Types].xml", "xl/workbook.xml"]))
+    with pytest.raises(UserError, match="save its table as CSV"):
+        opening.read_content(path)
+
+
 def test_what_is_no_text_in_its_encoding(put):
     with pytest.raises(UserError, match="not text in utf-16"):
         opening.read_content(put("x", TEXT.encode("utf-16")[:-1]))

@@ -132,7 +132,7 @@ def check_base(path):
     )
 
 
-@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t", " "])
 @pytest.mark.parametrize("name", ["o.csv", "o.tsv", "o.txt", "part-00000"])
 def test_the_separator_is_the_one_that_is_there(put, name, separator):
     check_base(put(name, BASE.to_csv(sep=separator, index=False)))
@@ -160,6 +160,20 @@ def test_a_folder_and_a_pattern(tmp_path):
     check_base(tmp_path / "part-*.parquet")
     with pytest.raises(UserError, match="No such file"):
         table.read(tmp_path / "part-*.csv")
+
+
+def test_folders_that_name_a_column(tmp_path):
+    BASE.to_parquet(tmp_path, partition_cols=["rating"])
+    domain = table.read(tmp_path)
+    found = domain.interactions.sort_values("timestamp", ignore_index=True)
+    assert found["rating"].tolist() == BASE["rating"].tolist()
+    assert len(table.read(tmp_path / "rating=[12]").interactions) == 12
+    # The folders above have no say.
+    part = next((tmp_path / "rating=5").iterdir())
+    assert "rating" not in table.read(part).interactions
+    assert "rating" not in table.read(part.parent).interactions
+    (tmp_path / "rating=5").rename(tmp_path / "rating=__HIVE_DEFAULT_PARTITION__")
+    assert table.read(tmp_path).counts["ratings_missing"] == 6
 
 
 def test_a_place_in_a_folder_is_the_part_and_its_line(tmp_path):
