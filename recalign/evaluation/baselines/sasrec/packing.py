@@ -59,8 +59,7 @@ def _longest_first(lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each length that occurs, and the sequences that have it, int64[…]."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     stops = np.cumsum(np.bincount(lengths)[::-1])
-    for length, group in zip(range(len(stops) - 1, 0, -1), np.split(order, stops), strict=False):
-        yield length, group
+    yield from zip(range(len(stops) - 1, 0, -1), np.split(order, stops), strict=False)
 
 
 def pack(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.evaluation.baselines.sasrec import packing
-from tests.evaluation.baselines.calls import count_calls
+from tests.evaluation.baselines.lines import count_lines
 
 lengths_of = st.lists(st.integers(1, 9), min_size=1, max_size=40).map(np.array)
 
@@ -58,7 +58,7 @@ def test_places_are_those_of_best_fit_decreasing_one_by_one(lengths, row_length)
 
 def test_python_s_part_does_not_grow_with_the_sequences():
     lengths = np.random.default_rng(0).integers(1, 51, 100_000)
-    assert count_calls(lambda: packing.slots(lengths, 50)) < 10_000
+    assert count_lines(lambda: packing.slots(lengths, 50)) < 10_000
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 5))
