@@ -23,7 +23,7 @@ _DEAR = ("survival", "t5x", "samples")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (`-n`), the tests of a file or a dear room go to one, dear ones first."""
+    """In several processes (`-n`), tests of a file or a dear room go to one, dear ones first."""
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
         item.add_marker(pytest.mark.xdist_group(room if room in _DEAR else str(item.path)))
