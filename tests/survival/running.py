@@ -1,6 +1,7 @@
 """Runs of the command line in processes of their own, to be killed, and what they leave behind."""
 
 import dataclasses
+import re
 import signal
 import socket
 import subprocess
@@ -75,6 +76,14 @@ class Process:
                 raise TimeoutError(self.said)
             time.sleep(0.002)
         return True
+
+    def wait_until_it_listens(self) -> bool:
+        """Waits until SIGTERM is caught, a moment after the start."""
+        status = Path(f"/proc/{self._popen.pid}/status")
+        bit = 1 << (signal.SIGTERM - 1)
+        return self.wait_for(
+            lambda: int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & bit
+        )
 
     def wait_until_trains(self) -> bool:
         """Waits until the state is there, so that steps begin."""

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
+from recalign.engine import preemption
 from recalign.engine.partitioning import Partitioner
 
 
@@ -56,6 +57,7 @@ def over_examples(
     )
     found = []
     for start in starts:
+        preemption.safe_point()
         chosen = order[start : start + batch_size]
         batch = {name: _padded(feature, chosen, batch_size) for name, feature in features.items()}
         found.append(jax.device_get(compute(partitioner.put_batch(batch))))
