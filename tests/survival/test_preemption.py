@@ -18,6 +18,23 @@ from tests.survival.running import (
     steps,
 )
 
+# Safe points are told and take a while: one before the first step, one after the last, and three in
+# the final report.
+SLOW = WITHOUT_TENSORFLOW.replace(
+    "main()",
+    """
+import time
+from recalign.engine import preemption
+point = preemption.safe_point
+preemption.safe_point = lambda: (print("safe point", flush=True), time.sleep(2), point())
+main()
+""",
+)
+
+
+def wait_for_report(process):
+    process.wait_for(lambda: process.said.count("safe point") == 3)
+
 
 def test_sigterm_ends_with_code_75_and_a_checkpoint_and_the_run_goes_on(recipe, whole, tmp_path):
     # Nothing would be saved by itself before the end.
@@ -52,25 +69,12 @@ def test_sigterm_before_the_first_step_ends_with_code_75_too(live, tmp_path):
 
 def test_sigterm_during_the_final_report_ends_with_code_75_too(recipe, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
-    process = recipe.start(tmp_path / "run")
-    process.wait_until_trains()
+    process = dataclasses.replace(recipe, program=SLOW).start(tmp_path / "run")
+    wait_for_report(process)
     process.terminate()
     assert "Traceback" not in process.end(AGAIN)
     recipe.finish(tmp_path / "run")
     assert_same_runs(tmp_path / "run", whole)
-
-
-# Every safe point takes a while, so that a notice reaches the other process before the next.
-SLOW = WITHOUT_TENSORFLOW.replace(
-    "main()",
-    """
-import time
-from recalign.engine import preemption
-point = preemption.safe_point
-preemption.safe_point = lambda: (time.sleep(1), point())
-main()
-""",
-)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +139,7 @@ def test_two_processes_end_together_before_the_first_step_and_in_the_report(
     early[1].terminate()
     shutil.copytree(undisturbed, tmp_path / "late")
     late = two(tmp_path / "late", SLOW)
-    late[0].wait_until_trains()
+    wait_for_report(late[0])
     late[1].terminate()
     for process in (*early, *late):
         assert "Traceback" not in process.end(AGAIN)

@@ -99,6 +99,7 @@ def train(
         state = _first_state(trainer, checkpoints, train_input, hooks.initial_params)
         first = int(state.step)
         hooks.on_start(first)
+        stack.enter_context(preemption.deferred())
         writer = stack.enter_context(
             SummaryWriter(str(model_dir), purge_step=first + 1, write_to_disk=processes.is_first())
         )
@@ -121,7 +122,6 @@ def train(
         step_fn = trainer.step_fn()
         bar = stack.enter_context(_progress_bar(first, total_steps))
         stack.enter_context(logging_redirect_tqdm())
-        stack.enter_context(preemption.deferred())
         for step in range(first + 1, total_steps + 1):
             batch = next(train_input)
             placed = trainer.partitioner.put_batch(batch)
