@@ -75,6 +75,8 @@ setup(
             "hypothesis>=6.100",
             "ir_measures>=0.3.7",
             "pytest>=8",
+            # Two processes: most of a test's time goes into one thread, compiling or importing.
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             # Drives a headless Chromium, where one is installed.
             "selenium>=4.51",

@@ -6,6 +6,7 @@ is not a computation, files and messages, is the first process's business.
 
 import jax
 
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 
@@ -24,14 +25,18 @@ def join(
 
     Raises:
       UserError: the others cannot be found.
+      Preempted: they cannot, and this process was told to stop meanwhile.
     """
-    try:
-        jax.distributed.initialize(coordinator_address, process_count, process_index)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--multiprocess: {error}; where the environment does not tell, give "
-            "--coordinator_address HOST:PORT, --process_count and --process_index"
-        ) from error
+    with preemption.deferred():  # one that has joined must not leave alone
+        try:
+            jax.distributed.initialize(coordinator_address, process_count, process_index)
+        except (ValueError, RuntimeError) as error:
+            preemption.safe_point()
+            raise UserError(
+                f"--multiprocess: {error}; where the environment does not tell, give "
+                "--coordinator_address HOST:PORT, --process_count and --process_index"
+            ) from error
+        preemption.pass_on()
 
 
 def is_first() -> bool:

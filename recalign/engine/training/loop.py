@@ -15,9 +15,9 @@ import tqdm
 from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recalign.engine import processes
+from recalign.engine import preemption, processes
 from recalign.engine.partitioning import put
-from recalign.engine.training import batch_statistics, preemption
+from recalign.engine.training import batch_statistics
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
@@ -88,16 +88,18 @@ def train(
 
     Raises:
       UserError: a loss or gradient was not finite; the disk is full.
-      Preempted: told to stop by SIGTERM, and a checkpoint has been written.
+      Preempted: told to stop by SIGTERM; what was trained is in a checkpoint.
     """
     if nonfinite not in ON_NONFINITE:
         raise UserError(f"ON_NONFINITE is {nonfinite!r}, but must be one of {ON_NONFINITE}")
     with contextlib.ExitStack() as stack:
-        notice = stack.enter_context(preemption.Notice())
-        stack.callback(checkpoints.close)
+        stack.enter_context(preemption.listening())
+        preemption.safe_point()
+        stack.callback(preemption.deferred()(checkpoints.close))
         state = _first_state(trainer, checkpoints, train_input, hooks.initial_params)
         first = int(state.step)
         hooks.on_start(first)
+        stack.enter_context(preemption.deferred())
         writer = stack.enter_context(
             SummaryWriter(str(model_dir), purge_step=first + 1, write_to_disk=processes.is_first())
         )
@@ -109,7 +111,7 @@ def train(
         def evaluate(step: int) -> None:
             if not hooks.evaluate or not is_due(step, eval_period) or hooks.evaluated(step):
                 return
-            with notice.interrupting():
+            with preemption.interruptible():
                 metrics = hooks.evaluate(state.params)
             _write_scalars(writer, metrics, step)
             hooks.on_metrics(step, metrics)
@@ -127,7 +129,7 @@ def train(
                 state, sums = step_fn(state, placed)
             meter.add(step, batch, sums)
             bar.update()
-            stop = notice.arrived(step) and step < total_steps
+            stop = preemption.arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or is_due(step, eval_period)
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
                 bar.set_postfix(meter.report(step, state.params))
@@ -136,6 +138,7 @@ def train(
             if stop:
                 raise Preempted()
             evaluate(step)
+        preemption.safe_point()
     return state
 
 

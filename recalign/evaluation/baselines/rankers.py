@@ -4,6 +4,7 @@ Sequences and histories are CSR pairs: sequence s is `events[offsets[s] : offset
 indices, oldest first.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, Self
 
@@ -137,13 +138,12 @@ def checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarr
 
 def chunks(costs: np.ndarray, budget: int) -> list[slice]:
     """Cuts rows into runs whose costs add up to the budget at most, or single rows."""
-    cuts, spent = [0], 0
-    for row, cost in enumerate(costs.tolist()):
-        if spent + cost > budget and row > cuts[-1]:
-            cuts.append(row)
-            spent = 0
-        spent += cost
-    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(costs)], strict=True) if a < b]
+    spent = np.concatenate([[0], np.cumsum(costs)])
+    cuts = [0]
+    while cuts[-1] < len(costs):
+        most = np.searchsorted(spent, spent[cuts[-1]] + budget, side="right") - 1
+        cuts.append(max(int(most), cuts[-1] + 1))
+    return [slice(a, b) for a, b in itertools.pairwise(cuts)]
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
