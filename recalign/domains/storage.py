@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from recalign.domains import candidates
+from recalign.domains.digest import digest
 from recalign.domains.domain import CANDIDATE_SPLITS, Domain
 from recalign.errors import UserError
 from recalign.files import read_parquet
@@ -76,6 +77,14 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
       UserError: it is not prepared there, or by a recalign that wrote folders of another kind.
     """
     return read(_root(data_dir) / name, name, statistics_of(name, data_dir))
+
+
+def fingerprint(name: str, data_dir: str | os.PathLike | None = None) -> str:
+    """The content hash of a prepared domain (`digest.digest`); arguments and errors as for `load`.
+
+    It is read from `statistics.json`; a domain that was prepared before it stood there is loaded.
+    """
+    return statistics_of(name, data_dir).get("fingerprint") or digest(load(name, data_dir))
 
 
 def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
