@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 Provenance = Mapping[str, str]
+# Of a domain once the item table's bytes were hashed, and now all that it holds.
+INCOMPARABLE = ("sha256", "content")
 BESIDE_ARRAYS = 2**20  # bytes of a checkpoint that are not arrays: metadata, manifest, position
 
 # Orbax logs what went wrong in its threads, traceback and all, before it raises it.
@@ -65,8 +67,8 @@ class Checkpoints:
       directory: of the checkpoints.
       keep: how many of the newest stay; None for all.
       best_step: tells a step whose checkpoint stays too.
-      provenance: what the parameters belong to ("vocabulary", "domain", …) and its fingerprint;
-        a checkpoint of another provenance is refused.
+      provenance: what the parameters belong to ("vocabulary", "domain …") and its fingerprint,
+        "KIND DIGEST"; a checkpoint of another provenance is refused.
       read_only: only looks, so that a run that is writing is not disturbed.
     """
 
@@ -187,10 +189,18 @@ class Checkpoints:
             return
         made_from = json.loads(file.read_text())
         for name in sorted(made_from.keys() & self._provenance.keys()):
-            if made_from[name] != self._provenance[name]:
+            then, now = made_from[name], self._provenance[name]
+            if (then.split()[0], now.split()[0]) == INCOMPARABLE:
+                log.warning(
+                    "%s was written by an earlier version, which took another fingerprint of its "
+                    "%s: that it is the same one is not checked",
+                    where,
+                    name,
+                )
+            elif then != now:
                 raise UserError(
-                    f"{where} is of another {name}: {made_from[name]}, where this run has "
-                    f"{self._provenance[name]}; name another MODEL_DIR"
+                    f"{where} is of another {name}: {then}, where this run has {now}; name another "
+                    "MODEL_DIR"
                 )
 
     def _damage(self, step: int) -> str | None:
