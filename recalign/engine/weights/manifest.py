@@ -6,6 +6,7 @@ It is written before the folder gets its final name, so that a folder without it
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from etils import epath
 
@@ -13,11 +14,11 @@ MANIFEST = "manifest.json"
 _BLOCK = 2**22  # bytes read at a time
 
 
-def write_manifest(folder: epath.Path) -> None:
+def write_manifest(folder: Path) -> None:
     """Records the files in the subfolders of `folder`; at the top Orbax has yet to write some."""
     files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
     manifest = {
-        str(path.relative_to(folder)): (path.stat().length, _sha256(path)) for path in files
+        str(path.relative_to(folder)): (path.stat().st_size, _sha256(path)) for path in files
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
@@ -54,7 +55,7 @@ def find_damage(folder: epath.Path, parts: Sequence[str] = ()) -> str | None:
     return None
 
 
-def _sha256(path: epath.Path) -> str:
+def _sha256(path: Path | epath.Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
