@@ -93,14 +93,6 @@ def fingerprint(name: str, data_dir: str | os.PathLike | None = None) -> str:
     return statistics_of(name, data_dir).get("fingerprint") or digest(load(name, data_dir))
 
 
-def fingerprint(name: str, data_dir: str | os.PathLike | None = None) -> str:
-    """The content hash of a prepared domain (`digest.digest`); arguments and errors as for `load`.
-
-    It is read from `statistics.json`; a domain that was prepared before it stood there is loaded.
-    """
-    return statistics_of(name, data_dir).get("fingerprint") or digest(load(name, data_dir))
-
-
 def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
     """What `statistics.json` of a prepared domain holds; arguments and errors as for `load`."""
     root = _root(data_dir)
