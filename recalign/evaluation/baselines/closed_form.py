@@ -238,7 +238,7 @@ def check_memory(num_items: int, name: str) -> None:
         raise UserError(
             f"{name} over {num_items} items takes {needed / 2**30:.1f} GiB of memory, of which "
             f"{free / 2**30:.1f} are free: it fits catalogues of up to {fits} items. Choose "
-            "another baseline, such as cooccurrence, or prepare the domain with fewer items (--k_core)"
+            "another baseline, such as cooccurrence, or prepare the domain with fewer items"
         )
 
 
