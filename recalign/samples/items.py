@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Self
 
 import gin
@@ -50,29 +50,49 @@ class ItemTexts:
         """int32[n], how many tokens each target has, without its end."""
         return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - len(self.end)
 
-    def shorten(self, room: int, vocabulary: seqio.Vocabulary) -> Self:
-        """The same catalogue, its titles cut where an item of a history takes more than `room`.
+    def most_tokens(self, marks: Collection[str], vocabulary: seqio.Vocabulary) -> np.ndarray:
+        """int32[n], the most tokens of an item that one of some marks follows.
+
+        Args:
+          marks: what stands after a mention without a space, such as "?"; may be "".
+          vocabulary: counts; its pieces never cross a space, so that the last word decides.
+        """
+        last = [text.rpartition(" ")[2] for text in self.mention]
+
+        def count(mark: str) -> np.ndarray:
+            words = vocabulary.tokenizer.encode([word + mark for word in last])
+            return np.array([len(word) for word in words], np.int32)
+
+        others = {*marks} - {prompts.ITEM_END}
+        if not others:
+            return self.history_tokens
+        more = np.max([count(mark) for mark in others], axis=0) - count(prompts.ITEM_END)
+        return self.history_tokens + np.maximum(more, 0)
+
+    def shorten(self, room: int, marks: Collection[str], vocabulary: seqio.Vocabulary) -> Self:
+        """The same catalogue, its titles cut where an item takes more than so many tokens.
 
         Of a title the words that fit are kept, or what fits of a first word that is too long; where
         nothing does, the item is written as its id. An id is never cut, and so may still be longer.
 
         Args:
-          room: tokens, the end mark included.
-          vocabulary: counts them.
+          room: the tokens, a mark included.
+          marks: what may follow an item, see `most_tokens`.
+          vocabulary: counts tokens.
         """
         titles, mention, history = self.titles.copy(), self.mention.copy(), self.history.copy()
         tokens = self.history_tokens.copy()
-        for item in np.flatnonzero(tokens > room):
+        for item in np.flatnonzero(self.most_tokens(marks, vocabulary) > room):
 
             def write(title: str, id_text: str = self.ids[item]) -> str:
-                return prompts.item_text(self.form, id_text, title) + prompts.ITEM_END
+                return prompts.item_text(self.form, id_text, title)
 
             def fits(title: str, write: Callable = write) -> bool:
-                return len(vocabulary.encode(write(title))) <= room
+                return all(len(vocabulary.encode(write(title) + mark)) <= room for mark in marks)
 
             titles[item] = longest_beginning(titles[item], fits)
-            history[item] = write(titles[item])
-            mention[item] = history[item].removesuffix(prompts.ITEM_END)
+            mention[item] = write(titles[item])
+            history[item] = mention[item] + prompts.ITEM_END
             tokens[item] = len(vocabulary.encode(history[item]))
         return dataclasses.replace(
             self, titles=titles, mention=mention, history=history, history_tokens=tokens

@@ -33,23 +33,27 @@ class Questions:
     def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
         """The question about each history (item indices, oldest first, none of them empty).
 
-        What answers begin with is padded with 0 to one length, the longest there is, so that there
-        is one shape of it.
+        What answers begin with is padded with 0 to one length, so that there is one shape of it.
         """
         if not all(len(history) for history in histories):
             raise ValueError("a question needs at least one item")
         with self._lock:
             self._dataset = self._dataset or self._pipeline()
             if self._most_given is None:
-                longest = item_texts(*domain_of(self._task)).target_lengths.argmax()
-                [sample] = self._samples([[longest] * self._lengths["targets"]])
-                self._most_given = len(sample["given"])
+                self._most_given = self._measure_given()
             samples = self._samples(histories)
         padding = [(0, self._most_given - len(sample["given"])) for sample in samples]
         return Asked(
             inputs=[sample["inputs"] for sample in samples],
             given=[np.pad(s["given"], pad) for s, pad in zip(samples, padding, strict=True)],
         )
+
+    def _measure_given(self) -> int:
+        """As many tokens as any answer begins with, or more."""
+        counts = item_texts(*domain_of(self._task)).target_lengths
+        [sample] = self._samples([[counts.argmin()] * self._lengths["targets"]])
+        items = len(sample["given"]) // counts.min()
+        return min(items * counts.max(), self._lengths["targets"])
 
     def _samples(self, histories: Sequence[Sequence[int]]) -> list[dict[str, np.ndarray]]:
         self._asked = histories

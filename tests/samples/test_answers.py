@@ -231,20 +231,22 @@ def test_samples_without_the_feature_are_converted_too():
     assert row["decoder_loss_weights"].sum() == 2
 
 
-def test_a_question_is_asked_with_what_its_answer_begins_with(shop, configured):
-    configured(**{"retrieval.retrieval.answer_prefix": 3})
+@pytest.mark.parametrize("form", ["id", "title"])
+def test_a_question_is_asked_with_what_its_answer_begins_with(shop, configured, form):
+    configured(**{"retrieval.retrieval.answer_prefix": 3, "item_texts.target_form": form})
     [examples] = judged.examples("testshop_retrieval", LENGTHS, "test", num_examples=30)
     tokens = texts_of(shop).target_tokens
     histories = np.split(examples.events, examples.offsets[1:-1])
     for history, given in zip(histories, examples.given, strict=True):
         rows = tokens[history[-3:]]
         assert given.tolist() == rows[rows > 1].tolist()
+    assert (len({len(given) for given in examples.given}) > 1) == (form == "title")
     asked = examples.ask(histories)
     for one, other in zip(asked.inputs, examples.inputs, strict=True):
         np.testing.assert_array_equal(one, other)
-    longest = 3 * texts_of(shop).target_lengths.max()
+    [width] = {len(given) for given in asked.given}
     for one, other in zip(asked.given, examples.given, strict=True):
-        assert one.tolist() == [*other, *[0] * (longest - len(other))]
+        assert one.tolist() == [*other, *[0] * (width - len(other))]
 
 
 def test_training_is_fed_weights(shop, configured):
