@@ -6,6 +6,18 @@ import click
 
 from recalign.cli.options import data_dir_option, gin_options
 
+READS_TOKENS = """\
+from recalign.runs import run
+from recalign.tokens import data
+MODEL_DIR = %gin.REQUIRED
+TOKENS_DIR = %RECIPE_DIR
+run.Run.data = @data.TokenData()
+data.TokenData.directory = %TOKENS_DIR
+data.TokenData.batch_size = %BATCH_SIZE
+data.TokenData.seed = %RANDOM_SEED
+run.Run.eval_examples = None
+"""
+
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
@@ -26,14 +38,10 @@ def cache(configure, output: Path) -> None:
     """
     configure("MODEL_DIR=none")
 
-    import gin
+    from recalign.runs import configuration, run
+    from recalign.tokens import writing
 
-    from recalign.runs import run as runs
-    from recalign.tokens import writing as writer
-
-    name, module = (
-        gin.query_parameter(f"%{macro}")
-        for macro in ("MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE")
-    )
-    rows = writer.write(gin.get_configurable(runs.Run)(), name, module, output)
+    found = run.make()
+    recipe = configuration.recipe_without("recalign.samples", READS_TOKENS)
+    rows = writing.write(found.data, found.total_steps, found.eval_examples, recipe, output)
     click.echo(f"{rows} rows written; train with: recalign train --gin_file={output}/train.gin …")

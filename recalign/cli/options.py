@@ -21,6 +21,15 @@ step_option = click.option(
     help="Which checkpoint; `best` is the one that is best on validation by BEST_METRIC.",
 )
 
+modules_option = click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="NAME",
+    help="A module of yours that the run's config.gin may import, such as the one that registers "
+    "its tasks. May be given several times.",
+)
+
 
 def data_dir_option(command: Callable) -> Callable:
     """Adds `--data_dir`, which is where the command looks for prepared domains."""

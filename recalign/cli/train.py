@@ -59,14 +59,12 @@ def train(
     if topology:
         raise UserError("--topology is for --dry_run")
 
-    import gin
-
     from recalign.evaluation import report
-    from recalign.runs import run as runs
+    from recalign.runs import run
 
     folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
     configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
-    return report.format_report(gin.get_configurable(runs.Run)().train(accept_changes))
+    return report.format_report(run.make().train(accept_changes))
 
 
 def _dry_run(configure, topology: str | None) -> str:
@@ -76,11 +74,11 @@ def _dry_run(configure, topology: str | None) -> str:
 
     import gin
 
-    from recalign.runs import run as runs
+    from recalign.runs import run
 
     # What a step's size does not depend on need not be chosen.
     configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")
     if devices:
         # Gin copies what is bound, which a function survives and a device does not.
         gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
-    return str(gin.get_configurable(runs.Run)().dry_run())
+    return str(run.make().dry_run())

@@ -1,7 +1,7 @@
 """How each kind of task is judged: what the network is asked, and what is made of its answers."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,17 +39,17 @@ class Judge(Protocol):
 
 def judge(
     examples: Examples,
-    make_retriever: Callable[..., Retriever],
-    make_scorer: Callable[..., Scorer],
-    make_writer: Callable[..., Writer],
+    make_retriever: Callable[[], Retriever],
+    make_scorer: Callable[[], Scorer],
+    make_writer: Callable[[], Writer],
+    decode: Callable[[Sequence[int]], str],
 ) -> Judge:
-    """The judge of the task that some examples are of."""
+    """The judge of the task that some examples are of; `decode` gives the text of tokens."""
     if isinstance(examples, RatingExamples):
-        return RatingJudge(make_scorer(catalogue=examples.stars), make_writer())
-    items = {"catalogue": examples.catalogue, "index_folder": examples.domain.path}
+        return RatingJudge(make_scorer(), make_writer(), decode)
     if isinstance(examples, RankingExamples):
-        return RankingJudge(make_scorer(**items))
-    return RetrievalJudge(make_retriever(**items))
+        return RankingJudge(make_scorer())
+    return RetrievalJudge(make_retriever())
 
 
 class RetrievalJudge:
@@ -129,9 +129,10 @@ class RatingJudge:
     weighted by the probabilities of their texts.
     """
 
-    def __init__(self, scorer: Scorer, writer: Writer):
+    def __init__(self, scorer: Scorer, writer: Writer, decode: Callable[[Sequence[int]], str]):
         self._scorer = scorer
         self._writer = writer
+        self._decode = decode
 
     def metrics(self, params: Any, examples: RatingExamples) -> dict[str, float]:
         """See `Judge`."""
@@ -182,7 +183,7 @@ class RatingJudge:
         length = max(map(len, examples.stars)) + SPARE_TOKENS
         tokens = self._writer.write(params, examples.inputs, length)
         ended = (tokens == examples.stars[0][-1]).any(axis=1)
-        texts = [examples.decode([t for t in row if t]) for row in tokens.tolist()]
+        texts = [self._decode([t for t in row if t]) for row in tokens.tolist()]
         low, high = examples.values.min(), examples.values.max()
         found = [
             metrics.rating_in(text, low, high) if done else math.nan

@@ -5,12 +5,10 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import gin
-
 import recalign.gin as gin_files
 from recalign.errors import UserError
 from recalign.evaluation.report import markdown
-from recalign.runs import run as runs
+from recalign.runs.run import Run, Tables, make
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ def known() -> list[str]:
 
 def run(
     configure: Configure, names: Sequence[str], seeds: Sequence[int], output: Path
-) -> Iterator[tuple[str, list[runs.Tables]]]:
+) -> Iterator[tuple[str, list[Tables]]]:
     """Trains every ablation with every seed, one after the other.
 
     Run again, it goes on where it stopped: each training has its folder, OUTPUT/NAME/seed_N.
@@ -73,19 +71,17 @@ def run(
         yield name, reports
 
 
-def _configured(configure: Configure, name: str, seed: int, output: Path) -> runs.Run:
+def _configured(configure: Configure, name: str, seed: int, output: Path) -> Run:
     folder = str(output / name / f"seed_{seed}")
     files = [] if name == RECIPE else [f"ablations/{name}.gin"]
     configure(f"MODEL_DIR={folder}", f"RANDOM_SEED={seed}", files=files)
-    found = gin.get_configurable(runs.Run)()
+    found = make()
     if (found.model_dir, found.trainer.seed) != (folder, seed):
         raise UserError("--gin.MODEL_DIR and --gin.RANDOM_SEED: use --output and --seeds instead")
     return found
 
 
-def format_table(
-    found: Mapping[str, Sequence[runs.Tables]], metrics: Sequence[str] = METRICS
-) -> str:
+def format_table(found: Mapping[str, Sequence[Tables]], metrics: Sequence[str] = METRICS) -> str:
     """A line an ablation: mean ± standard deviation of each metric over the seeds.
 
     Args:

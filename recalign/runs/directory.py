@@ -17,8 +17,9 @@ CONFIG = "config.gin"
 LOCK = ".lock"
 METRICS, HISTORY = "metrics.json", "metrics.jsonl"
 
-# A run may move, and may be told to train longer: that changes nothing that it has done.
-FREE = ("MODEL_DIR", "TRAIN_STEPS")
+# A run and what it reads may move, and a run may be told to train longer: that changes nothing that
+# it has done. What is read is known by its fingerprints.
+FREE = ("MODEL_DIR", "TOKENS_DIR", "TRAIN_STEPS")
 LOWER_IS_BETTER = ("rmse", "mae")
 
 
@@ -62,23 +63,11 @@ class RunDirectory:
         path = self.path / CONFIG
         if not path.exists():
             return
-        before, now = configuration.bindings(path.read_text()), configuration.bindings(text)
-        changed = [
-            name
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and name not in FREE
-        ]
+        changed = configuration.differences(path.read_text(), text, FREE)
         if changed:
-            lines = [
-                f"  {sign} {name} = {config[name]}"
-                for name in changed
-                for sign, config in (("-", before), ("+", now))
-                if name in config
-            ]
             raise UserError(
-                "\n".join([f"{path} says that this run was begun with another configuration:"])
-                + "\n"
-                + "\n".join(lines)
+                f"{path} says that this run was begun with another configuration:\n"
+                + "\n".join(f"  {line}" for line in changed)
                 + "\nName another MODEL_DIR, or go on here with --accept_changes"
             )
 

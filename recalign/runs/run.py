@@ -5,14 +5,16 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 import numpy as np
 
+from recalign.bindings import Bindings
 from recalign.engine import processes
+from recalign.engine.search.inference import Inference
 from recalign.engine.search.retriever import Retriever
 from recalign.engine.search.scorer import Scorer
 from recalign.engine.search.writer import Writer
@@ -25,12 +27,16 @@ from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
 from recalign.evaluation import metrics, report
-from recalign.evaluation.examples import Examples, RetrievalExamples
+from recalign.evaluation.data import Data
+from recalign.evaluation.examples import (
+    Examples,
+    RatingExamples,
+    RetrievalExamples,
+)
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
-from recalign.runs import configuration
+from recalign.runs import configuration, safety
 from recalign.runs.directory import CONFIG, RunDirectory
-from recalign.serving.recommender import Recommender
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +46,7 @@ Tables = dict[str, Rows]
 HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
 
 
-@gin.configurable
+@gin.configurable(denylist=["bindings"])
 @dataclasses.dataclass
 class Run:
     """What a recipe describes; gin/runs/train.gin binds every field.
@@ -48,48 +54,36 @@ class Run:
     Attributes:
       model_dir: the folder of the run.
       trainer: the model, its layout and its seed.
-      train_input: makes the endless batches to train on.
-      batch_shapes: tells their shapes.
-      vocabulary_size: tells how many token ids those batches may hold.
-      examples: given a split, gives the examples of every task to evaluate.
-      retriever: ranks the catalogue, for retrieval tasks.
-      scorer: scores candidates, for ranking tasks, and ratings.
-      writer: writes answers, for rating tasks.
+      data: what it is trained on and asked.
+      inference: how it is asked.
       total_steps: the step to stop at.
       eval_period: steps between evaluations on validation; 0 means only at the end.
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay, and the best one.
       best_metric: which one is best on validation: a metric, or how its name ends.
-      provenance: tells what the parameters belong to, such as the vocabulary, by fingerprints.
-      decode: turns token ids into text, for messages.
-      nonfinite: what to do about a loss that is not finite, see `train`.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      nonfinite: what to do about a loss that is not finite, see `train`.
       step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
         on from the newest in any case.
+      bindings: what of it is in use, and written down.
     """
 
     model_dir: str
     trainer: Trainer
-    train_input: Callable[[], Iterator[Mapping[str, np.ndarray]]]
-    batch_shapes: Callable[[], Mapping[str, Any]]
-    vocabulary_size: Callable[[], int]
-    examples: Callable[..., list[Examples]]
-    retriever: Callable[..., Retriever]
-    scorer: Callable[..., Scorer]
-    writer: Callable[..., Writer]
+    data: Data
     total_steps: int
+    inference: Inference = dataclasses.field(default_factory=Inference)
     eval_period: int = 1000
     eval_examples: int | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
     best_metric: str | None = None
     initial_checkpoint_path: str | None = None
-    provenance: Callable[[], Mapping[str, str]] = dict
-    decode: Callable[[Sequence[int]], str] = str
     nonfinite: str = "stop"
     step: str = "newest"
+    bindings: Bindings = dataclasses.field(default_factory=Bindings.in_force, repr=False)
 
     def __post_init__(self):
         if "://" in self.model_dir:
@@ -115,16 +109,14 @@ class Run:
         with self._directory.locked() if processes.is_first() else contextlib.nullcontext():
             return self._train(accept_changes)
 
-    def _train(self, accept_changes: bool) -> Rows:
+    def _train(self, accept_changes: bool) -> Tables:
         self._check_vocabulary()
-        train_input = self.train_input()
-        validation = self.examples(split="validation", num_examples=self.eval_examples)
-        judges = self._judges(validation)
-        provenance = self.provenance()
-        # Not needed in every run, but a mistake in their bindings should not wait for that.
-        self.batch_shapes(), self.decode([])
-        configuration.check_all_used()
-        config = configuration.operative()
+        with self.bindings.active():  # what is used is written down as the data is read
+            train_input = self.data.train_batches()
+            validation = self.data.examples("validation", self.eval_examples)
+            judges = self._judges(validation)
+            configuration.check_all_used()
+            config = configuration.operative()
         if not accept_changes:
             self._directory.check_config(config)
         state = train(
@@ -135,7 +127,7 @@ class Run:
                 self._directory.path / "checkpoints",
                 self.checkpoints_to_keep,
                 lambda: self._directory.best_step(self.best_metric),
-                provenance,
+                self.data.provenance(),
             ),
             total_steps=self.total_steps,
             eval_period=self.eval_period,
@@ -150,16 +142,16 @@ class Run:
                 initial_params=self._initial_params if self.initial_checkpoint_path else None,
             ),
         )
-        return self._report(self.examples(split="test"), state, judges)
+        return self._report(self.data.examples("test"), state, judges)
 
     def dry_run(self) -> Sizes:
         """What a training step would take; nothing is read or written."""
-        return measure(self.trainer, self.batch_shapes())
+        return measure(self.trainer, self.data.batch_shapes())
 
     def evaluate(self, split: str) -> Tables:
         """Evaluates a checkpoint on a split and gives the report."""
-        examples = self.examples(split=split)
-        return self._report(examples, self._restore(), self._judges(examples))
+        examples = self.data.examples(split)
+        return self._report(examples, self.restore(), self._judges(examples))
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.
@@ -175,33 +167,23 @@ class Run:
         Raises:
           UserError: there is no such task, or it is not clear which.
         """
-        found = self.examples(split=split, task=task)
+        found = self.data.examples(split, task=task)
         if len(found) > 1:
             names = ", ".join(examples.task for examples in found)
             raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
         [examples] = found
         judge = self._judges(found)[examples.task]
         with replacing(output) as draft, draft.open("w") as file:
-            for record in judge.predictions(self._restore().params, examples):
+            for record in judge.predictions(self.restore().params, examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
 
-    def recommender(self, exact: bool = False) -> Recommender:
-        """Answers any history; `exact` scores every item for it."""
-        examples = self._retrieval("test", 1)
-        return Recommender(
-            domain=examples.domain,
-            ask=examples.ask,
-            retriever=self._retriever(examples, **({"exact": True} if exact else {})),
-            params=self._restore().params,
-        )
-
     def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
         """How many of the exactly best items the beam finds, on the first examples of a split."""
-        examples = self._retrieval(split, num_examples)
-        params = self._restore().params
+        examples = self.retrieval_examples(split, num_examples)
+        params = self.restore().params
         beam, exact = (
-            self._retriever(examples, exact=exact).rank(
+            self.retriever(examples, exact).rank(
                 params, examples.inputs, examples.offsets, examples.events
             )
             for exact in (False, True)
@@ -212,21 +194,72 @@ class Run:
             for name, value in metrics.beam_recall(found.items, best.items, protocol).items()
         }
 
-    def _retrieval(self, split: str, num_examples: int) -> RetrievalExamples:
-        """Examples of the run's retrieval task, the first one if there are several."""
-        for examples in self.examples(split=split, num_examples=num_examples):
-            if isinstance(examples, RetrievalExamples) and examples.ask:
+    def retrieval_examples(self, split: str, num_examples: int | None) -> RetrievalExamples:
+        """The first examples of the run's retrieval task, the first one if there are several.
+
+        Raises:
+          UserError: the run has none.
+        """
+        for examples in self.data.examples(split, num_examples):
+            if type(examples) is RetrievalExamples:
                 return examples
         raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
 
-    def _retriever(self, examples: RetrievalExamples, **options: Any) -> Retriever:
-        return self.retriever(
-            module=self.trainer.model.module,
-            partitioner=self.trainer.partitioner,
-            catalogue=examples.catalogue,
+    def restore(self) -> TrainState:
+        """The state at `step`.
+
+        Raises:
+          UserError: there is no such checkpoint, or it does not fit the run.
+        """
+        folder = self._directory.path / "checkpoints"
+        if not folder.exists():
+            raise UserError(f"{folder} holds no checkpoint")
+        checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
+        return checkpoints.restore(self.trainer.abstract_state(), step=self._chosen_step())
+
+    def retriever(self, examples: RetrievalExamples, exact: bool | None = None) -> Retriever:
+        """What ranks the catalogue of a task, as `inference` says or else exactly or by beam."""
+        options = dataclasses.asdict(self.inference)
+        options["exact"] = self.inference.exact if exact is None else exact
+        return Retriever(
+            self.trainer.model.module,
+            self.trainer.partitioner,
+            self.data.item_tokens(examples.task),
             index_folder=examples.domain.path,
-            **options,
+            **{name: value for name, value in options.items() if "scoring" not in name},
         )
+
+    def _scorer(self, examples: Examples) -> Scorer:
+        rating = isinstance(examples, RatingExamples)
+        return Scorer(
+            self.trainer.model.module,
+            self.trainer.partitioner,
+            examples.stars if rating else self.data.item_tokens(examples.task),
+            batch_size=self.inference.scoring_batch_size,
+            length_multiple=self.inference.length_multiple,
+            renormalise=self.inference.scoring_renormalise,
+            index_folder=None if rating else examples.domain.path,
+        )
+
+    def _writer(self) -> Writer:
+        return Writer(
+            self.trainer.model.module,
+            self.trainer.partitioner,
+            self.inference.batch_size,
+            self.inference.length_multiple,
+        )
+
+    def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
+        return {
+            examples.task: judge(
+                examples,
+                functools.partial(self.retriever, examples),
+                functools.partial(self._scorer, examples),
+                self._writer,
+                self.data.decode,
+            )
+            for examples in found
+        }
 
     def _initial_params(self) -> Any:
         _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
@@ -248,14 +281,10 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
             with replacing(path) as draft:
-                draft.write_text("\n".join(row_text(batch, int(row), self.decode) for row in shown))
+                draft.write_text(
+                    "\n".join(row_text(batch, int(row), self.data.decode) for row in shown)
+                )
         return f"The examples are in {path}"
-
-    def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
-        on = {"module": self.trainer.model.module, "partitioner": self.trainer.partitioner}
-        makers = (self.retriever, self.scorer, self.writer)
-        made = [functools.partial(maker, **on) for maker in makers]
-        return {examples.task: judge(examples, *made) for examples in found}
 
     def _report(
         self, found: Sequence[Examples], state: TrainState, judges: Mapping[str, Judge]
@@ -292,19 +321,12 @@ class Run:
             )
 
     def _check_vocabulary(self) -> None:
-        rows, needed = self.trainer.model.module.config.vocab_size, self.vocabulary_size()
+        rows, needed = self.trainer.model.module.config.vocab_size, self.data.vocabulary_size()
         if needed > rows:
             raise UserError(
                 f"the vocabulary has {needed} token ids, sentinels included, but the model only "
                 f"{rows} rows (VOCAB_SIZE): they do not fit together"
             )
-
-    def _restore(self) -> TrainState:
-        folder = self._directory.path / "checkpoints"
-        if not folder.exists():
-            raise UserError(f"{folder} holds no checkpoint")
-        checkpoints = Checkpoints(folder, provenance=self.provenance(), read_only=True)
-        return checkpoints.restore(self.trainer.abstract_state(), step=self._chosen_step())
 
     def _chosen_step(self) -> int | None:
         if self.step == "newest":
@@ -333,15 +355,26 @@ def _named(rows: Rows, split: str) -> dict[str, float]:
     }
 
 
-def load(model_dir: str, step: str = "newest") -> Run:
+def make() -> Run:
+    """The run that the current configuration describes."""
+    return gin.get_configurable(Run)()
+
+
+def load(model_dir: str, step: str = "newest", modules: Sequence[str] = ()) -> Run:
     """The run that was trained in a folder, as its config.gin says, at one of its checkpoints.
 
+    Args:
+      model_dir: the folder.
+      step: see `Run`.
+      modules: what its configuration may import beside recalign's own, see `safety.check`.
+
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or its configuration may not be read.
     """
     config = Path(model_dir) / CONFIG
     if not config.exists():
         raise UserError(f"{model_dir} holds no run: there is no {config}")
-    configuration.parse([str(config)])
-    run = gin.get_configurable(Run)()
+    configuration.parse_saved(config, modules)
+    run = make()
+    safety.check_module(getattr(run.data, "module", None), modules)
     return dataclasses.replace(run, model_dir=model_dir, step=step)

@@ -13,6 +13,7 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.retriever import Retriever
 from recalign.errors import UserError
+from recalign.runs.run import Run
 
 # Of an unknown id, and of the ids that it is compared with to suggest others.
 LONGEST_KEY = 64
@@ -20,7 +21,7 @@ MOST_COMPARED = 50_000
 
 
 class Recommender:
-    """Ranks the catalogue of a domain for histories; `recalign.runs.Run.recommender` makes one.
+    """Ranks the catalogue of a domain for histories; `of_run` makes one.
 
     Args:
       domain: the catalogue and the users.
@@ -125,6 +126,17 @@ class Recommender:
     @functools.cached_property
     def _user_of_key(self) -> dict[str, int]:
         return {key: index for index, key in enumerate(self.domain.user_keys)}
+
+
+def of_run(run: Run, exact: bool = False) -> Recommender:
+    """What a run would recommend; `exact` scores every item for each history."""
+    examples = run.retrieval_examples("test", 1)
+    return Recommender(
+        domain=examples.domain,
+        ask=run.data.questions(examples.task),
+        retriever=run.retriever(examples, exact or None),
+        params=run.restore().params,
+    )
 
 
 def _find(what: str, key: str, index_of: Mapping[str, int], domain: str) -> int:

@@ -12,6 +12,7 @@ but when a search may stop.
 """
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -22,11 +23,11 @@ import numpy as np
 
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.runs import configuration
-from recalign.runs import run as runs
+from recalign.runs.run import make
 
 
 def options_of(text: str) -> dict[str, int]:
-    """The options of a `Retriever`, written "name=number,name=number"."""
+    """The options of `Inference`, written "name=number,name=number"."""
     pairs = (part.split("=") for part in text.split(",") if part)
     return {name: int(value) for name, value in pairs}
 
@@ -56,16 +57,14 @@ def main():
 
     configuration.parse([args.gin_file], ["MODEL_DIR=unused"])
     whole = gin.query_parameter("%TASK_FEATURE_LENGTHS")["inputs"]
-    run = gin.get_configurable(runs.Run)()
-    [examples] = [
-        found
-        for found in run.examples(split="test")
-        if isinstance(found, RetrievalExamples) and found.ask
-    ]
-    retrievers = {
-        text or "as configured": run._retriever(examples, **options_of(text))
-        for text in args.options or [f"length_multiple={whole}", ""]
-    }
+    run = make()
+    examples = run.retrieval_examples("test", None)
+    retrievers = {}
+    for text in args.options or [f"length_multiple={whole}", ""]:
+        options = dataclasses.replace(run.inference, **options_of(text))
+        retrievers[text or "as configured"] = dataclasses.replace(run, inference=options).retriever(
+            examples
+        )
     params = run.trainer.init_state().params
     chosen = np.random.default_rng(0).permutation(len(examples))[: args.users]
     tokens = np.array([len(examples.inputs[e]) for e in chosen])

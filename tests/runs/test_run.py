@@ -12,9 +12,10 @@ from recalign import domains
 from recalign.cli import recalign
 from recalign.engine.search.scorer import Scorer
 from recalign.errors import UserError
-from recalign.runs import run as runs
 from recalign.runs.directory import RunDirectory
+from recalign.runs.run import load
 from recalign.samples.registry import register_domain
+from recalign.serving.recommender import of_run
 
 SMALL = [
     "--gin.TRAIN_STEPS=6",
@@ -134,19 +135,21 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
     printed = run("eval", "--model_dir", tmp_path, "--beam_recall", 30)
     told = dict(line.split() for line in printed.splitlines())
     assert set(told) == {"full/beam_recall@10", "full_unseen/beam_recall@10"}
-    new = runs.load(str(tmp_path))
-    examples = new._retrieval("test", 30)
+    new = load(str(tmp_path))
+    examples = new.retrieval_examples("test", 30)
     histories = np.split(examples.events, examples.offsets[1:-1])
-    scorer = Scorer(new.trainer.model.module, new.trainer.partitioner, examples.catalogue)
+    scorer = Scorer(
+        new.trainer.model.module, new.trainer.partitioner, new.data.item_tokens(examples.task)
+    )
     every = np.tile(np.arange(shop.num_items, dtype=np.int32), (30, 1))
-    scores = scorer.score(new._restore().params, examples.inputs, every)
+    scores = scorer.score(new.restore().params, examples.inputs, every)
     unseen_scores = scores.copy()
     for row, history in zip(unseen_scores, histories, strict=True):
         row[history] = -np.inf
     number_of = {key: item for item, key in enumerate(shop.items["key"])}
     lines = predictions(tmp_path, "toyshop_retrieval", tmp_path)[:30]
     beam = [[number_of[key] for key in line["items"]] for line in lines]
-    unseen_beam = new.recommender().recommend(histories, 10).items
+    unseen_beam = of_run(new).recommend(histories, 10).items
     for protocol, found, own in (
         ("full", beam, scores),
         ("full_unseen", unseen_beam, unseen_scores),

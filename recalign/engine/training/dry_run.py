@@ -8,13 +8,14 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
 
 from recalign.engine.network.config import step_flops
-from recalign.engine.training.model import Batch
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 
@@ -92,15 +93,17 @@ def use_topology(topology: str) -> list[jax.Device]:
         ) from error
 
 
-def measure(trainer: Trainer, batch: Batch) -> Sizes:
+def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     """Compiles the step of a trainer.
 
     Args:
       trainer: the model and its layout.
-      batch: shapes and dtypes, `jax.ShapeDtypeStruct` or arrays.
+      shapes: of the features of a batch, which are int32.
     """
     state = trainer.abstract_state()
-    batch = trainer.partitioner.abstract_batch(batch)
+    batch = trainer.partitioner.abstract_batch(
+        {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+    )
     with trainer.partitioner.activate():
         compiled = trainer.step_fn().lower(state, batch).compile()
     rows, source = batch["encoder_input_tokens"].shape

@@ -15,26 +15,6 @@ from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainStat
 from recalign.errors import UserError
 
 
-def batch_shapes(
-    task_feature_lengths: Mapping[str, int], batch_size: int, pack: bool = True
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """The features of SeqIO's `EncDecFeatureConverter`, int32[batch_size, length] each."""
-    inputs, targets = task_feature_lengths["inputs"], task_feature_lengths["targets"]
-    lengths = {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": targets,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": targets,
-    }
-    if pack:
-        for feature in ("segment_ids", "positions"):
-            lengths |= {f"encoder_{feature}": inputs, f"decoder_{feature}": targets}
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        for name, length in lengths.items()
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class Trainer:
     """Runs training steps of one model under one layout.
