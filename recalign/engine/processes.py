@@ -5,6 +5,7 @@ is not a computation, files and messages, is the first process's business.
 """
 
 import jax
+from jax.experimental import multihost_utils
 
 from recalign.errors import UserError
 
@@ -32,6 +33,13 @@ def join(
             f"--multiprocess: {error}; where the environment does not tell, give "
             "--coordinator_address HOST:PORT, --process_count and --process_index"
         ) from error
+
+
+def agree(number: int) -> int:
+    """The number that the first process has, in every process; all must ask."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(number))
 
 
 def is_first() -> bool:

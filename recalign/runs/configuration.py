@@ -163,6 +163,11 @@ def bindings(config: str) -> dict[str, Any]:
     return {gin_text.name_of(binding): binding.value for binding in _bindings(found)}
 
 
+def current() -> dict[str, str]:
+    """Every binding there is, used or not: gin text by whole names, or by macros."""
+    return {gin_text.name_of(b): repr(b.value) for b in _bindings(gin_text.in_full(_statements()))}
+
+
 def differences(before: str, now: str, free: Collection[str] = ()) -> list[str]:
     """What differs between two gin files that `operative` gave, perhaps of different versions.
 

@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import gin
 import numpy as np
 
+import recalign
 from recalign.bindings import Bindings
 from recalign.engine import processes
 from recalign.engine.search.inference import Inference
@@ -21,7 +24,7 @@ from recalign.engine.search.writer import Writer
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.dry_run import Sizes, measure
-from recalign.engine.training.loop import Hooks, train
+from recalign.engine.training.loop import Evaluator, Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights.conversion import load_params
@@ -37,13 +40,32 @@ from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
 from recalign.runs import configuration, safety
 from recalign.runs.directory import CONFIG, RunDirectory
+from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
 
-Tables = dict[str, Rows]
-"""The rows of the report for each task: the model, then the baselines."""
-
 HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a checkpoint reaches on a split.
+
+    Attributes:
+      step: of the checkpoint.
+      split: "validation" or "test".
+      best_by: the metric by which it is the best on validation; None if it is not.
+      tables: the rows of each task: the model, then the baselines.
+    """
+
+    step: int
+    split: str
+    best_by: str | None
+    tables: dict[str, Rows]
+
+    def __str__(self):
+        best = f", the best on validation by {self.best_by}" if self.best_by else ""
+        return f"{self.split}, step {self.step}{best}\n\n{report.format_report(self.tables)}"
 
 
 @gin.configurable(denylist=["bindings"])
@@ -58,10 +80,13 @@ class Run:
       inference: how it is asked.
       total_steps: the step to stop at.
       eval_period: steps between evaluations on validation; 0 means only at the end.
+      eval_periods: the same for kinds of tasks that have a period of their own ("ranking").
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay, and the best one.
-      best_metric: which one is best on validation: a metric, or how its name ends.
+      best_metric: which one is best on validation: a metric, or how its name ends. It is the one
+        that is reported.
+      patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
       nonfinite: what to do about a loss that is not finite, see `train`.
@@ -76,10 +101,12 @@ class Run:
     total_steps: int
     inference: Inference = dataclasses.field(default_factory=Inference)
     eval_period: int = 1000
+    eval_periods: Mapping[str, int] = dataclasses.field(default_factory=dict)
     eval_examples: int | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
     best_metric: str | None = None
+    patience: int | None = None
     initial_checkpoint_path: str | None = None
     nonfinite: str = "stop"
     step: str = "newest"
@@ -91,15 +118,21 @@ class Run:
                 f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
                 "afterwards"
             )
+        if self.patience is not None and self.best_metric is None:
+            raise UserError(
+                f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
+            )
+        self._judges: dict[str, Judge] = {}
 
-    def train(self, accept_changes: bool = False) -> Tables:
-        """Trains, evaluating on validation, and at the end evaluates on test.
+    def train(self, accept_changes: bool = False, profile: range = range(0)) -> TrainState:
+        """Trains, evaluating on validation, and writes what came of it.
 
         Args:
           accept_changes: go on with a configuration that is not the one the run began with.
+          profile: steps to trace, see the loop.
 
         Returns:
-          The report on test.
+          The last state.
 
         Raises:
           UserError: the vocabulary does not fit the model, a feature does not fit its task, or
@@ -107,18 +140,34 @@ class Run:
             the run in it began with another configuration.
         """
         with self._directory.locked() if processes.is_first() else contextlib.nullcontext():
-            return self._train(accept_changes)
+            return self._train(accept_changes, profile)
 
-    def _train(self, accept_changes: bool) -> Tables:
+    def _train(self, accept_changes: bool, profile: range) -> TrainState:
+        started = time.monotonic()
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
             train_input = self.data.train_batches()
-            validation = self.data.examples("validation", self.eval_examples)
-            judges = self._judges(validation)
+            evaluators = self._evaluators(self.data.examples("validation", self.eval_examples))
             configuration.check_all_used()
-            config = configuration.operative()
+            config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
             self._directory.check_config(config)
+        begun = 0  # the step that this call goes on from
+
+        def seconds() -> float:
+            return self._directory.seconds(begun) + time.monotonic() - started
+
+        def on_start(step: int) -> None:
+            nonlocal begun
+            begun = step
+            if processes.is_first():
+                self._directory.write_config(config)
+                self._directory.forget_after(step)
+
+        def on_saved(step: int) -> None:
+            if processes.is_first():
+                self._directory.record_seconds(step, seconds())
+
         state = train(
             trainer=self.trainer,
             train_input=train_input,
@@ -130,28 +179,60 @@ class Run:
                 self.data.provenance(),
             ),
             total_steps=self.total_steps,
-            eval_period=self.eval_period,
             checkpoint_period=self.checkpoint_period,
             nonfinite=self.nonfinite,
+            profile=profile,
             hooks=Hooks(
-                evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
+                evaluators=evaluators,
                 evaluated=self._directory.evaluated,
-                on_start=lambda step: self._on_start(step, config),
+                on_start=on_start,
                 on_metrics=lambda step, found: self._record(step, "validation", found),
+                has_enough=self._has_enough,
+                on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
                 initial_params=self._initial_params if self.initial_checkpoint_path else None,
             ),
         )
-        return self._report(self.data.examples("test"), state, judges)
+        if processes.is_first():
+            step, chosen_by = self._best_or_last()
+            Result(
+                version=recalign.__version__,
+                commit=commit(),
+                configuration=bindings,
+                seed=self.trainer.seed,
+                seconds=round(seconds(), 1),
+                last_step=int(state.step),
+                step=step,
+                chosen_by=chosen_by,
+                validation=self._directory.measured(step, "validation"),
+            ).write(self._directory.path)
+        return state
+
+    def report(self, split: str, last: TrainState | None = None) -> "Report":
+        """Evaluates the checkpoint that validation chose, or else the last one.
+
+        Args:
+          split: "validation" or "test".
+          last: the last state, if it is at hand.
+        """
+        step, _ = self._best_or_last()
+        step = processes.agree(step)
+        log.info("%s: the checkpoint at step %d", split, step)
+        if last is None or int(last.step) != step:
+            last = self._restore(step)
+        report = self._report(self.data.examples(split), last)
+        if split == "test" and processes.is_first() and (known := read(self._directory.path)):
+            found = self._directory.measured(step, split)
+            dataclasses.replace(known, test=found).write(self._directory.path)
+        return report
 
     def dry_run(self) -> Sizes:
         """What a training step would take; nothing is read or written."""
         return measure(self.trainer, self.data.batch_shapes())
 
-    def evaluate(self, split: str) -> Tables:
-        """Evaluates a checkpoint on a split and gives the report."""
-        examples = self.data.examples(split)
-        return self._report(examples, self.restore(), self._judges(examples))
+    def evaluate(self, split: str) -> "Report":
+        """Evaluates a checkpoint on a split."""
+        return self._report(self.data.examples(split), self.restore())
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.
@@ -172,7 +253,7 @@ class Run:
             names = ", ".join(examples.task for examples in found)
             raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
         [examples] = found
-        judge = self._judges(found)[examples.task]
+        judge = self._judge(examples)
         with replacing(output) as draft, draft.open("w") as file:
             for record in judge.predictions(self.restore().params, examples):
                 file.write(json.dumps(record) + "\n")
@@ -211,11 +292,14 @@ class Run:
         Raises:
           UserError: there is no such checkpoint, or it does not fit the run.
         """
+        return self._restore(self._chosen_step())
+
+    def _restore(self, step: int | None) -> TrainState:
         folder = self._directory.path / "checkpoints"
         if not folder.exists():
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
-        return checkpoints.restore(self.trainer.abstract_state(), step=self._chosen_step())
+        return checkpoints.restore(self.trainer.abstract_state(), step=step)
 
     def retriever(self, examples: RetrievalExamples, exact: bool | None = None) -> Retriever:
         """What ranks the catalogue of a task, as `inference` says or else exactly or by beam."""
@@ -249,17 +333,61 @@ class Run:
             self.inference.length_multiple,
         )
 
-    def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
-        return {
-            examples.task: judge(
+    def _judge(self, examples: Examples) -> Judge:
+        """The judge of a task, which is made once for all splits."""
+        if examples.task not in self._judges:
+            self._judges[examples.task] = judge(
                 examples,
                 functools.partial(self.retriever, examples),
                 functools.partial(self._scorer, examples),
                 self._writer,
                 self.data.decode,
             )
-            for examples in found
-        }
+        return self._judges[examples.task]
+
+    def _evaluators(self, validation: Sequence[Examples]) -> list[Evaluator]:
+        """One for all tasks that are evaluated in the same period."""
+        kinds = [examples.task.rsplit("_", 1)[-1] for examples in validation]
+        if unknown := sorted(self.eval_periods.keys() - set(kinds)):
+            raise UserError(
+                f"EVAL_PERIODS has {', '.join(unknown)}, but what is evaluated is "
+                f"{', '.join(sorted(set(kinds)))}"
+            )
+        by_period: dict[int, list[Examples]] = {}
+        for kind, examples in zip(kinds, validation, strict=True):
+            by_period.setdefault(self.eval_periods.get(kind, self.eval_period), []).append(examples)
+        for examples in validation:
+            self._judge(examples)  # what does not fit is told before the first step
+
+        def evaluate(found: Sequence[Examples], params: Any) -> dict[str, float]:
+            return _named(self._metrics(params, found), "validation")
+
+        return [
+            Evaluator(functools.partial(evaluate, found), period)
+            for period, found in by_period.items()
+        ]
+
+    def _metrics(self, params: Any, found: Sequence[Examples]) -> Rows:
+        """The `<protocol>/<metric>` of the network on each task."""
+        return {e.task: self._judge(e).metrics(params, e) for e in found}
+
+    def _has_enough(self) -> bool:
+        """Whether validation has not improved for `patience` evaluations."""
+        if self.patience is None:
+            return False
+        waited = processes.agree(self._directory.evaluations_since_best(self.best_metric))
+        if waited >= self.patience:
+            log.info("%s has not improved for %d evaluations: enough", self.best_metric, waited)
+        return waited >= self.patience
+
+    def _best_or_last(self) -> tuple[int, str | None]:
+        """The step that validation chose and by which metric, or the last one and None.
+
+        Another BEST_METRIC may have chosen what was kept: of what is there, the best.
+        """
+        kept = self._directory.checkpoints()
+        best = self._directory.best_step(self.best_metric, kept)
+        return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
     def _initial_params(self) -> Any:
         _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
@@ -268,11 +396,6 @@ class Run:
     @property
     def _directory(self) -> RunDirectory:
         return RunDirectory(self.model_dir)
-
-    def _on_start(self, step: int, config: str) -> None:
-        if processes.is_first():
-            self._directory.write_config(config)
-            self._directory.forget_after(step)
 
     def _dump_nonfinite(self, step: int, batch: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
         """Writes the rows of a batch, or all of them, as text; tells where."""
@@ -286,19 +409,19 @@ class Run:
                 )
         return f"The examples are in {path}"
 
-    def _report(
-        self, found: Sequence[Examples], state: TrainState, judges: Mapping[str, Judge]
-    ) -> Tables:
-        models = _metrics(judges, state.params, found)
-        split = found[0].split
-        self._record(int(state.step), split, _named(models, split))
-        return {
-            examples.task: {
-                "recalign": models[examples.task],
-                **judges[examples.task].baselines(examples),
-            }
-            for examples in found
-        }
+    def _report(self, found: Sequence[Examples], state: TrainState) -> "Report":
+        step, split = int(state.step), found[0].split
+        models = self._metrics(state.params, found)
+        self._record(step, split, _named(models, split))
+        is_best = self._directory.best_step(self.best_metric) == step
+        return Report(
+            step=step,
+            split=split,
+            best_by=self.best_metric if is_best else None,
+            tables={
+                e.task: {"recalign": models[e.task], **self._judge(e).baselines(e)} for e in found
+            },
+        )
 
     def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
         if not processes.is_first():
@@ -307,6 +430,8 @@ class Run:
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
         self._directory.record(step, split, found)
+        if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
+            log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
         if split == "validation":
             self._check_best_metric(shown)
 
@@ -339,11 +464,6 @@ class Run:
         if not self.step.isdecimal():
             raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
         return int(self.step)
-
-
-def _metrics(judges: Mapping[str, Judge], params: Any, found: Sequence[Examples]) -> Rows:
-    """The `<protocol>/<metric>` of one model on each task."""
-    return {examples.task: judges[examples.task].metrics(params, examples) for examples in found}
 
 
 def _named(rows: Rows, split: str) -> dict[str, float]:
