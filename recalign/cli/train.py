@@ -27,7 +27,8 @@ from recalign.errors import UserError
 @click.option(
     "--dry_run",
     is_flag=True,
-    help="Only compile the step, and print the memory and arithmetic that it takes. Needs no data.",
+    help="Only compile the step and a search, and print the memory and arithmetic that they take. "
+    "Needs no data.",
 )
 @click.option(
     "--topology",
@@ -81,4 +82,4 @@ def _dry_run(configure, topology: str | None) -> str:
     if devices:
         # Gin copies what is bound, which a function survives and a device does not.
         gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
-    return str(run.make().dry_run())
+    return run.make().dry_run()

@@ -29,15 +29,15 @@ MOVED = {
     "recalign.engine.network": "recalign.engine.network.transformer",
     "recalign.engine.preemption": "recalign.engine.training.preemption",
     "recalign.engine.retrieval": "recalign.engine.search.retrieval",
-    "recalign.engine.retriever": "recalign.engine.search.retriever",
+    "recalign.engine.retriever": "recalign.engine.search.inference",
     "recalign.engine.saved_index": "recalign.engine.search.saved_trie",
     "recalign.engine.schedules": "recalign.engine.training.schedules",
-    "recalign.engine.scorer": "recalign.engine.search.scorer",
+    "recalign.engine.scorer": "recalign.engine.search.inference",
     "recalign.engine.scoring": "recalign.engine.search.scoring",
     "recalign.engine.t5x_decoding": "recalign.t5x.decoding",
     "recalign.engine.train": "recalign.engine.training.loop",
     "recalign.engine.trainer": "recalign.engine.training.trainer",
-    "recalign.engine.writer": "recalign.engine.search.writer",
+    "recalign.engine.writer": "recalign.engine.search.inference",
     "recalign.runs": "recalign.runs.run",
     "recalign.samples.choices": "recalign.t5x.evaluator",
     "recalign.t5x_bindings": "recalign.t5x.bindings",
@@ -65,16 +65,16 @@ RENAMED: dict[str, str | None] = {
         for name in ("directory", "batch_size", "seed")
     },
     **{
-        f"recalign.engine.search.retriever.Retriever.{name}": f"{_INFERENCE}.{name}"
+        f"recalign.engine.search.inference.Retriever.{name}": f"{_INFERENCE}.{name}"
         for name in ("num_beams", "batch_size", "length_multiple", "exact", "chunk", "renormalise")
     },
     **{
-        f"recalign.engine.search.scorer.Scorer.{name}": f"{_INFERENCE}.scoring_{name}"
+        f"recalign.engine.search.inference.Scorer.{name}": f"{_INFERENCE}.scoring_{name}"
         for name in ("batch_size", "renormalise")
     },
-    "recalign.engine.search.scorer.Scorer.length_multiple": None,
-    "recalign.engine.search.writer.Writer.batch_size": None,
-    "recalign.engine.search.writer.Writer.length_multiple": None,
+    "recalign.engine.search.inference.Scorer.length_multiple": None,
+    "recalign.engine.search.inference.Writer.batch_size": None,
+    "recalign.engine.search.inference.Writer.length_multiple": None,
     "recalign.samples.inputs.train_batches.split": None,
     **{
         f"recalign.{function}.{name}": None
@@ -104,7 +104,7 @@ RENAMED: dict[str, str | None] = {
 REPLACED = {
     "recalign.samples.inputs.train_batches": _SEQIO,
     "recalign.tokens.batches.CachedBatches": _TOKENS,
-    "recalign.engine.search.retriever.Retriever": _INFERENCE,
+    "recalign.engine.search.inference.Retriever": _INFERENCE,
 }
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import recalign
 from recalign.bindings import Bindings
 from recalign.engine import processes
+from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
-from recalign.engine.search.retriever import Retriever
-from recalign.engine.search.scorer import Scorer
-from recalign.engine.search.writer import Writer
+from recalign.engine.search.saved_trie import fingerprint
+from recalign.engine.search.trie import as_matrix
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
-from recalign.engine.training.dry_run import Sizes, measure
+from recalign.engine.training.dry_run import measure, measure_search
 from recalign.engine.training.loop import Evaluator, Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
@@ -31,11 +31,7 @@ from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
 from recalign.evaluation import metrics, report
 from recalign.evaluation.data import Data
-from recalign.evaluation.examples import (
-    Examples,
-    RatingExamples,
-    RetrievalExamples,
-)
+from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
 from recalign.runs import configuration, safety
@@ -122,7 +118,7 @@ class Run:
             raise UserError(
                 f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
             )
-        self._judges: dict[str, Judge] = {}
+        self._models: dict[str, CatalogueModel] = {}
 
     def train(self, accept_changes: bool = False, profile: range = range(0)) -> TrainState:
         """Trains, evaluating on validation, and writes what came of it.
@@ -226,9 +222,12 @@ class Run:
             dataclasses.replace(known, test=found).write(self._directory.path)
         return report
 
-    def dry_run(self) -> Sizes:
-        """What a training step would take; nothing is read or written."""
-        return measure(self.trainer, self.data.batch_shapes())
+    def dry_run(self) -> str:
+        """What a training step and a search would take; nothing is read or written."""
+        shapes = self.data.batch_shapes()
+        source = shapes["encoder_input_tokens"][1]
+        sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
+        return "\n".join(map(str, sizes))
 
     def evaluate(self, split: str) -> "Report":
         """Evaluates a checkpoint on a split."""
@@ -262,13 +261,9 @@ class Run:
     def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
         """How many of the exactly best items the beam finds, on the first examples of a split."""
         examples = self.retrieval_examples(split, num_examples)
-        params = self.restore().params
-        beam, exact = (
-            self.retriever(examples, exact).rank(
-                params, examples.inputs, examples.offsets, examples.events
-            )
-            for exact in (False, True)
-        )
+        model = self.catalogue_model(examples)
+        asked = self.restore().params, examples.inputs, examples.offsets, examples.events
+        beam, exact = (model.rank(*asked, exact=exact) for exact in (False, True))
         return {
             name: value
             for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
@@ -301,49 +296,23 @@ class Run:
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
         return checkpoints.restore(self.trainer.abstract_state(), step=step)
 
-    def retriever(self, examples: RetrievalExamples, exact: bool | None = None) -> Retriever:
-        """What ranks the catalogue of a task, as `inference` says or else exactly or by beam."""
-        options = dataclasses.asdict(self.inference)
-        options["exact"] = self.inference.exact if exact is None else exact
-        return Retriever(
-            self.trainer.model.module,
-            self.trainer.partitioner,
-            self.data.item_tokens(examples.task),
-            index_folder=examples.domain.path,
-            **{name: value for name, value in options.items() if "scoring" not in name},
-        )
-
-    def _scorer(self, examples: Examples) -> Scorer:
+    def catalogue_model(self, examples: Examples) -> CatalogueModel:
+        """The network over what it may answer to some examples; tasks of one catalogue share it."""
         rating = isinstance(examples, RatingExamples)
-        return Scorer(
-            self.trainer.model.module,
-            self.trainer.partitioner,
-            examples.stars if rating else self.data.item_tokens(examples.task),
-            batch_size=self.inference.scoring_batch_size,
-            length_multiple=self.inference.length_multiple,
-            renormalise=self.inference.scoring_renormalise,
-            index_folder=None if rating else examples.domain.path,
-        )
-
-    def _writer(self) -> Writer:
-        return Writer(
-            self.trainer.model.module,
-            self.trainer.partitioner,
-            self.inference.batch_size,
-            self.inference.length_multiple,
-        )
+        catalogue = as_matrix(examples.stars if rating else self.data.item_tokens(examples.task))
+        name = fingerprint(catalogue)
+        if name not in self._models:
+            self._models[name] = CatalogueModel(
+                self.trainer.model.module,
+                self.trainer.partitioner,
+                catalogue,
+                self.inference,
+                index_folder=None if rating else examples.domain.path,
+            )
+        return self._models[name]
 
     def _judge(self, examples: Examples) -> Judge:
-        """The judge of a task, which is made once for all splits."""
-        if examples.task not in self._judges:
-            self._judges[examples.task] = judge(
-                examples,
-                functools.partial(self.retriever, examples),
-                functools.partial(self._scorer, examples),
-                self._writer,
-                self.data.decode,
-            )
-        return self._judges[examples.task]
+        return judge(examples, self.catalogue_model(examples), self.data.decode)
 
     def _evaluators(self, validation: Sequence[Examples]) -> list[Evaluator]:
         """One for all tasks that are evaluated in the same period."""
@@ -357,7 +326,7 @@ class Run:
         for kind, examples in zip(kinds, validation, strict=True):
             by_period.setdefault(self.eval_periods.get(kind, self.eval_period), []).append(examples)
         for examples in validation:
-            self._judge(examples)  # what does not fit is told before the first step
+            self.catalogue_model(examples)  # what does not fit is told before the first step
 
         def evaluate(found: Sequence[Examples], params: Any) -> dict[str, float]:
             return _named(self._metrics(params, found), "validation")

@@ -11,7 +11,7 @@ import numpy as np
 from recalign import prompts
 from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
-from recalign.engine.search.retriever import Retriever
+from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
 from recalign.runs.run import Run
 
@@ -26,26 +26,29 @@ class Recommender:
     Args:
       domain: the catalogue and the users.
       ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each.
-      retriever: ranks the catalogue for inputs.
+      model: the network over the catalogue.
       params: the network's.
+      exact: scores every item of the catalogue, whatever the run's own options say.
     """
 
     def __init__(
         self,
         domain: Domain,
         ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]],
-        retriever: Retriever,
+        model: CatalogueModel,
         params: Any,
+        exact: bool = False,
     ):
         self.domain = domain
         self._ask = ask
-        self._retriever = retriever
+        self._model = model
         self._params = params
+        self._exact = True if exact else None
 
     @property
     def depth(self) -> int:
         """How many items a beam of the run's own width can give."""
-        return min(self._retriever.num_beams, self.domain.num_items)
+        return min(self._model.num_beams, self.domain.num_items)
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
@@ -64,7 +67,7 @@ class Recommender:
         """
         excluded = [() if include_seen else history for history in histories]
         depth = min(k, self.domain.num_items)
-        return self._retriever.best(self._params, self._ask(histories), excluded, depth)
+        return self._model.best(self._params, self._ask(histories), excluded, depth, self._exact)
 
     def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""
@@ -134,8 +137,9 @@ def of_run(run: Run, exact: bool = False) -> Recommender:
     return Recommender(
         domain=examples.domain,
         ask=run.data.questions(examples.task),
-        retriever=run.retriever(examples, exact or None),
+        model=run.catalogue_model(examples),
         params=run.restore().params,
+        exact=exact,
     )
 
 

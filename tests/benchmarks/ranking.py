@@ -27,22 +27,22 @@ from recalign.runs.run import make
 
 
 def options_of(text: str) -> dict[str, int]:
-    """The options of `Inference`, written "name=number,name=number"."""
+    """Options of `Inference`, written "name=number,name=number"."""
     pairs = (part.split("=") for part in text.split(",") if part)
     return {name: int(value) for name, value in pairs}
 
 
 def question_of(examples: RetrievalExamples, chosen: Sequence[int]) -> tuple:
-    """What `Retriever.rank` is asked for some of the examples."""
+    """What `CatalogueModel.rank` is asked for some of the examples."""
     histories = [examples.events[slice(*examples.offsets[e : e + 2])] for e in chosen]
     offsets = np.cumsum([0, *map(len, histories)])
     return [examples.inputs[e] for e in chosen], offsets, np.concatenate(histories)
 
 
-def seconds(retriever, params, question) -> float:
+def seconds(model, params, question) -> float:
     """How long it takes to rank for every user of a question."""
     start = time.perf_counter()
-    retriever.rank(params, *question)
+    model.rank(params, *question)
     return time.perf_counter() - start
 
 
@@ -59,12 +59,11 @@ def main():
     whole = gin.query_parameter("%TASK_FEATURE_LENGTHS")["inputs"]
     run = make()
     examples = run.retrieval_examples("test", None)
-    retrievers = {}
+    models = {}
     for text in args.options or [f"length_multiple={whole}", ""]:
         options = dataclasses.replace(run.inference, **options_of(text))
-        retrievers[text or "as configured"] = dataclasses.replace(run, inference=options).retriever(
-            examples
-        )
+        told = dataclasses.replace(run, inference=options)
+        models[text or "as configured"] = told.catalogue_model(examples)
     params = run.trainer.init_state().params
     chosen = np.random.default_rng(0).permutation(len(examples))[: args.users]
     tokens = np.array([len(examples.inputs[e]) for e in chosen])
@@ -73,12 +72,12 @@ def main():
     print(f"users, inputs of {tokens.mean():.1f} tokens, at most {tokens.max()}\n", flush=True)
     turns = np.split(chosen, range(args.turn, len(chosen), args.turn))
     for _ in range(2):
-        spent = dict.fromkeys(retrievers, 0.0)
+        spent = dict.fromkeys(models, 0.0)
         for turn in turns:
             question = question_of(examples, turn)
-            for text, retriever in retrievers.items():
-                spent[text] += seconds(retriever, params, question)
-    print("| `Retriever` | s | users/s |\n| --- | --: | --: |")
+            for text, model in models.items():
+                spent[text] += seconds(model, params, question)
+    print("| `Inference` | s | users/s |\n| --- | --: | --: |")
     for text, total in spent.items():
         print(f"| {text} | {total:.1f} | {len(chosen) / total:.0f} |")
 

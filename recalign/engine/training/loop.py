@@ -152,7 +152,7 @@ def train(
                 log.info("a batch:\n%s", format_arrays(batch))
             profiler.begin(step)
             placed = trainer.partitioner.put_batch(batch)
-            with trainer.partitioner.activate(), jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"):
                 state, sums = step_fn(state, placed)
             meter.add(step, batch, sums)
             profiler.end(step, state)
@@ -259,7 +259,7 @@ class _Meter:
 
     def add(self, step: int, batch: Batch, sums: dict[str, jax.Array]) -> None:
         """Takes in one step without waiting for it."""
-        self._sums = sums if self._sums is None else jax.tree.map(jnp.add, self._sums, sums)
+        self._sums = sums if self._sums is None else _add(self._sums, sums)
         self._recent.append((step, batch, sums["finite"]))
 
     def report(self, step: int, params: Any) -> dict[str, str]:
@@ -309,6 +309,12 @@ class _Meter:
             if self._nonfinite == "stop":
                 raise UserError(f"{what}. {hint}".strip())
             log.warning("%s; the batch was skipped. %s", what, hint)
+
+
+@jax.jit
+def _add(total: dict[str, jax.Array], new: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """One call of the device for all sums, not one for each."""
+    return jax.tree.map(jnp.add, total, new)
 
 
 def _write_scalars(writer: SummaryWriter, scalars: Metrics, step: int) -> None:
