@@ -51,8 +51,15 @@ def test_any_gin_file_is_taken_or_refused(tmp_path_factory, content):
         gin.clear_config()
 
 
-def test_bindings_of_any_text_are_bindings():
-    assert configuration.bindings("a = 1\nnot a binding\nb.c = [\n") == {"a": "1", "b.c": "["}
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(TEXT)
+@example("a = 1\nnot a binding\n")
+@example("b.c = [\n")
+def test_any_text_holds_bindings_or_is_refused(text):
+    try:
+        assert all(isinstance(name, str) for name in configuration.bindings(text))
+    except UserError:
+        pass
 
 
 RUNS_WHAT_IT_READS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

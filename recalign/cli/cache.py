@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options
+from recalign.cli.options import data_dir_option, gin_options, output_folder
+from recalign.errors import UserError
 
 READS_TOKENS = """\
 from recalign.runs import run
@@ -28,7 +29,13 @@ run.Run.eval_examples = None
 )
 @gin_options(required=True)
 @data_dir_option
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_folder,
+    help="A new folder.",
+)
 def cache(configure, output: Path) -> None:
     """Writes what a recipe trains on and is judged by, in tokens.
 
@@ -36,6 +43,8 @@ def cache(configure, output: Path) -> None:
     train.gin, the recipe that reads them: the same training, number for number, on a machine that
     needs no TensorFlow. A longer training passes over the rows again, in another order each time.
     """
+    if output.exists():
+        raise UserError(f"{output} is there already: name another folder, or remove it")
     configure("MODEL_DIR=none")
 
     from recalign.runs import configuration, run

@@ -9,6 +9,7 @@ from recalign.cli.options import (
     model_dir_option,
     modules_option,
     multiprocess_options,
+    output_file,
     step_option,
 )
 
@@ -38,12 +39,11 @@ def evaluate(
 
     It is evaluated as its config.gin says; its metrics.json and metrics.jsonl receive the numbers.
     """
-    from recalign.evaluation import report
     from recalign.runs.run import load
 
     run = load(model_dir, step, modules)
     if beam_recall is None:
-        return report.format_report(run.evaluate(split))
+        return str(run.evaluate(split))
     found = run.beam_recall(split, beam_recall)
     return "\n".join(f"{name} {value:.4f}" for name, value in found.items())
 
@@ -54,7 +54,13 @@ def evaluate(
 @modules_option
 @_split
 @click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_file,
+    help="A .jsonl file.",
+)
 @data_dir_option
 def infer(
     model_dir: str,

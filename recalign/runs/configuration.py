@@ -77,14 +77,21 @@ def _begun() -> Iterator[None]:
     # Gin logs what it raises as well.
     logging.disable(logging.ERROR)
     try:
+        with _one_error():
+            yield
+            _check_macros(statements())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    try:
         yield
-        _check_macros(_statements())
     except UserError:
         raise
     except Exception as error:  # gin lets those of Python's tokenizer and of imports through
         raise UserError(f"configuration: {error}") from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _parse_file(name: str, folders: Sequence[Path], including: Sequence[Path] = ()) -> None:
@@ -142,7 +149,7 @@ def check_all_used() -> None:
         for name in map(gin_text.name_of, _bindings(gin_text.parse(operative())))
         for first in range(name.count("/") + 1)
     }
-    unused = [n for n in map(gin_text.name_of, _bindings(_statements())) if n not in used]
+    unused = [n for n in map(gin_text.name_of, _bindings(statements())) if n not in used]
     if unused:
         raise UserError(
             f"configuration: nothing in this run uses {_listed(unused)}; remove the binding, or "
@@ -158,14 +165,19 @@ def operative() -> str:
 
 
 def bindings(config: str) -> dict[str, Any]:
-    """What a gin file sets: values by whole paths, "recalign.runs.run.Run.model_dir", or macros."""
-    found = gin_text.in_full(gin_text.parse(old_paths.translate(config)))
+    """What a gin file sets: values by whole paths, "recalign.runs.run.Run.model_dir", or macros.
+
+    Raises:
+      UserError: it is no gin.
+    """
+    with _one_error():
+        found = gin_text.in_full(gin_text.parse(old_paths.translate(config)))
     return {gin_text.name_of(binding): binding.value for binding in _bindings(found)}
 
 
 def current() -> dict[str, str]:
     """Every binding there is, used or not: gin text by whole names, or by macros."""
-    return {gin_text.name_of(b): repr(b.value) for b in _bindings(gin_text.in_full(_statements()))}
+    return {gin_text.name_of(b): repr(b.value) for b in _bindings(gin_text.in_full(statements()))}
 
 
 def differences(before: str, now: str, free: Collection[str] = ()) -> list[str]:
@@ -220,7 +232,7 @@ def recipe_without(room: str, changes: str) -> str:
     Returns:
       A gin file without what is then not referred to any more.
     """
-    before, after = (gin_text.in_full(found) for found in (_statements(), gin_text.parse(changes)))
+    before, after = (gin_text.in_full(found) for found in (statements(), gin_text.parse(changes)))
     replaced = {gin_text.name_of(binding) for binding in _bindings(after)}
     kept = [
         binding
@@ -243,7 +255,7 @@ def _macros_first(binding: BindingStatement) -> tuple[bool, str]:
     return not gin_text.is_macro(binding), gin_text.name_of(binding)
 
 
-def _statements() -> list[Statement]:
+def statements() -> list[Statement]:
     """Every statement of the current configuration, used or not."""
     return gin_text.parse(gin.config_str(max_line_length=_WIDTH))
 
