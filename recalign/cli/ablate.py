@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, output_folder
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 
@@ -45,6 +46,7 @@ from recalign.errors import UserError
     help="Train on each of these instead of the recipe's own domain, a table each.",
 )
 @data_dir_option
+@preemption.listening()
 def ablate(
     configure, ablations: str, seeds: str, output: Path, split: str, domains: str | None
 ) -> None:

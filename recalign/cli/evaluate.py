@@ -12,6 +12,7 @@ from recalign.cli.options import (
     output_file,
     step_option,
 )
+from recalign.engine import preemption
 
 _split = click.option(
     "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
@@ -31,6 +32,7 @@ _split = click.option(
     help="Instead, how many of the exactly best items the beam finds, on the first N examples.",
 )
 @data_dir_option
+@preemption.listening()
 @multiprocess_options
 def evaluate(
     model_dir: str, step: str, modules: tuple[str, ...], split: str, beam_recall: int | None

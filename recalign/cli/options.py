@@ -94,8 +94,8 @@ def data_dir_option(command: Callable) -> Callable:
 def gin_options(required: bool) -> Callable[[Callable], Callable]:
     """Adds T5X's gin flags; the command is given `configure()`, which parses them.
 
-    Its arguments are bindings that the flags may override, `files` to include after theirs, and
-    `overrides`, bindings that no flag overrides.
+    Its arguments are bindings that the flags may override, files to include `first`, before theirs,
+    and after them, and `overrides`, bindings that no flag overrides.
 
     The command needs `context_settings={"ignore_unknown_options": True}`.
     """
@@ -121,11 +121,16 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             paths = [path for path in gin_search_paths.split(",") if path]
 
             def configure(
-                *defaults: str, files: Sequence[str] = (), overrides: Sequence[str] = ()
+                *defaults: str,
+                first: Sequence[str] = (),
+                files: Sequence[str] = (),
+                overrides: Sequence[str] = (),
             ) -> None:
                 from recalign.runs import configuration
 
-                configuration.parse([*gin_file, *files], [*defaults, *bindings, *overrides], paths)
+                configuration.parse(
+                    [*first, *gin_file, *files], [*defaults, *bindings, *overrides], paths
+                )
 
             return command(*args, configure=configure, **kwargs)
 

@@ -3,6 +3,7 @@
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 
@@ -47,6 +48,7 @@ from recalign.errors import UserError
     help="Write a trace of COUNT steps from step FIRST on into MODEL_DIR, for TensorBoard's "
     "profiler or Perfetto.",
 )
+@preemption.listening()
 @multiprocess_options
 def train(
     configure,

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import importlib.util  # noqa: F401 (gin asks for it without importing it)
 import inspect
 import logging
 import re

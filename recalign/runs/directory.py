@@ -20,7 +20,7 @@ METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
 # A run and what it reads may move, and a run may be told to train longer: that changes nothing that
 # it has done. What is read is known by its fingerprints.
 FREE = ("MODEL_DIR", "TOKENS_DIR", "TRAIN_STEPS")
-LOWER_IS_BETTER = ("rmse", "mae")
+LOWER_IS_BETTER = ("rmse", "mae", "invalid_rate", "duplicate_rate")
 
 
 class RunDirectory:
@@ -96,13 +96,16 @@ class RunDirectory:
         return any((r["step"], r["split"]) == (step, split) for r in self._history())
 
     def best_step(self, metric: str | None, among: Collection[int] | None = None) -> int | None:
-        """The step that is best on validation by a metric, or by that ends in this name.
-
-        Of equal ones the first; None where no evaluation has the metric.
+        """The step that is best on validation.
 
         Args:
-          metric: its name.
+          metric: the full name, `<task>/validation/<protocol>/<metric>`, or `<protocol>/<metric>`,
+            of which the mean over the tasks that have it counts (a mixture may have several
+            domains).
           among: these steps alone.
+
+        Returns:
+          Of equal ones the first; None where no evaluation has the metric.
         """
         values = self._values(metric)
         steps = [step for step in sorted(values) if among is None or step in among]
@@ -115,14 +118,13 @@ class RunDirectory:
         return sum(step > best for step in self._values(metric)) if best is not None else 0
 
     def _values(self, metric: str | None) -> dict[int, float]:
-        """A metric on validation, by step, where it is a number."""
-        return {
-            record["step"]: value
-            for record in self._history()
-            if metric and record["split"] == "validation"
-            for name, value in record.items()
-            if value is not None and (name == metric or name.endswith(f"/{metric}"))
-        }
+        """What `best_step` compares, by step; what is no number is none of it."""
+        values = {}
+        for record in self._history():
+            found = [v for name, v in record.items() if metric in (name, name.split("/", 2)[-1])]
+            if found and None not in found and record["split"] == "validation":
+                values[record["step"]] = sum(found) / len(found)
+        return values
 
     def measured(self, step: int | None, split: str) -> dict[str, float | None]:
         """What an evaluation found; nothing where there was none."""

@@ -80,8 +80,8 @@ class Run:
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay, and the best one.
-      best_metric: which one is best on validation: a metric, or how its name ends. It is the one
-        that is reported.
+      best_metric: tells which one is best on validation, see `RunDirectory.best_step`; that is the
+        one that is reported.
       patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
@@ -177,6 +177,7 @@ class Run:
             total_steps=self.total_steps,
             checkpoint_period=self.checkpoint_period,
             nonfinite=self.nonfinite,
+            accept_changes=accept_changes,
             profile=profile,
             hooks=Hooks(
                 evaluators=evaluators,
@@ -211,12 +212,11 @@ class Run:
           split: "validation" or "test".
           last: the last state, if it is at hand.
         """
-        step, _ = self._best_or_last()
-        step = processes.agree(step)
+        step, _ = processes.decide_once(self._best_or_last)
         log.info("%s: the checkpoint at step %d", split, step)
-        if last is None or int(last.step) != step:
-            last = self._restore(step)
-        report = self._report(self.data.examples(split), last)
+        at_hand = last is not None and int(last.step) == step
+        params = last.params if at_hand else self._restore(step)[1]
+        report = self._report(self.data.examples(split), step, params)
         if split == "test" and processes.is_first() and (known := read(self._directory.path)):
             found = self._directory.measured(step, split)
             dataclasses.replace(known, test=found).write(self._directory.path)
@@ -231,7 +231,7 @@ class Run:
 
     def evaluate(self, split: str) -> "Report":
         """Evaluates a checkpoint on a split."""
-        return self._report(self.data.examples(split), self.restore())
+        return self._report(self.data.examples(split), *self.restore())
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.
@@ -254,7 +254,7 @@ class Run:
         [examples] = found
         judge = self._judge(examples)
         with replacing(output) as draft, draft.open("w") as file:
-            for record in judge.predictions(self.restore().params, examples):
+            for record in judge.predictions(self.restore()[1], examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
 
@@ -262,7 +262,7 @@ class Run:
         """How many of the exactly best items the beam finds, on the first examples of a split."""
         examples = self.retrieval_examples(split, num_examples)
         model = self.catalogue_model(examples)
-        asked = self.restore().params, examples.inputs, examples.offsets, examples.events
+        asked = self.restore()[1], examples.inputs, examples.offsets, examples.events
         beam, exact = (model.rank(*asked, exact=exact) for exact in (False, True))
         return {
             name: value
@@ -281,20 +281,20 @@ class Run:
                 return examples
         raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
 
-    def restore(self) -> TrainState:
-        """The state at `step`.
+    def restore(self) -> tuple[int, Any]:
+        """The number and the parameters of the checkpoint that `step` says.
 
         Raises:
           UserError: there is no such checkpoint, or it does not fit the run.
         """
-        return self._restore(self._chosen_step())
+        return self._restore(processes.decide_once(self._chosen_step))
 
-    def _restore(self, step: int | None) -> TrainState:
+    def _restore(self, step: int | None) -> tuple[int, Any]:
         folder = self._directory.path / "checkpoints"
         if not folder.exists():
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
-        return checkpoints.restore(self.trainer.abstract_state(), step=step)
+        return checkpoints.restore_params(self.trainer.abstract_state().params, step)
 
     def catalogue_model(self, examples: Examples) -> CatalogueModel:
         """The network over what it may answer to some examples; tasks of one catalogue share it."""
@@ -344,7 +344,7 @@ class Run:
         """Whether validation has not improved for `patience` evaluations."""
         if self.patience is None:
             return False
-        waited = processes.agree(self._directory.evaluations_since_best(self.best_metric))
+        waited = self._directory.evaluations_since_best(self.best_metric)
         if waited >= self.patience:
             log.info("%s has not improved for %d evaluations: enough", self.best_metric, waited)
         return waited >= self.patience
@@ -378,9 +378,9 @@ class Run:
                 )
         return f"The examples are in {path}"
 
-    def _report(self, found: Sequence[Examples], state: TrainState) -> "Report":
-        step, split = int(state.step), found[0].split
-        models = self._metrics(state.params, found)
+    def _report(self, found: Sequence[Examples], step: int, params: Any) -> "Report":
+        split = found[0].split
+        models = self._metrics(params, found)
         self._record(step, split, _named(models, split))
         is_best = self._directory.best_step(self.best_metric) == step
         return Report(

@@ -80,7 +80,7 @@ def test_questions_are_the_inputs_of_the_task(trained):
 def test_recommendations_are_what_evaluation_ranks(trained, recommender):
     examples = trained.retrieval_examples("test", None)
     every, unseen = trained.catalogue_model(examples).rank(
-        trained.restore().params, examples.inputs, examples.offsets, examples.events
+        trained.restore()[1], examples.inputs, examples.offsets, examples.events
     )
     histories = np.split(examples.events, examples.offsets[1:-1])[:9]
     for wanted, include_seen in ((every, True), (unseen, False)):

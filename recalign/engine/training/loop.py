@@ -15,9 +15,9 @@ import tqdm
 from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recalign.engine import processes
+from recalign.engine import preemption, processes
 from recalign.engine.partitioning import put
-from recalign.engine.training import batch_statistics, preemption
+from recalign.engine.training import batch_statistics
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.overview import format_arrays
@@ -54,7 +54,7 @@ class Hooks:
       evaluated: whether the evaluation of a step has been recorded already.
       on_start: called once the state is there, before the first step, with its number.
       on_metrics: told the step and the result of every evaluation.
-      has_enough: asked after an evaluation whether to stop there.
+      has_enough: asked in the first process, after an evaluation, whether to stop there.
       on_saved: told the step of a checkpoint that is being written.
       on_nonfinite: told a step whose loss or gradient was not finite, its batch and the rows that
         make it so; gives what the user should look at.
@@ -81,6 +81,7 @@ def train(
     checkpoint_period: int = 1000,
     log_period: int = 50,
     nonfinite: str = "stop",
+    accept_changes: bool = False,
     profile: range = range(0),
     hooks: Hooks = Hooks(),
 ) -> TrainState:
@@ -101,21 +102,27 @@ def train(
       log_period: steps between two rows of TensorBoard, and two looks at the loss.
       nonfinite: what to do about a batch whose loss or gradient is not finite, and which has
         therefore changed nothing: 'stop', or 'skip' it.
+      accept_changes: goes on although the input's saved position does not fit it, which then starts
+        anew.
       profile: the steps that a trace of `jax.profiler` is written of, into `model_dir`.
       hooks: what happens around the steps.
 
     Raises:
       UserError: a loss or gradient was not finite; the disk is full.
-      Preempted: told to stop by SIGTERM, and a checkpoint has been written.
+      Preempted: told to stop by SIGTERM; what was trained is in a checkpoint.
     """
     if nonfinite not in ON_NONFINITE:
         raise UserError(f"ON_NONFINITE is {nonfinite!r}, but must be one of {ON_NONFINITE}")
     with contextlib.ExitStack() as stack:
-        notice = stack.enter_context(preemption.Notice())
-        stack.callback(checkpoints.close)
-        state = _first_state(trainer, checkpoints, train_input, hooks.initial_params)
+        stack.enter_context(preemption.listening())
+        preemption.safe_point()
+        stack.callback(preemption.deferred()(checkpoints.close))
+        state = _first_state(
+            trainer, checkpoints, train_input, hooks.initial_params, accept_changes
+        )
         first = int(state.step)
         hooks.on_start(first)
+        stack.enter_context(preemption.deferred())
         writer = stack.enter_context(
             SummaryWriter(str(model_dir), purge_step=first + 1, write_to_disk=processes.is_first())
         )
@@ -128,9 +135,9 @@ def train(
             return [each for each in hooks.evaluators if is_due(step, each.period)]
 
         def evaluate(step: int) -> None:
-            if not due(step) or hooks.evaluated(step):
+            if not due(step) or processes.decide_once(lambda: hooks.evaluated(step)):
                 return
-            with notice.interrupting():
+            with preemption.interruptible():
                 found = [each.evaluate(state.params) for each in due(step)]
             metrics = {name: value for each in found for name, value in each.items()}
             _write_scalars(writer, metrics, step)
@@ -139,7 +146,7 @@ def train(
 
         if first:
             evaluate(first)
-            if hooks.has_enough():
+            if processes.decide_once(hooks.has_enough):
                 return state
         log.info("parameters:\n%s", format_arrays(state.params))
         profiler = stack.enter_context(_Profiler(profile, model_dir))
@@ -157,7 +164,7 @@ def train(
             meter.add(step, batch, sums)
             profiler.end(step, state)
             bar.update()
-            stop = notice.arrived(step) and step < total_steps
+            stop = preemption.arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or bool(due(step))
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
                 bar.set_postfix(meter.report(step, state.params))
@@ -167,8 +174,9 @@ def train(
             if stop:
                 raise Preempted()
             evaluate(step)
-            if due(step) and hooks.has_enough():
+            if due(step) and processes.decide_once(hooks.has_enough):
                 break
+        preemption.safe_point()
     return state
 
 
@@ -218,16 +226,13 @@ def _first_state(
     checkpoints: Checkpoints,
     train_input: Iterator,
     initial_params: Callable[[], Any] | None,
+    accept_changes: bool,
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
-        resumable = hasattr(train_input, "restore")
-        state = checkpoints.restore(trainer.abstract_state(), train_input if resumable else None)
-        log.info(
-            "resumed at step %d: parameters, optimiser%s",
-            int(state.step),
-            " and position in the input" if resumable else "; the input starts anew",
+        resumable = train_input if hasattr(train_input, "restore") else None
+        return checkpoints.restore(
+            trainer.abstract_state(), resumable, accept_changes=accept_changes
         )
-        return state
     state = trainer.init_state()
     if initial_params is None:
         log.info("started from scratch, seed %d", trainer.seed)
