@@ -27,8 +27,8 @@ class Questions:
         self._lengths = dict(lengths)
         self._lock = threading.Lock()
         self._asked: Sequence[Sequence[int]] = ()
-        self._dataset: tf.data.Dataset | None = None
-        self._most_given: int | None = None
+        self._dataset = self._pipeline()
+        self._most_given = self._measure_given()
 
     def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
         """The question about each history (item indices, oldest first, none of them empty).
@@ -38,9 +38,6 @@ class Questions:
         if not all(len(history) for history in histories):
             raise ValueError("a question needs at least one item")
         with self._lock:
-            self._dataset = self._dataset or self._pipeline()
-            if self._most_given is None:
-                self._most_given = self._measure_given()
             samples = self._samples(histories)
         padding = [(0, self._most_given - len(sample["given"])) for sample in samples]
         return Asked(
