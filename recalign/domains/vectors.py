@@ -22,8 +22,9 @@ def text_vectors(items: pd.DataFrame, size: int) -> np.ndarray:
     """Vectors of the items' titles, brands and categories, float32[n, k] with k <= `size`.
 
     Words are weighted by TF-IDF, (1 + ln tf) · ln(n / df), those of a single item left out; rows
-    have length 1. Of the matrix, the left singular vectors times the singular values are kept
-    (latent semantic analysis, Deerwester et al. 1990).
+    have length 1. Of the matrix, the left singular vectors are kept (latent semantic analysis,
+    Deerwester et al. 1990), whitened: without the singular values, which would leave little of all
+    but the commonest words.
 
     Args:
       items: the catalogue in index order.
@@ -42,8 +43,8 @@ def text_vectors(items: pd.DataFrame, size: int) -> np.ndarray:
     weighted = counts @ scipy.sparse.diags(np.log(len(items) / documents))
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
     scale = 1 / np.where(lengths > 0, lengths, 1)
-    left, values = _singular_vectors(scipy.sparse.diags(scale) @ weighted, size)
-    return (left * values).astype(np.float32)
+    left, _ = _singular_vectors(scipy.sparse.diags(scale) @ weighted, size)
+    return left.astype(np.float32)
 
 
 def co_occurrence_vectors(

@@ -124,6 +124,13 @@ class FeatureConverter(seqio.EncDecFeatureConverter):
     A dataset without the feature `given`, such as a foreign task's, gives nothing.
     """
 
+    def __call__(
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+    ) -> tf.data.Dataset:
+        """See SeqIO, whose evaluator tells the length of every feature of a task."""
+        lengths = {name: task_feature_lengths[name] for name in self.TASK_FEATURES}
+        return super().__call__(ds, lengths)
+
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:

@@ -18,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32[], steps done.
-      params: float32 parameters.
+      params: float32 parameters; their average, if the optimiser is one of `averaging`.
       opt_state: the optimiser's.
     """
 
@@ -47,7 +47,10 @@ class EncoderDecoderModel:
 
     def init(self, rng: jax.Array) -> TrainState:
         """A fresh state; parameters do not depend on the batch's shape."""
-        params = self._init_variables(rng)["params"]
+        return self.begin(self._init_variables(rng)["params"])
+
+    def begin(self, params: dict) -> TrainState:
+        """The state before the first step from these parameters."""
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer_def.init(params))
 
     def params_axes(self) -> dict:
