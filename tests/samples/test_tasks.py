@@ -162,10 +162,13 @@ def test_every_paraphrase_is_used_in_training(shop):
         assert sum(fits(template, s["inputs"]) for s in samples) > len(samples) / 10
 
 
-def test_users_are_never_named(shop):
-    for task in ("retrieval", "mim", "mlm", "bpr"):
-        for sample in read(f"testshop_{task}", "train"):
-            assert not any(key in sample["inputs"] for key in shop.user_keys)
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "mim", "mlm", "bpr"])
+def test_users_are_never_named(rated, kind):
+    assert all(len(key) > 4 for key in rated.user_keys)  # none is part of a word by chance
+    for split in ("train", "test"):
+        for sample in read(f"ratedshop_{kind}", split, {"inputs": 220, "targets": 64}):
+            text = sample["inputs"] + sample["targets"]
+            assert not any(key in text for key in rated.user_keys)
 
 
 def test_a_target_that_does_not_fit_is_named(shop):
