@@ -201,9 +201,7 @@ def test_a_name_of_nothing_is_answered_with_its_domain_or_with_what_is_like_it(
     shop, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path))
-    gone = (
-        r"'testshop_2' is not prepared in .* \(prepared there: none\): .*_dir; did you mean"
-    )
+    gone = r"'testshop_2' is not prepared in .* \(prepared there: none\): .*_dir; did you mean"
     for kind in ("retrieval", "retrieval_only", "aligned"):
         with pytest.raises(UserError, match=gone):
             inputs.mixture_or_task(f"testshop_2_{kind}")
