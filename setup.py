@@ -34,6 +34,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pandas>=2.2",
+        "psutil>=5.9",
         "pyarrow>=17",
         "safetensors>=0.5",
         "scipy>=1.13",

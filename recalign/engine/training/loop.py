@@ -64,6 +64,7 @@ def train(
     checkpoint_period: int = 1000,
     log_period: int = 50,
     nonfinite: str = "stop",
+    accept_changes: bool = False,
     hooks: Hooks = Hooks(),
 ) -> TrainState:
     """Trains up to `total_steps`, going on where an earlier call with this folder was cut off.
@@ -84,6 +85,8 @@ def train(
       log_period: steps between two rows of TensorBoard, and two looks at the loss.
       nonfinite: what to do about a batch whose loss or gradient is not finite, and which has
         therefore changed nothing: 'stop', or 'skip' it.
+      accept_changes: goes on although the input's saved position does not fit it, which then starts
+        anew.
       hooks: what happens around the steps.
 
     Raises:
@@ -96,7 +99,9 @@ def train(
         stack.enter_context(preemption.listening())
         preemption.safe_point()
         stack.callback(preemption.deferred()(checkpoints.close))
-        state = _first_state(trainer, checkpoints, train_input, hooks.initial_params)
+        state = _first_state(
+            trainer, checkpoints, train_input, hooks.initial_params, accept_changes
+        )
         first = int(state.step)
         hooks.on_start(first)
         stack.enter_context(preemption.deferred())
@@ -109,7 +114,9 @@ def train(
             return step == total_steps or (period > 0 and step % period == 0)
 
         def evaluate(step: int) -> None:
-            if not hooks.evaluate or not is_due(step, eval_period) or hooks.evaluated(step):
+            if not hooks.evaluate or not is_due(step, eval_period):
+                return
+            if processes.decide_once(lambda: hooks.evaluated(step)):
                 return
             with preemption.interruptible():
                 metrics = hooks.evaluate(state.params)
@@ -152,16 +159,13 @@ def _first_state(
     checkpoints: Checkpoints,
     train_input: Iterator,
     initial_params: Callable[[], Any] | None,
+    accept_changes: bool,
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
-        resumable = hasattr(train_input, "restore")
-        state = checkpoints.restore(trainer.abstract_state(), train_input if resumable else None)
-        log.info(
-            "resumed at step %d: parameters, optimiser%s",
-            int(state.step),
-            " and position in the input" if resumable else "; the input starts anew",
+        resumable = train_input if hasattr(train_input, "restore") else None
+        return checkpoints.restore(
+            trainer.abstract_state(), resumable, accept_changes=accept_changes
         )
-        return state
     state = trainer.init_state()
     if initial_params is None:
         log.info("started from scratch, seed %d", trainer.seed)
