@@ -9,6 +9,7 @@ import seqio
 
 from recalign import prompts
 from recalign.errors import UserError
+from recalign.samples import inputs
 from recalign.samples.items import item_texts
 from tests.samples.reading import LENGTHS, fits, items_in, read
 
@@ -197,3 +198,15 @@ def test_the_aligned_mixture_draws_evenly_from_all_five(shop):
     assert len(counts) == 5
     assert all(len(kinds) == 1 for kinds in counts)
     assert min(counts.values()) > 120
+
+
+def test_a_name_of_nothing_is_answered_with_its_domain_or_with_what_is_like_it(
+    shop, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path))
+    gone = r"'testshop_2' is not prepared in .* \(prepared there: none\): .*_dir; did you mean"
+    for kind in ("retrieval", "retrieval_only", "aligned"):
+        with pytest.raises(UserError, match=gone):
+            inputs.mixture_or_task(f"testshop_2_{kind}")
+    with pytest.raises(UserError, match=r"'testshop_alined'; did you mean testshop_aligned"):
+        inputs.mixture_or_task("testshop_alined")
