@@ -3,6 +3,7 @@
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 
@@ -27,7 +28,8 @@ from recalign.errors import UserError
 @click.option(
     "--dry_run",
     is_flag=True,
-    help="Only compile the step, and print the memory and arithmetic that it takes. Needs no data.",
+    help="Only compile the step and a search, and print the memory and arithmetic that they take. "
+    "Needs no data.",
 )
 @click.option(
     "--topology",
@@ -40,6 +42,7 @@ from recalign.errors import UserError
     is_flag=True,
     help="Go on in MODEL_DIR although the run in it began with another configuration.",
 )
+@preemption.listening()
 @multiprocess_options
 def train(
     configure,
@@ -83,4 +86,4 @@ def _dry_run(configure, topology: str | None) -> str:
     if devices:
         # Gin copies what is bound, which a function survives and a device does not.
         gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
-    return str(gin.get_configurable(runs.Run)().dry_run())
+    return gin.get_configurable(runs.Run)().dry_run()

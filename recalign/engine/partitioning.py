@@ -1,7 +1,7 @@
 """How arrays are laid out over devices: a mesh, and an ordered table of rules."""
 
-import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,11 +69,36 @@ class Partitioner:
         """How many parts a batch is split into."""
         return self.mesh.shape["data"]
 
-    @contextlib.contextmanager
-    def activate(self):
-        """Gives the network's logical axis names their meaning while it is traced."""
-        with self.mesh, partitioning.axis_rules(self.rules):
-            yield
+    def rows(self, at_least: int) -> int:
+        """The smallest batch of so many rows or more that can be split evenly."""
+        return -(-at_least // self.data_partitions) * self.data_partitions
+
+    def compile(
+        self,
+        function: Callable,
+        *,
+        out_shardings: Any,
+        static_argnames: str | Sequence[str] = (),
+        donate_argnums: int | Sequence[int] = (),
+    ) -> Callable:
+        """`jax.jit` of a function within which `constrain` and `top_k` know the mesh and its rules.
+
+        All that runs the network is compiled by this: left to guess, XLA may split a sum over
+        "embed" rather than the batch, and every device then holds the activations of all rows.
+        """
+
+        @functools.wraps(function)
+        def traced(*args, **kwargs):
+            mesh = jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
+            with mesh, partitioning.axis_rules(self.rules):
+                return function(*args, **kwargs)
+
+        return jax.jit(
+            traced,
+            out_shardings=out_shardings,
+            static_argnames=static_argnames,
+            donate_argnums=donate_argnums,
+        )
 
     def sharding(self, *logical_axes: str | None) -> NamedSharding:
         """The layout of an array with these axis names."""
@@ -144,6 +169,44 @@ class Partitioner:
             name: put(values, self.sharding("batch", *[None] * (values.ndim - 1)))
             for name, values in batch.items()
         }
+
+
+def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
+    """Lays an activation out as the rules say, under `Partitioner.compile`; else does nothing.
+
+    An axis that its devices do not divide stays whole.
+    """
+    spec = _spec(x, logical_axes)
+    return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` of rows [B, n]; under `Partitioner.compile` each device takes its own rows.
+
+    XLA does not split this operation: it would have every device take the rows of all.
+    """
+    spec = _spec(x, ("batch", None))
+
+    def of_rows(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return tuple(jax.lax.top_k(rows, k))
+
+    if spec is None:
+        return of_rows(x)
+    return jax.shard_map(of_rows, in_specs=spec, out_specs=(spec, spec))(x)
+
+
+def _spec(x: jax.Array, logical_axes: Sequence[str | None]) -> PartitionSpec | None:
+    """How the rules split an array; None where nothing is to be split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return None
+    axes = partitioning.logical_to_mesh_axes(logical_axes)
+    return PartitionSpec(
+        *(
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, x.shape, strict=True)
+        )
+    )
 
 
 def put(values: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -1,14 +1,12 @@
 """How each kind of task is judged: what the network is asked, and what is made of its answers."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
-from recalign.engine.search.retriever import Retriever
-from recalign.engine.search.scorer import Scorer
-from recalign.engine.search.writer import Writer
+from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.evaluation import metrics
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.examples import (
@@ -37,31 +35,25 @@ class Judge(Protocol):
         """The same metrics of what stands beside the network, by name."""
 
 
-def judge(
-    examples: Examples,
-    make_retriever: Callable[..., Retriever],
-    make_scorer: Callable[..., Scorer],
-    make_writer: Callable[..., Writer],
-) -> Judge:
-    """The judge of the task that some examples are of."""
+def judge(examples: Examples, model: CatalogueModel) -> Judge:
+    """The judge of the task that some examples are of, by a network over what may be answered."""
     if isinstance(examples, RatingExamples):
-        return RatingJudge(make_scorer(catalogue=examples.stars), make_writer())
-    items = {"catalogue": examples.catalogue, "index_folder": examples.domain.path}
+        return RatingJudge(model)
     if isinstance(examples, RankingExamples):
-        return RankingJudge(make_scorer(**items))
-    return RetrievalJudge(make_retriever(**items))
+        return RankingJudge(model)
+    return RetrievalJudge(model)
 
 
 class RetrievalJudge:
     """`full/…` and `full_unseen/…`: beam search over the whole catalogue."""
 
-    def __init__(self, retriever: Retriever, depth: int = 20):
-        self._retriever = retriever
-        self._depth = depth
+    def __init__(self, model: CatalogueModel, depth: int = 20):
+        self._model = model
+        self._depth = min(depth, model.num_beams)
 
     def metrics(self, params: Any, examples: RetrievalExamples) -> dict[str, float]:
         """See `Judge`."""
-        rankings = self._rank(params, examples)
+        rankings = self._model.rank(params, examples.inputs, examples.offsets, examples.events)
         return {
             name: value
             for protocol, ranked in zip(("full", "full_unseen"), rankings, strict=True)
@@ -73,13 +65,10 @@ class RetrievalJudge:
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
         keys = examples.domain.items["key"].to_numpy()
-        ranked, _ = self._rank(params, examples)
+        ranked = self._model.best(params, examples.inputs, None, self._depth)
         for record, items, scores in zip(_questions(examples), *ranked, strict=True):
-            found = items[: self._depth] >= 0
-            yield record | {
-                "items": keys[items[: self._depth][found]].tolist(),
-                "scores": scores[: self._depth][found].tolist(),
-            }
+            found = items >= 0
+            yield record | {"items": keys[items[found]].tolist(), "scores": scores[found].tolist()}
 
     def baselines(self, examples: RetrievalExamples) -> Rows:
         """See `Judge`."""
@@ -88,25 +77,22 @@ class RetrievalJudge:
             domain.train(), histories, examples.targets, domain.num_items
         )
 
-    def _rank(self, params, examples):
-        return self._retriever.rank(params, examples.inputs, examples.offsets, examples.events)
-
 
 class RankingJudge:
     """`cand<C>/…`: the exact log-probability of each candidate."""
 
-    def __init__(self, scorer: Scorer):
-        self._scorer = scorer
+    def __init__(self, model: CatalogueModel):
+        self._model = model
 
     def metrics(self, params: Any, examples: RankingExamples) -> dict[str, float]:
         """See `Judge`."""
-        scores = self._scorer.score(params, examples.inputs, examples.candidates)
+        scores = self._model.score(params, examples.inputs, examples.candidates)
         return metrics.candidate_ranking(scores, examples.positives)
 
     def predictions(self, params: Any, examples: RankingExamples) -> Iterator[dict]:
         """`history`, `target`, and all candidates as `items` with `scores`, best first."""
         keys = examples.domain.items["key"].to_numpy()
-        scores = self._scorer.score(params, examples.inputs, examples.candidates)
+        scores = self._model.score(params, examples.inputs, examples.candidates)
         for record, items, own in zip(
             _questions(examples), examples.candidates, scores, strict=True
         ):
@@ -129,9 +115,8 @@ class RatingJudge:
     weighted by the probabilities of their texts.
     """
 
-    def __init__(self, scorer: Scorer, writer: Writer):
-        self._scorer = scorer
-        self._writer = writer
+    def __init__(self, model: CatalogueModel):
+        self._model = model
 
     def metrics(self, params: Any, examples: RatingExamples) -> dict[str, float]:
         """See `Judge`."""
@@ -180,7 +165,7 @@ class RatingJudge:
     def _answers(self, params: Any, examples: RatingExamples) -> tuple[list[str], np.ndarray]:
         """Each example's answer as text, and as a rating, float64[m], nan where it is none."""
         length = max(map(len, examples.stars)) + SPARE_TOKENS
-        tokens = self._writer.write(params, examples.inputs, length)
+        tokens = self._model.generate(params, examples.inputs, length)
         ended = (tokens == examples.stars[0][-1]).any(axis=1)
         texts = [examples.decode([t for t in row if t]) for row in tokens.tolist()]
         low, high = examples.values.min(), examples.values.max()
@@ -194,7 +179,7 @@ class RatingJudge:
         """The expected rating of each example, float64[m]."""
         every = np.arange(len(examples.stars), dtype=np.int32)
         items = np.broadcast_to(every, (len(examples), len(every)))
-        scores = self._scorer.score(params, examples.inputs, items)
+        scores = self._model.score(params, examples.inputs, items)
         return metrics.expected_rating(scores, examples.values)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +12,20 @@ import gin
 import numpy as np
 
 from recalign.engine import processes
-from recalign.engine.search.retriever import Retriever
-from recalign.engine.search.scorer import Scorer
-from recalign.engine.search.writer import Writer
+from recalign.engine.search.catalogue_model import CatalogueModel
+from recalign.engine.search.inference import Inference
+from recalign.engine.search.saved_trie import fingerprint
+from recalign.engine.search.trie import as_matrix
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
-from recalign.engine.training.dry_run import Sizes, measure
+from recalign.engine.training.dry_run import measure, measure_search
 from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
 from recalign.evaluation import metrics, report
-from recalign.evaluation.examples import Examples, RetrievalExamples
+from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
 from recalign.runs import configuration
@@ -52,15 +52,13 @@ class Run:
       batch_shapes: tells their shapes.
       vocabulary_size: tells how many token ids those batches may hold.
       examples: given a split, gives the examples of every task to evaluate.
-      retriever: ranks the catalogue, for retrieval tasks.
-      scorer: scores candidates, for ranking tasks, and ratings.
-      writer: writes answers, for rating tasks.
+      inference: how the model is asked.
       total_steps: the step to stop at.
       eval_period: steps between evaluations on validation; 0 means only at the end.
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay, and the best one.
-      best_metric: which one is best on validation: a metric, or how its name ends.
+      best_metric: tells which one is best on validation, see `RunDirectory.best_step`.
       provenance: tells what the parameters belong to, such as the vocabulary, by fingerprints.
       decode: turns token ids into text, for messages.
       nonfinite: what to do about a loss that is not finite, see `train`.
@@ -76,9 +74,7 @@ class Run:
     batch_shapes: Callable[[], Mapping[str, Any]]
     vocabulary_size: Callable[[], int]
     examples: Callable[..., list[Examples]]
-    retriever: Callable[..., Retriever]
-    scorer: Callable[..., Scorer]
-    writer: Callable[..., Writer]
+    inference: Inference
     total_steps: int
     eval_period: int = 1000
     eval_examples: int | None = None
@@ -97,6 +93,7 @@ class Run:
                 f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
                 "afterwards"
             )
+        self._models: dict[str, CatalogueModel] = {}
 
     def train(self, accept_changes: bool = False) -> Tables:
         """Trains, evaluating on validation, and at the end evaluates on test.
@@ -152,9 +149,12 @@ class Run:
         )
         return self._report(self.examples(split="test"), state, judges)
 
-    def dry_run(self) -> Sizes:
-        """What a training step would take; nothing is read or written."""
-        return measure(self.trainer, self.batch_shapes())
+    def dry_run(self) -> str:
+        """What a training step and a search would take; nothing is read or written."""
+        shapes = self.batch_shapes()
+        source = shapes["encoder_input_tokens"].shape[1]
+        sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
+        return "\n".join(map(str, sizes))
 
     def evaluate(self, split: str) -> Tables:
         """Evaluates a checkpoint on a split and gives the report."""
@@ -192,20 +192,16 @@ class Run:
         return Recommender(
             domain=examples.domain,
             ask=examples.ask,
-            retriever=self._retriever(examples, **({"exact": True} if exact else {})),
+            model=self._model(examples),
             params=self._restore().params,
+            exact=exact,
         )
 
     def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
         """How many of the exactly best items the beam finds, on the first examples of a split."""
         examples = self._retrieval(split, num_examples)
-        params = self._restore().params
-        beam, exact = (
-            self._retriever(examples, exact=exact).rank(
-                params, examples.inputs, examples.offsets, examples.events
-            )
-            for exact in (False, True)
-        )
+        asked = self._restore().params, examples.inputs, examples.offsets, examples.events
+        beam, exact = (self._model(examples).rank(*asked, exact=exact) for exact in (False, True))
         return {
             name: value
             for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
@@ -219,14 +215,20 @@ class Run:
                 return examples
         raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
 
-    def _retriever(self, examples: RetrievalExamples, **options: Any) -> Retriever:
-        return self.retriever(
-            module=self.trainer.model.module,
-            partitioner=self.trainer.partitioner,
-            catalogue=examples.catalogue,
-            index_folder=examples.domain.path,
-            **options,
-        )
+    def _model(self, examples: Examples) -> CatalogueModel:
+        """The network over what it may answer to some examples; tasks of one catalogue share it."""
+        rating = isinstance(examples, RatingExamples)
+        catalogue = as_matrix(examples.stars if rating else examples.catalogue)
+        name = fingerprint(catalogue)
+        if name not in self._models:
+            self._models[name] = CatalogueModel(
+                self.trainer.model.module,
+                self.trainer.partitioner,
+                catalogue,
+                self.inference,
+                index_folder=None if rating else examples.domain.path,
+            )
+        return self._models[name]
 
     def _initial_params(self) -> Any:
         _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
@@ -252,10 +254,7 @@ class Run:
         return f"The examples are in {path}"
 
     def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
-        on = {"module": self.trainer.model.module, "partitioner": self.trainer.partitioner}
-        makers = (self.retriever, self.scorer, self.writer)
-        made = [functools.partial(maker, **on) for maker in makers]
-        return {examples.task: judge(examples, *made) for examples in found}
+        return {examples.task: judge(examples, self._model(examples)) for examples in found}
 
     def _report(
         self, found: Sequence[Examples], state: TrainState, judges: Mapping[str, Judge]

@@ -1,9 +1,8 @@
 """What a trained run recommends to whoever has bought some items of its catalogue."""
 
-import difflib
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,9 @@ import numpy as np
 from recalign import prompts
 from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
-from recalign.engine.search.retriever import Retriever
+from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
-
-# Of an unknown id, and of the ids that it is compared with to suggest others.
-LONGEST_KEY = 64
-MOST_COMPARED = 50_000
+from recalign.serving.ids import Ids
 
 
 class Recommender:
@@ -25,26 +21,29 @@ class Recommender:
     Args:
       domain: the catalogue and the users.
       ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each.
-      retriever: ranks the catalogue for inputs.
+      model: the network over the catalogue.
       params: the network's.
+      exact: scores every item of the catalogue, whatever the run's own options say.
     """
 
     def __init__(
         self,
         domain: Domain,
         ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]],
-        retriever: Retriever,
+        model: CatalogueModel,
         params: Any,
+        exact: bool = False,
     ):
         self.domain = domain
         self._ask = ask
-        self._retriever = retriever
+        self._model = model
         self._params = params
+        self._exact = True if exact else None
 
     @property
     def depth(self) -> int:
         """How many items a beam of the run's own width can give."""
-        return min(self._retriever.num_beams, self.domain.num_items)
+        return min(self._model.num_beams, self.domain.num_items)
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
@@ -63,7 +62,7 @@ class Recommender:
         """
         excluded = [() if include_seen else history for history in histories]
         depth = min(k, self.domain.num_items)
-        return self._retriever.best(self._params, self._ask(histories), excluded, depth)
+        return self._model.best(self._params, self._ask(histories), excluded, depth, self._exact)
 
     def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""
@@ -93,19 +92,19 @@ class Recommender:
         """The items with these ids, the source's or the model's.
 
         Raises:
-          UserError: there is none, or one is unknown; the closest ids are told.
+          UserError: there is none, or one is unknown; see `Ids.find`.
         """
         if not keys:
             raise UserError("a history needs at least one item")
-        return [_find("item", key, self._item_of_key, self.domain.name) for key in keys]
+        return [self._item_ids.find(key) for key in keys]
 
     def history_of_user(self, key: str) -> list[int]:
         """All items of a user, oldest first, held-out ones included.
 
         Raises:
-          UserError: the user is unknown; the closest ids are told.
+          UserError: the user is unknown; see `Ids.find`.
         """
-        user = _find("user", key, self._user_of_key, self.domain.name)
+        user = self._user_ids.find(key)
         return self.domain.events[slice(*self.domain.offsets[user : user + 2])].tolist()
 
     @functools.cached_property
@@ -117,21 +116,13 @@ class Recommender:
         return ["\n".join(texts).casefold() for texts in zip(*self._table.values(), strict=True)]
 
     @functools.cached_property
-    def _item_of_key(self) -> dict[str, int]:
-        """By the model's ids and the source's; where the two clash, the source's."""
+    def _item_ids(self) -> Ids:
+        """The model's ids and the source's; where the two clash, the source's."""
         ours = {prompts.item_id(i, self.domain.num_items): i for i in range(self.domain.num_items)}
-        return ours | {key: index for index, key in enumerate(self._table["key"])}
+        theirs = {key: index for index, key in enumerate(self._table["key"])}
+        return Ids("item", self.domain.name, ours | theirs)
 
     @functools.cached_property
-    def _user_of_key(self) -> dict[str, int]:
-        return {key: index for index, key in enumerate(self.domain.user_keys)}
-
-
-def _find(what: str, key: str, index_of: Mapping[str, int], domain: str) -> int:
-    if key in index_of:
-        return index_of[key]
-    # Comparing costs the product of the lengths: bounded, since the key may come from anybody.
-    shown = key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…"
-    near = difflib.get_close_matches(shown, itertools.islice(index_of, MOST_COMPARED), n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; no id is similar"
-    raise UserError(f"{domain} has no {what} {shown!r}{hint}")
+    def _user_ids(self) -> Ids:
+        users = {key: index for index, key in enumerate(self.domain.user_keys)}
+        return Ids("user", self.domain.name, users)

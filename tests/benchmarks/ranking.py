@@ -12,6 +12,7 @@ but when a search may stop.
 """
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -20,28 +21,29 @@ import gin
 import jax
 import numpy as np
 
+from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.runs import configuration
 from recalign.runs import run as runs
 
 
 def options_of(text: str) -> dict[str, int]:
-    """The options of a `Retriever`, written "name=number,name=number"."""
+    """Options of `Inference`, written "name=number,name=number"."""
     pairs = (part.split("=") for part in text.split(",") if part)
     return {name: int(value) for name, value in pairs}
 
 
 def question_of(examples: RetrievalExamples, chosen: Sequence[int]) -> tuple:
-    """What `Retriever.rank` is asked for some of the examples."""
+    """What `CatalogueModel.rank` is asked for some of the examples."""
     histories = [examples.events[slice(*examples.offsets[e : e + 2])] for e in chosen]
     offsets = np.cumsum([0, *map(len, histories)])
     return [examples.inputs[e] for e in chosen], offsets, np.concatenate(histories)
 
 
-def seconds(retriever, params, question) -> float:
+def seconds(model, params, question) -> float:
     """How long it takes to rank for every user of a question."""
     start = time.perf_counter()
-    retriever.rank(params, *question)
+    model.rank(params, *question)
     return time.perf_counter() - start
 
 
@@ -62,8 +64,14 @@ def main():
         for found in run.examples(split="test")
         if isinstance(found, RetrievalExamples) and found.ask
     ]
-    retrievers = {
-        text or "as configured": run._retriever(examples, **options_of(text))
+    models = {
+        text or "as configured": CatalogueModel(
+            run.trainer.model.module,
+            run.trainer.partitioner,
+            examples.catalogue,
+            dataclasses.replace(run.inference, **options_of(text)),
+            index_folder=examples.domain.path,
+        )
         for text in args.options or [f"length_multiple={whole}", ""]
     }
     params = run.trainer.init_state().params
@@ -74,12 +82,12 @@ def main():
     print(f"users, inputs of {tokens.mean():.1f} tokens, at most {tokens.max()}\n", flush=True)
     turns = np.split(chosen, range(args.turn, len(chosen), args.turn))
     for _ in range(2):
-        spent = dict.fromkeys(retrievers, 0.0)
+        spent = dict.fromkeys(models, 0.0)
         for turn in turns:
             question = question_of(examples, turn)
-            for text, retriever in retrievers.items():
-                spent[text] += seconds(retriever, params, question)
-    print("| `Retriever` | s | users/s |\n| --- | --: | --: |")
+            for text, model in models.items():
+                spent[text] += seconds(model, params, question)
+    print("| `Inference` | s | users/s |\n| --- | --: | --: |")
     for text, total in spent.items():
         print(f"| {text} | {total:.1f} | {len(chosen) / total:.0f} |")
 

@@ -86,8 +86,7 @@ def ours(config: dict, dtype: str, batch: dict):
 
     def run():
         nonlocal state
-        with trainer.partitioner.activate():
-            state, sums = step(state, placed)
+        state, sums = step(state, placed)
         jax.block_until_ready((state, sums))
         return float(sums["loss"])
 

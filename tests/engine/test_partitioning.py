@@ -10,6 +10,15 @@ import pytest
 from recalign.engine.partitioning import Partitioner
 from recalign.errors import UserError
 
+# The numbers of the largest array of a compiled program, on one device.
+LARGEST = """
+import math, re
+
+def largest(compiled):
+    shapes = re.findall(r"= (?:f32|bf16|s32|pred)\\[([\\d,]+)\\]", compiled.as_text())
+    return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+"""
+
 # JAX fixes the number of simulated devices when it starts: hence a process of its own.
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np, sys
@@ -18,7 +27,7 @@ from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import EncoderDecoderModel
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
-from recalign.engine.training.trainer import Trainer
+from recalign.engine.training.trainer import Trainer, batch_shapes
 from recalign.errors import UserError
 
 config = T5Config(vocab_size=256, emb_dim=128, num_heads=8, num_encoder_layers=1,
@@ -35,8 +44,7 @@ def losses(partitions, rules, devices, num_microbatches=1):
     state, step = trainer.init_state(), trainer.step_fn()
     found = []
     for batch in batches:
-        with partitioner.activate():
-            state, sums = step(state, partitioner.put_batch(batch))
+        state, sums = step(state, partitioner.put_batch(batch))
         found.append(float(sums["loss"]) / float(sums["weights"]))
     kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
     return np.array(found), kernel.addressable_shards[0].data.shape
@@ -51,6 +59,22 @@ for partitions, rules, shard in [
     many, found = losses(partitions, rules, 8)
     assert found == shard, (partitions, rules, found)
     np.testing.assert_allclose(many, one, rtol=1e-5, err_msg=f"{partitions} {rules}")
+
+# So many rows that activations are larger than parameters: none of all rows is on one device.
+def step_of(partitions, rules, devices):
+    trainer = Trainer(model, Partitioner(partitions, rules, jax.devices()[:devices]))
+    shapes = batch_shapes({"inputs": 64, "targets": 8}, batch_size=64, pack=False)
+    shapes = trainer.partitioner.abstract_batch(shapes)
+    return trainer.step_fn().lower(trainer.abstract_state(), shapes).compile()
+
+whole = largest(step_of(1, "replicated", 1))
+assert whole >= 64 * 64 * 256
+for partitions, rules in [(1, "fully_sharded"), (2, "fully_sharded"), (4, "tensor_parallel")]:
+    part = largest(step_of(partitions, rules, 8))
+    assert part <= whole / 4, (partitions, rules, part, whole)
+
+for devices, asked, rows in [(8, 64, 64), (3, 64, 66), (6, 32, 36), (8, 1, 8), (6, 0, 0)]:
+    assert Partitioner(1, "replicated", jax.devices()[:devices]).rows(asked) == rows
 try:
     Partitioner(1, "replicated").put_batch({"tokens": tokens(6, 4)})
 except UserError as error:
@@ -68,16 +92,14 @@ def start(partitions, rules, devices):
     return trainer, trainer.step_fn()
 
 def next_loss(trainer, step, state):
-    with trainer.partitioner.activate():
-        _, sums = step(state, trainer.partitioner.put_batch(batches[1]))
+    _, sums = step(state, trainer.partitioner.put_batch(batches[1]))
     return float(sums["loss"])
 
 LAYOUTS = [(1, "replicated", 1), (1, "fully_sharded", 8), (4, "tensor_parallel", 8)]
 started = {layout: start(*layout) for layout in LAYOUTS}
 for number, written in enumerate(LAYOUTS):
     trainer, step = started[written]
-    with trainer.partitioner.activate():
-        state, _ = step(trainer.init_state(), trainer.partitioner.put_batch(batches[0]))
+    state, _ = step(trainer.init_state(), trainer.partitioner.put_batch(batches[0]))
     folder = f"{sys.argv[1]}/{number}"
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, state, Position())
@@ -103,7 +125,7 @@ def test_every_layout_gives_the_losses_of_one_device_and_restores_any_other(tmp_
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        [sys.executable, "-c", LARGEST + SCRIPT, str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from recalign.engine.search.writer import write_greedily
+from recalign.engine.search.generation import generate_greedily
 from recalign.engine.weights.conversion import convert
 
 pytest.importorskip("t5x", reason="T5X is not installed (it is not on PyPI)")
@@ -117,7 +117,7 @@ def test_with_choices_it_writes_freely_or_nothing_that_ends(model_of, golden_mod
     )
     length = choices.shape[2] + 2
     inputs = batch["encoder_input_tokens"]
-    written = np.array(write_greedily(module, {"params": params}, inputs, length))
+    written = np.array(generate_greedily(module, {"params": params}, inputs, length))
     ended = (written == 1).any(axis=1)
     assert 0 < ended.sum() < len(ended)
     np.testing.assert_array_equal(found, np.where(ended[:, None], written, 0))

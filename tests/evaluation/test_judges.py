@@ -35,16 +35,16 @@ def test_an_answer_is_a_number_on_the_scale_or_none(text, value):
 
 
 class Answers:
-    """Stands in for a network: it writes and scores what it is told to."""
+    """Stands in for a network: it generates and scores what it is told to."""
 
-    def __init__(self, value):
-        self.value = value
+    def __init__(self, tokens, scores):
+        self.tokens, self.scores = tokens, scores
 
-    def write(self, params, inputs, length):
-        return self.value[:, :length]
+    def generate(self, params, inputs, length):
+        return self.tokens[:, :length]
 
     def score(self, params, inputs, items):
-        return np.take_along_axis(self.value, items, axis=1)
+        return np.take_along_axis(self.scores, items, axis=1)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def judge(examples):
         [[2, 1, 0, 0, 0], [2, 3, 1, 0, 0], [6, 1, 0, 0, 0], [2] * 5, [5, 1, 0, 0, 0]]
     )
     probabilities = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 2]]) + 1e-30
-    return RatingJudge(Answers(np.log(probabilities)), Answers(answers))
+    return RatingJudge(Answers(answers, np.log(probabilities)))
 
 
 def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from recalign import domains
 from recalign.cli import recalign
-from recalign.engine.search.scorer import Scorer
 from recalign.errors import UserError
 from recalign.runs import run as runs
 from recalign.runs.directory import RunDirectory
@@ -137,9 +136,8 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
     new = runs.load(str(tmp_path))
     examples = new._retrieval("test", 30)
     histories = np.split(examples.events, examples.offsets[1:-1])
-    scorer = Scorer(new.trainer.model.module, new.trainer.partitioner, examples.catalogue)
     every = np.tile(np.arange(shop.num_items, dtype=np.int32), (30, 1))
-    scores = scorer.score(new._restore().params, examples.inputs, every)
+    scores = new._model(examples).score(new._restore().params, examples.inputs, every)
     unseen_scores = scores.copy()
     for row, history in zip(unseen_scores, histories, strict=True):
         row[history] = -np.inf
@@ -293,7 +291,7 @@ def test_tasks_lists_and_shows(shop):
         ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "so there is nothing to evaluate"),
         ("--gin.MIXTURE_OR_TASK_MODULE=no.such", "no module 'no.such'"),
         ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "do not fit|are .* tokens"),
-        ("--gin.Retriever.num_beam=3", "num_beam"),
+        ("--gin.Inference.num_beam=3", "num_beam"),
         ("--gin.NUM_BEAMS=0", "NUM_BEAMS is 0, but a ranking needs at least 1"),
         ("--gin.Partitioner.num_partitions=7", "does not divide"),
         ("TRAIN_STEPS=3", "what is 'TRAIN_STEPS=3'"),

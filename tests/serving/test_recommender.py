@@ -78,7 +78,7 @@ def test_questions_are_the_inputs_of_the_task(trained):
 
 def test_recommendations_are_what_evaluation_ranks(trained, recommender):
     examples = trained._retrieval("test", None)
-    every, unseen = trained._retriever(examples).rank(
+    every, unseen = trained._model(examples).rank(
         recommender._params, examples.inputs, examples.offsets, examples.events
     )
     histories = np.split(examples.events, examples.offsets[1:-1])[:9]
@@ -115,7 +115,7 @@ def test_the_index_of_the_catalogue_is_built_once_and_mapped(folder, domain, mon
 
 
 def test_a_recipe_may_renormalise(tmp_path, folder):
-    options = (*SMALL, "--gin.Retriever.renormalise=True")
+    options = (*SMALL, "--gin.Inference.renormalise=True")
     run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
     asked = ("--history", "#07,#33", "--include_seen", "--k", 60, "--json")
 

@@ -8,7 +8,10 @@ from recalign.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
 
+# What no configuration of ours changes.
 RELATIVE_BUCKETS = 32
+RELATIVE_MAX_DISTANCE = 128
+NORM_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +98,51 @@ def step_flops(config: T5Config, batch: int, source: int, target: int) -> float:
         source: length of the inputs, padding included.
         target: length of the targets.
     """
+    decoder = _decoder_products(config, source, target) + config.emb_dim * config.vocab_size
+    return 6.0 * batch * (_encoder_products(config, source) + target * decoder)
+
+
+def search_flops(
+    config: T5Config,
+    batch: int,
+    source: int,
+    widths: Sequence[int],
+    logits: int,
+    rankings: int = 1,
+) -> float:
+    """Multiply-adds × 2 of a search by the decoder: of the network, not of what chooses beams.
+
+    Args:
+        config: the architecture.
+        batch: rows.
+        source: length of the inputs, padding included.
+        widths: how many prefixes a row has at each step.
+        logits: of how many tokens they are computed.
+        rankings: so many searches share a pass of the encoder.
+    """
+    steps = sum(
+        width * (_decoder_products(config, source, position) + config.emb_dim * logits)
+        for position, width in enumerate(widths, start=1)
+    )
+    return 2.0 * batch * (_encoder_products(config, source) + rankings * steps)
+
+
+def _encoder_products(config: T5Config, source: int) -> int:
+    """Multiply-adds of the encoder for a row, with its keys and values in the decoder's layers."""
     emb, joined = config.emb_dim, config.num_heads * config.head_dim
-    projections = 4 * emb * joined
-    mlp = (len(config.mlp_activations) + 1) * emb * config.mlp_dim
-    encoder = source * (projections + mlp + 2 * source * joined)
-    decoder = target * (2 * emb * joined + projections + mlp + 2 * (source + target) * joined)
-    decoder += source * 2 * emb * joined  # keys and values of the encoder's output
-    layers = config.num_encoder_layers * encoder + config.num_decoder_layers * decoder
-    return 6.0 * batch * (layers + target * emb * config.vocab_size)
+    layer = source * (4 * emb * joined + _mlp_products(config) + 2 * source * joined)
+    return config.num_encoder_layers * layer + config.num_decoder_layers * source * 2 * emb * joined
+
+
+def _decoder_products(config: T5Config, source: int, target: int) -> int:
+    """Multiply-adds of the decoder for a position that sees `target` ones, without its logits."""
+    emb, joined = config.emb_dim, config.num_heads * config.head_dim
+    layer = 6 * emb * joined + _mlp_products(config) + 2 * (source + target) * joined
+    return config.num_decoder_layers * layer
+
+
+def _mlp_products(config: T5Config) -> int:
+    return (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict:

@@ -4,7 +4,7 @@
 Parameters are always float32, activations in `T5Config.dtype`; norms, attention logits and softmax
 are at least float32. Shapes are named as in `recalign.engine.network`. Logical axis names stand on
 every parameter (collection ``params_axes``) and on activations that a layout may split; they mean
-nothing until `flax.linen.partitioning.axis_rules` and a mesh give them a meaning.
+nothing until a `Partitioner` compiles the network.
 """
 
 import functools
@@ -17,12 +17,17 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-from recalign.engine.network.config import RELATIVE_BUCKETS, T5Config
+from recalign.engine.network.config import (
+    NORM_EPSILON,
+    RELATIVE_BUCKETS,
+    RELATIVE_MAX_DISTANCE,
+    T5Config,
+)
+from recalign.engine.partitioning import constrain
 
 Array = jax.Array
 KeysValues = tuple[Array, Array]
 
-RELATIVE_MAX_DISTANCE = 128
 # Finite, so that a row without any legal key (padding) gives uniform weights and not NaN.
 MASKED = -1e10
 
@@ -147,7 +152,7 @@ class RMSNorm(nn.Module):
 
     features: int
     dtype: str
-    epsilon: float = 1e-6
+    epsilon: float = NORM_EPSILON
 
     def setup(self):
         self.scale = partitioning.param_with_axes(
@@ -180,7 +185,7 @@ class Embedding(nn.Module):
         """int[B,L] -> [B,L,E]. A token outside the vocabulary gives NaN: it must not pass."""
         x = jnp.take(self.embedding, tokens.astype(jnp.int32), axis=0, mode="fill")
         x = x.astype(self.config.dtype)
-        return partitioning.with_sharding_constraint(x, ("batch", "length", "embed"))
+        return constrain(x, "batch", "length", "embed")
 
 
 class RelativePositionBias(nn.Module):
@@ -233,7 +238,7 @@ class Attention(nn.Module):
 
     def _split(self, x: Array) -> Array:
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
-        return partitioning.with_sharding_constraint(x, ("batch", "length", "heads", "kv"))
+        return constrain(x, "batch", "length", "heads", "kv")
 
     def _drop(self, weights: Array) -> Array:
         """Drops keys for all queries of a head at once, as T5 does."""
@@ -288,5 +293,5 @@ class MLP(nn.Module):
             for wi, name in zip(self.wi, self.config.mlp_activations, strict=True)
         ]
         x = self.dropout(functools.reduce(operator.mul, branches), deterministic=deterministic)
-        x = partitioning.with_sharding_constraint(x, ("batch", "length", "mlp"))
+        x = constrain(x, "batch", "length", "mlp")
         return self.wo(x)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from recalign.engine.partitioning import top_k
 from recalign.engine.search.depth_loop import Cache, Grow, over_depths
 from recalign.engine.search.trie import PAD, CatalogueIndex
 
@@ -228,7 +229,7 @@ def _candidates(index, state, follow, seen, renormalise) -> tuple[jax.Array, ...
 
 def _keep_best(index, state, follow, scores, width) -> _Hypotheses:
     """The `width` best children, of scores float32[B, k * W], become the live hypotheses."""
-    scores, places = jax.lax.top_k(scores, width)
+    scores, places = top_k(scores, width)
     nodes = jnp.take_along_axis(_flat(follow.nodes), places, axis=1)
     parents = places // follow.nodes.shape[-1]
     return state._replace(
@@ -246,11 +247,11 @@ def _collect_items(state, ranks, scores, ends_compete) -> _Hypotheses:
         everyone = jnp.concatenate([state.scores, scores], 1)
         # The last of them, taken as their least: of a top-k of which one column alone is used, XLA
         # makes a sort of the whole row, which takes 100 times as long.
-        best, _ = jax.lax.top_k(everyone, min(places, everyone.shape[1]))
+        best, _ = top_k(everyone, min(places, everyone.shape[1]))
         threshold = jnp.min(best, axis=1, keepdims=True)
         scores = jnp.where(scores >= threshold, scores, MINUS_INFINITY)
     ranks = jnp.concatenate([state.ranks, ranks], 1)
-    scores, best = jax.lax.top_k(jnp.concatenate([state.rank_scores, scores], 1), places)
+    scores, best = top_k(jnp.concatenate([state.rank_scores, scores], 1), places)
     return state._replace(ranks=jnp.take_along_axis(ranks, best, axis=1), rank_scores=scores)
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recalign.engine.partitioning import top_k
 from recalign.engine.search.beam_search import (
     MINUS_INFINITY,
     Ranked,
@@ -138,7 +139,7 @@ def best_items(scores: jax.Array, num_items: int, excluded: jax.Array | None = N
     if scores.shape[1] < num_items:
         spare = ((0, 0), (0, num_items - scores.shape[1]))
         scores = jnp.pad(scores, spare, constant_values=MINUS_INFINITY)
-    scores, items = jax.lax.top_k(scores, num_items)
+    scores, items = top_k(scores, num_items)
     return Ranked(jnp.where(scores > MINUS_INFINITY, items, -1), scores)
 
 

@@ -1,24 +1,36 @@
-"""What a training step would take, from compiling it: no data, no step, not even the device.
+"""What a training step and a search would take, from compiling them: no data, not even a device.
 
-XLA compiles the step of the real recipe for a mesh of devices that need not be there, simulated
+XLA compiles the programs of the real recipe for a mesh of devices that need not be there, simulated
 CPUs or, where libtpu is installed, any TPU topology, and tells its memory and arithmetic.
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 import os
 import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
 
-from recalign.engine.network.config import step_flops
+from recalign.engine.network.config import search_flops, step_flops
+from recalign.engine.search.batching import rung
+from recalign.engine.search.beam_search import live_sizes
+from recalign.engine.search.catalogue_model import SEEN
+from recalign.engine.search.inference import Inference
+from recalign.engine.search.retrieval import retrieve_all_and_unseen
+from recalign.engine.search.trie import EOS, CatalogueIndex
 from recalign.engine.training.model import Batch
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 
 GIB = 1 << 30
+# Stands in for the catalogue, whose data need not be there: ten thousand items of four digits. What
+# a search takes depends little on the items, unless they are millions or their titles are written.
+DIGITS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +80,52 @@ class Sizes:
         return "\n".join(f"{name:<20}{value}" for name, value in rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchSizes:
+    """What ranking the catalogue takes for a batch, all items and unseen ones.
+
+    Attributes:
+      histories: of the batch.
+      source: tokens of each.
+      num_beams: items in a ranking.
+      items: of the catalogue that stands in for the real one.
+      parameter_bytes: of the parameters' part on a device.
+      index_bytes: of the catalogue's trie, whole on each device.
+      temporary_bytes: activations, caches and logits.
+      model_flops: multiply-adds × 2 of the network, of all devices.
+      device_flops: as in `Sizes`.
+    """
+
+    histories: int
+    source: int
+    num_beams: int
+    items: int
+    parameter_bytes: int
+    index_bytes: int
+    temporary_bytes: int
+    model_flops: float
+    device_flops: float
+
+    @property
+    def total_bytes(self) -> int:
+        """All that a device must hold at once; an optimiser's state in training comes on top."""
+        return self.parameter_bytes + self.index_bytes + self.temporary_bytes
+
+    def __str__(self):
+        asked = f"{self.histories} histories of {self.source} tokens, {self.num_beams} beams"
+        rows = [
+            ("search", asked),
+            ("  catalogue", f"{self.items:,} items of {DIGITS} tokens, in place of the real one"),
+            ("memory of a search", f"{self.total_bytes / GIB:.3f} GiB"),
+            ("  its parameters", f"{self.parameter_bytes / GIB:.3f} GiB"),
+            ("  its index", f"{self.index_bytes / GIB:.3f} GiB"),
+            ("  its temporaries", f"{self.temporary_bytes / GIB:.3f} GiB"),
+            ("FLOPs of a search", f"{self.model_flops:.4g}"),
+            ("  XLA, its device", f"{self.device_flops:.4g} (loop bodies counted once)"),
+        ]
+        return "\n".join(f"{name:<20}{value}" for name, value in rows)
+
+
 def use_topology(topology: str) -> list[jax.Device]:
     """The devices of a topology, which need not exist; call it before JAX touches a device.
 
@@ -101,8 +159,7 @@ def measure(trainer: Trainer, batch: Batch) -> Sizes:
     """
     state = trainer.abstract_state()
     batch = trainer.partitioner.abstract_batch(batch)
-    with trainer.partitioner.activate():
-        compiled = trainer.step_fn().lower(state, batch).compile()
+    compiled = trainer.step_fn().lower(state, batch).compile()
     rows, source = batch["encoder_input_tokens"].shape
     target = batch["decoder_target_tokens"].shape[1]
     mesh = trainer.partitioner.mesh
@@ -115,6 +172,56 @@ def measure(trainer: Trainer, batch: Batch) -> Sizes:
         batch_bytes=_bytes(batch),
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
         model_flops=step_flops(trainer.model.module.config, rows, source, target),
+        device_flops=compiled.cost_analysis()["flops"],
+    )
+
+
+def measure_search(trainer: Trainer, options: Inference, source: int) -> SearchSizes:
+    """Compiles the search by which a trainer's model is evaluated.
+
+    Args:
+      trainer: the model and its layout.
+      options: how the model is asked; a beam is measured, whatever `exact` says.
+      source: the length of inputs.
+    """
+    module, partitioner = trainer.model.module, trainer.partitioner
+    params = trainer.abstract_state().params
+    everywhere = partitioner.sharding()
+    tokens = [(*item, EOS) for item in itertools.product(range(2, 12), repeat=DIGITS)]
+    index = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        CatalogueIndex.build(tokens),
+    )
+    rows = partitioner.rows(options.batch_size)
+    source = rung(source, options.length_multiple, halfway=True)
+    batch = partitioner.abstract_batch(
+        {
+            "inputs": jax.ShapeDtypeStruct((rows, source), jnp.int32),
+            "seen": jax.ShapeDtypeStruct((rows, SEEN), jnp.int32),
+        }
+    )
+    search = functools.partial(
+        retrieve_all_and_unseen,
+        module,
+        num_beams=options.num_beams,
+        renormalise=options.renormalise,
+    )
+    compiled = (
+        partitioner.compile(search, out_shardings=everywhere)
+        .lower({"params": params}, batch["inputs"], index, seen=batch["seen"])
+        .compile()
+    )
+    logits = len(index.alphabet) if options.renormalise else module.config.vocab_size
+    widths = [min(options.num_beams, size) for size in live_sizes(index, options.renormalise)]
+    return SearchSizes(
+        histories=rows,
+        source=source,
+        num_beams=options.num_beams,
+        items=index.num_items,
+        parameter_bytes=_bytes(params),
+        index_bytes=_bytes(index),
+        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+        model_flops=search_flops(module.config, rows, source, widths, logits, rankings=2),
         device_flops=compiled.cost_analysis()["flops"],
     )
 

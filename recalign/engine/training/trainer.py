@@ -65,22 +65,22 @@ class Trainer:
     def init_state(self) -> TrainState:
         """A fresh state, each device making its own part."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        with self.partitioner.activate():
-            return jax.jit(self.model.init, out_shardings=shardings)(jax.random.key(self.seed))
+        init = self.partitioner.compile(self.model.init, out_shardings=shardings)
+        return init(jax.random.key(self.seed))
 
     def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The compiled step; it takes over the memory of the state it is given."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        return jax.jit(
+        return self.partitioner.compile(
             self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
         )
 
     def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The rows of a batch, int[…], whose loss without dropout is not finite."""
-        with self.partitioner.activate():
-            losses = jax.jit(self.model.row_losses, out_shardings=self.partitioner.sharding())(
-                params, self.partitioner.put_batch(batch)
-            )
+        losses_of = self.partitioner.compile(
+            self.model.row_losses, out_shardings=self.partitioner.sharding()
+        )
+        losses = losses_of(params, self.partitioner.put_batch(batch))
         return np.flatnonzero(~np.isfinite(jax.device_get(losses)))
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

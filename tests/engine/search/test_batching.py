@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recalign.engine.partitioning import Partitioner
-from recalign.engine.search.batching import Ragged, over_examples
+from recalign.engine.search.batching import Ragged, over_examples, rung, rungs
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 50])
@@ -27,4 +27,48 @@ def test_results_stand_in_the_order_of_the_examples(size):
     assert found["sum"].tolist() == [row.sum() for row in rows]
     assert found["some"][:, 0].tolist() == [len(row) for row in others]
     assert {shape[0] for shape, _ in shapes} == {size}
-    assert {shape[1] for shape, _ in shapes} <= {4, 8, 12}
+    assert {shape[1] for shape, _ in shapes} <= {4, 8, 16}
+    assert {shape[1] for _, shape in shapes} == {8}
+
+
+def test_lengths_are_few_and_waste_is_bounded():
+    assert rungs(100, 32) == [32, 64, 128]
+    assert rungs(512, 128, halfway=True) == [128, 256, 384, 512]
+    assert rungs(2048, 128, halfway=True)[4:] == [768, 1024, 1536, 2048]
+    for size in range(300):
+        double, finer = rung(size, 8), rung(size, 8, halfway=True)
+        assert size <= finer <= double < max(9, 2 * size)
+        assert finer in (8, 16) or finer <= 1.5 * size + 1
+    assert len(rungs(10**4, 8)) == 12
+
+
+def test_one_batch_is_computed_while_another_is_fetched():
+    """The second one has begun before the first one's results are waited for."""
+    told = []
+
+    class Result:
+        def __init__(self, number):
+            self.number = number
+            told.append(("begun", number))
+
+        def __array__(self, dtype=None, copy=None):
+            told.append(("fetched", self.number))
+            return np.full((2, 1), self.number)
+
+    def compute(batch):
+        return Result(len([t for t in told if t[0] == "begun"]))
+
+    rows = [np.ones(1, np.int32)] * 6
+    found = over_examples(compute, {"rows": Ragged(rows, 4, 0)}, Partitioner(), 2, "testing")
+    assert found[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert told == [
+        (w, n)
+        for w, n in (
+            ("begun", 0),
+            ("begun", 1),
+            ("fetched", 0),
+            ("begun", 2),
+            ("fetched", 1),
+            ("fetched", 2),
+        )
+    ]

@@ -1,5 +1,6 @@
 """A dry run tells what the real step takes."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -11,8 +12,9 @@ from click.testing import CliRunner
 from recalign.cli import recalign
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
+from recalign.engine.search.inference import Inference
 from recalign.engine.training.adafactor import adafactor
-from recalign.engine.training.dry_run import measure, use_topology
+from recalign.engine.training.dry_run import measure, measure_search, use_topology
 from recalign.engine.training.model import EncoderDecoderModel
 from recalign.engine.training.trainer import Trainer, batch_shapes
 from recalign.errors import UserError
@@ -42,6 +44,26 @@ def test_sizes_are_those_of_the_state_and_flops_near_what_xla_counts():
     assert sizes.device_flops == pytest.approx(sizes.model_flops, rel=0.25)
 
 
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_a_search_is_measured_as_it_is_made(renormalise):
+    module = Transformer(CONFIG)
+    trainer = Trainer(
+        EncoderDecoderModel(module, adafactor(1e-3)), Partitioner(devices=jax.devices()[:1])
+    )
+    options = Inference(num_beams=8, batch_size=4, length_multiple=64, renormalise=renormalise)
+    sizes = measure_search(trainer, options, source=60)
+    params = trainer.init_state().params
+    assert sizes.parameter_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert (sizes.histories, sizes.source) == (4, 64)
+    # With at most 8 beams and 10 children a prefix: 1 prefix, then 8 at each of three or four
+    # depths, of which XLA counts the loop over the last ones once.
+    assert sizes.temporary_bytes > 4 * 8 * 64 * 4 * 32  # a layer's keys for every history and beam
+    assert sizes.device_flops < sizes.model_flops < 3 * sizes.device_flops
+    whole = measure_search(trainer, dataclasses.replace(options, batch_size=8), source=60)
+    assert whole.model_flops == 2 * sizes.model_flops
+    assert whole.temporary_bytes > 1.5 * sizes.temporary_bytes
+
+
 def test_the_command_needs_neither_data_nor_devices():
     arguments = ["train", "--dry_run", "--topology=cpu:8", "--gin_file=toyshop.gin"]
     arguments.append("--gin.Partitioner.rules=fully_sharded")
@@ -56,6 +78,12 @@ def test_the_command_needs_neither_data_nor_devices():
     parts = ("  parameters", "  optimiser", "  batch", "  temporaries")
     parts = sum(float(lines[part].split()[0]) for part in parts)
     np.testing.assert_allclose(whole, parts, atol=0.002)
+    assert lines["search"] == "64 histories of 256 tokens, 20 beams"
+    whole = float(lines["memory of a search"].split()[0])
+    parts = ("  its parameters", "  its index", "  its temporaries")
+    parts = sum(float(lines[part].split()[0]) for part in parts)
+    np.testing.assert_allclose(whole, parts, atol=0.002)
+    assert float(lines["FLOPs of a search"]) > 0
 
 
 def test_a_topology_that_is_none_is_named():

@@ -1,0 +1,235 @@
+"""One network over one catalogue: it ranks the items, scores some, or answers in its own words."""
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from recalign.engine.network.transformer import Transformer
+from recalign.engine.partitioning import Partitioner, put
+from recalign.engine.search.batching import Ragged, over_examples, rung, rungs
+from recalign.engine.search.beam_search import Ranked
+from recalign.engine.search.generation import generate_greedily
+from recalign.engine.search.inference import Inference
+from recalign.engine.search.retrieval import (
+    rank_exactly,
+    rank_exactly_all_and_unseen,
+    retrieve,
+    retrieve_all_and_unseen,
+    score_items,
+)
+from recalign.engine.search.saved_trie import index_of
+from recalign.engine.search.scoring import chunk_widths
+from recalign.engine.search.trie import PAD
+
+# The fewest exclusions that there is room for: of a split's histories, most have no more; of a
+# history that somebody asks about, all that may be asked has, so that one shape serves them.
+SEEN, EXCLUDED = 32, 128
+NO_ITEM = -1
+
+
+class CatalogueModel:
+    """A network over a catalogue, whose index is on the devices once, whatever is asked.
+
+    Examples of similar length are computed together, so that little is computed on padding. What
+    is compiled is compiled once for each shape, and shapes are few: lengths are padded as `rung`
+    says, and batches are of one size, or of powers of two where few histories are ranked.
+
+    Args:
+      module: the network.
+      partitioner: lays parameters and batches out.
+      catalogue: how each item is written, see `CatalogueIndex.build`; items may be any texts, such
+        as ratings.
+      options: how it is asked.
+      index_folder: where the catalogue's index is kept, see `index_of`; None keeps none.
+
+    Raises:
+      UserError: as for `index_of`.
+    """
+
+    def __init__(
+        self,
+        module: Transformer,
+        partitioner: Partitioner,
+        catalogue: np.ndarray | Sequence[np.ndarray],
+        options: Inference,
+        index_folder: os.PathLike | None = None,
+    ):
+        self.num_beams = options.num_beams
+        self._partitioner = partitioner
+        self._options = options
+        index = index_of(catalogue, index_folder, module.config.vocab_size)
+        everywhere = partitioner.sharding()
+        self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
+
+        def compiled(function: Callable, static: str = "", **chosen: Any) -> Callable:
+            """Of (variables, inputs, …); every process reads the whole of what it gives."""
+            function = functools.partial(function, module, **chosen)
+            return partitioner.compile(
+                function, out_shardings=everywhere, static_argnames=static.split()
+            )
+
+        beam = {"renormalise": options.renormalise}
+        exact = beam | {
+            "chunk": options.chunk,
+            "widths": chunk_widths(index, options.chunk, options.renormalise),
+        }
+        # By whether every item is scored.
+        self._best = {
+            False: compiled(retrieve, "num_beams", **beam),
+            True: compiled(rank_exactly, "num_beams", **exact),
+        }
+        self._rank = {
+            False: compiled(retrieve_all_and_unseen, "num_beams", **beam),
+            True: compiled(rank_exactly_all_and_unseen, "num_beams", **exact),
+        }
+        self._score = compiled(score_items, renormalise=options.scoring_renormalise)
+        self._generate = compiled(generate_greedily, "length")
+
+    def rank(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        offsets: np.ndarray,
+        events: np.ndarray,
+        exact: bool | None = None,
+    ) -> tuple[Ranked, Ranked]:
+        """Two rankings for each of m histories: of all items, and of those not in the history.
+
+        Args:
+          params: the network's.
+          inputs: int32[tokens] an example, the question with EOS.
+          offsets: int64[m + 1]; example e has seen `events[offsets[e]:offsets[e + 1]]`.
+          events: int32[n], item indices.
+          exact: instead of what the options say.
+
+        Returns:
+          Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
+        """
+        search = self._rank[self._options.exact if exact is None else exact]
+
+        def rank(batch: Mapping[str, jax.Array]) -> tuple[Ranked, Ranked]:
+            return search(
+                {"params": params},
+                batch["inputs"],
+                self._index,
+                seen=batch["seen"],
+                num_beams=self.num_beams,
+            )
+
+        features = {
+            "inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True),
+            "seen": Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM),
+        }
+        return over_examples(rank, features, self._partitioner, self._options.batch_size, "ranking")
+
+    def best(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        excluded: Sequence[Sequence[int]] | None,
+        depth: int,
+        exact: bool | None = None,
+    ) -> Ranked:
+        """One ranking for each of m histories, without the items that are excluded for it.
+
+        A beam is at least `num_beams` wide, and few histories are not padded to a whole batch.
+
+        Args:
+          params: the network's.
+          inputs: as in `rank`.
+          excluded: item indices for each history, none or more; None excludes none for any.
+          depth: how many items are wanted.
+          exact: as in `rank`.
+
+        Returns:
+          Items int32[m, depth], -1 in empty slots, and scores float32[m, depth].
+        """
+        search = self._best[self._options.exact if exact is None else exact]
+
+        def best(batch: Mapping[str, jax.Array]) -> Ranked:
+            return search(
+                {"params": params},
+                batch["inputs"],
+                self._index,
+                excluded=batch.get("excluded"),
+                num_beams=max(depth, self.num_beams),
+            )
+
+        features = {"inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True)}
+        if excluded is not None:
+            features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
+        rows = self._rows_for(len(inputs))
+        found = over_examples(best, features, self._partitioner, rows, "ranking")
+        return Ranked(found.items[:, :depth], found.scores[:, :depth])
+
+    def score(self, params: Any, inputs: Sequence[np.ndarray], items: np.ndarray) -> np.ndarray:
+        """The log-probability of each item, EOS included, float32[m, C].
+
+        Args:
+          params: the network's.
+          inputs: as in `rank`.
+          items: int32[m, C], positions in the catalogue.
+        """
+
+        def score(batch: Mapping[str, jax.Array]) -> jax.Array:
+            return self._score({"params": params}, batch["inputs"], self._index, batch["items"])
+
+        features = {
+            "inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True),
+            "items": Ragged(items, items.shape[1], NO_ITEM),
+        }
+        return over_examples(
+            score, features, self._partitioner, self._options.scoring_batch_size, "scoring"
+        )
+
+    def generate(self, params: Any, inputs: Sequence[np.ndarray], length: int) -> np.ndarray:
+        """Answers in the network's own words, as of `generate_greedily`, int32[m, length].
+
+        Args:
+          params: the network's.
+          inputs: as in `rank`.
+          length: at most so many tokens are generated, EOS included.
+        """
+
+        def generate(batch: Mapping[str, jax.Array]) -> jax.Array:
+            return self._generate({"params": params}, batch["inputs"], length=length)
+
+        features = {"inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True)}
+        return over_examples(
+            generate, features, self._partitioner, self._options.batch_size, "generating"
+        )
+
+    def warm_up(
+        self,
+        params: Any,
+        histories: Sequence[int],
+        longest: int,
+        most_excluded: int,
+        depth: int,
+        exact: bool | None = None,
+    ) -> None:
+        """Compiles all that `best` may need within bounds.
+
+        Args:
+          params: the network's.
+          histories: the numbers of histories that will be ranked at once.
+          longest: tokens that an input has at most.
+          most_excluded: items that are excluded for a history at most.
+          depth: how many items are wanted.
+          exact: as in `rank`.
+        """
+        for rows in sorted({self._rows_for(number) for number in histories}):
+            for length in rungs(longest, self._options.length_multiple, halfway=True):
+                for width in rungs(most_excluded, EXCLUDED):
+                    inputs = np.full((rows, length), PAD, np.int32)
+                    excluded = np.full((rows, width), NO_ITEM, np.int32)
+                    self.best(params, inputs, excluded, depth, exact)
+
+    def _rows_for(self, histories: int) -> int:
+        """The rows of a batch: powers of two for few histories, so that few shapes compile."""
+        few = rung(histories, self._partitioner.data_partitions)
+        return min(few, self._partitioner.rows(self._options.batch_size))
