@@ -121,6 +121,12 @@ def test_a_failure_leaves_nothing_behind(files):
     assert not (files / "d").exists() or list((files / "d").iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_to_is_found_before_the_work(files):
+    (files / "d").write_text("a file, where the data directory should be")
+    (files / "x.inter").write_text("not even read")
+    assert f"{files / 'd'}: cannot be written to" in refused(recbole(files))
+
+
 def test_k_core_says_what_it_dropped(files):
     (files / "x.inter").write_text(INTER + "loner\ti6\t1\n")
     output = done(recbole(files, "--k-core", 2))
