@@ -105,7 +105,7 @@ def test_seconds_add_up_over_calls(directory):
 def test_a_file_in_the_way_of_a_run_is_named(tmp_path, there):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match="MODEL_DIR is .*, where no run can be written"),
+        pytest.raises(UserError, match=r"MODEL_DIR is .*, where no run can be written"),
         RunDirectory(tmp_path / there).locked(),
     ):
         pass
