@@ -196,12 +196,13 @@ def _item_texts(
     mention = write(history_form)
     history = [text + prompts.ITEM_END for text in mention]
     target = write(target_form)
-    tokens = [tuple(sequence) for sequence in tokenizer.encode(target)]
-    written_alike = Counter(tokens)
-    target = [
-        text if written_alike[sequence] == 1 else f"{text} {id_text}"
-        for text, sequence, id_text in zip(target, tokens, ids, strict=True)
-    ]
+    tokens = tokenizer.encode(target)
+    written_alike = Counter(map(tuple, tokens))
+    for item, sequence in enumerate(tokens):
+        if written_alike[tuple(sequence)] > 1:
+            target[item] += f" {ids[item]}"
+            tokens[item] = tokenizer.encode(target[item])
+    end = [vocabulary.eos_id] if add_eos else []
     return ItemTexts(
         form=history_form,
         ids=np.array(ids, dtype=object),
@@ -210,8 +211,8 @@ def _item_texts(
         history=np.array(history, dtype=object),
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         target=np.array(target, dtype=object),
-        target_tokens=pad(tokenizer.encode(target, add_eos=add_eos)),
-        end=np.array([vocabulary.eos_id] * add_eos, np.int32),
+        target_tokens=pad([[*sequence, *end] for sequence in tokens]),
+        end=np.array(end, np.int32),
     )
 
 

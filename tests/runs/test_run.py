@@ -19,6 +19,8 @@ from recalign.runs.result import read
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
+from tests.splits import history as history_of
+from tests.splits import rated as rated_of
 
 SMALL = [
     "--gin.TRAIN_STEPS=6",
@@ -57,18 +59,6 @@ def predictions(folder, task, where):
     output = where / f"{task}.jsonl"
     run("infer", "--model_dir", folder, "--task", task, "--output", output)
     return [json.loads(line) for line in output.read_text().splitlines()]
-
-
-def history_of(split, e):
-    """The items before those that example e asks for."""
-    return split.events[split.offsets[e] : split.offsets[e + 1]]
-
-
-def others_of(split, e):
-    """The items that the user of example e has rated in train, but for the asked one."""
-    user = split.users[e]
-    known = split.train_items[split.train_offsets[user] : split.train_offsets[user + 1]]
-    return known[known != split.items[e]]
 
 
 def metrics(folder):
@@ -329,7 +319,7 @@ def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
     split, found = rated.rating_split("test"), metrics(tmp_path)
     lines = predictions(tmp_path, "rated_rating", tmp_path)
     place = {
-        (rated.items["key"][item], tuple(rated.items["key"][others_of(split, e)])): e
+        (rated.items["key"][item], tuple(rated.items["key"][rated_of(split, e)[0]])): e
         for e, item in enumerate(split.items)
     }
     fallback = rated.rating_split("train").ratings.mean()

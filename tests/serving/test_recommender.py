@@ -218,3 +218,23 @@ def test_any_ids_give_items_or_one_clear_error(recommender, keys):
     with contextlib.suppress(UserError):
         items = recommender.history(keys)
         assert [known[item] for item in items] == [known[7] if k == "#07" else k for k in keys]
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("recommend", ["--history", "toy-01"]),
+        ("eval", []),
+        ("infer", ["--output", "predictions.jsonl"]),
+        ("serve", ["--port", "0"]),
+    ],
+)
+def test_a_run_whose_domain_is_not_there_says_so(folder, tmp_path, monkeypatch, command, options):
+    """The name of its mixture is no slip of the hand, and another's does not help."""
+    monkeypatch.chdir(tmp_path)
+    config = (folder / "config.gin").read_text().replace("toyshop_retrieval", "emptyshop_retrieval")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.gin").write_text(config)
+    where = ["--model_dir", tmp_path / "run", "--data_dir", tmp_path / "elsewhere"]
+    with pytest.raises(UserError, match=r"'emptyshop' is not prepared in .*elsewhere .*_dir"):
+        run(command, *where, *options)

@@ -14,7 +14,7 @@ STEPS = 30
 
 def gradients(step):
     rng = np.random.default_rng(step)
-    return {"a": rng.normal(size=(3, 4)).astype(np.float32), "b": np.float32(rng.normal())}
+    return {"a": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), "b": jnp.float32(rng.normal())}
 
 
 @pytest.fixture

@@ -171,12 +171,6 @@ def test_the_rate_of_each_update_is_logged(tmp_path):
     assert rates == pytest.approx([1e-8, 0.125, 0.25])
 
 
-def test_given_parameters_are_where_training_starts(tmp_path):
-    given = jax.tree.map(lambda leaf: np.asarray(leaf + 1), trainer().init_state().params)
-    start = run(tmp_path, 0, hooks=Hooks(initial_params=lambda: given))
-    assert_equal(start.params, given)
-
-
 def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
     run(tmp_path, 6, checkpoint_period=1, best=lambda: 2)
     assert steps_kept(tmp_path) == {"2", "5", "6"}
