@@ -99,7 +99,8 @@ class Run:
         """Trains, evaluating on validation, and at the end evaluates on test.
 
         Args:
-          accept_changes: go on with a configuration that is not the one the run began with.
+          accept_changes: go on with a configuration that is not the one the run began with; an
+            input that the saved position does not fit then starts anew.
 
         Returns:
           The report on test.
@@ -123,7 +124,7 @@ class Run:
         configuration.check_all_used()
         config = configuration.operative()
         if not accept_changes:
-            self._directory.check_config(config)
+            processes.decide_once(lambda: self._directory.check_config(config))
         state = train(
             trainer=self.trainer,
             train_input=train_input,
@@ -138,6 +139,7 @@ class Run:
             eval_period=self.eval_period,
             checkpoint_period=self.checkpoint_period,
             nonfinite=self.nonfinite,
+            accept_changes=accept_changes,
             hooks=Hooks(
                 evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
                 evaluated=self._directory.evaluated,
@@ -299,11 +301,15 @@ class Run:
             )
 
     def _restore(self) -> TrainState:
+        """The step and the parameters; to ask a model takes no more."""
         folder = self._directory.path / "checkpoints"
         if not folder.exists():
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.provenance(), read_only=True)
-        return checkpoints.restore(self.trainer.abstract_state(), step=self._chosen_step())
+        step, params = checkpoints.restore_params(
+            self.trainer.abstract_state().params, self._chosen_step()
+        )
+        return TrainState(step, params, opt_state=())
 
     def _chosen_step(self) -> int | None:
         if self.step == "newest":
