@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 PATIENCE = 24 * 60 * 60 * 1000  # milliseconds that processes wait for the first one's decision
@@ -35,14 +36,18 @@ def join(
 
     Raises:
       UserError: the others cannot be found.
+      Preempted: they cannot, and this process was told to stop meanwhile.
     """
-    try:
-        jax.distributed.initialize(coordinator_address, process_count, process_index)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--multiprocess: {error}; where the environment does not tell, give "
-            "--coordinator_address HOST:PORT, --process_count and --process_index"
-        ) from error
+    with preemption.deferred():  # one that has joined must not leave alone
+        try:
+            jax.distributed.initialize(coordinator_address, process_count, process_index)
+        except (ValueError, RuntimeError) as error:
+            preemption.safe_point()
+            raise UserError(
+                f"--multiprocess: {error}; where the environment does not tell, give "
+                "--coordinator_address HOST:PORT, --process_count and --process_index"
+            ) from error
+        preemption.pass_on()
 
 
 def is_first() -> bool:

@@ -65,7 +65,6 @@ def examples():
         ratings=np.array([4, 4.5, 1, 4, 4.5], np.float32),
         values=np.array([1, 4, 4.5]),
         stars=[np.array(t) for t in ([4, 1], [2, 1], [2, 3, 1])],
-        decode=lambda tokens: "".join(TEXTS[t] for t in tokens if t > 1),
     )
 
 
@@ -74,7 +73,11 @@ def judge(examples):
         [[2, 1, 0, 0, 0], [2, 3, 1, 0, 0], [6, 1, 0, 0, 0], [2] * 5, [5, 1, 0, 0, 0]]
     )
     probabilities = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 2]]) + 1e-30
-    return RatingJudge(Answers(answers, np.log(probabilities)))
+    return RatingJudge(Answers(answers, np.log(probabilities)), decode)
+
+
+def decode(tokens):
+    return "".join(TEXTS[t] for t in tokens if t > 1)
 
 
 def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import seqio
 
@@ -36,6 +37,21 @@ def test_every_rating_is_asked_for_once_after_the_users_other_training_ratings(r
         assert any(fits(t, sample["inputs"]) for t in prompts.RATING)
         if name != "train":
             assert fits(prompts.RATING[0], sample["inputs"])
+
+
+def test_no_question_says_that_it_is_asked_after_the_ratings_it_shows(rated):
+    """Ratings are split at random: some that are shown were made later."""
+    split = rated.rating_split("test")
+    place = {(u, i): e for e, (u, i) in enumerate(zip(split.users, split.items, strict=True))}
+    of_user = np.split(rated.events, rated.offsets[1:-1])
+    later = 0
+    for user, item in place:
+        known, _ = split.history(place[user, item])
+        order = {event: age for age, event in enumerate(of_user[user].tolist())}
+        later += any(order[event] > order[item] for event in known.tolist())
+    assert later > len(split) / 3
+    for template in prompts.RATING:
+        assert not re.search(r"\b(so far|will|next|until|before|now)\b", template)
 
 
 def test_too_long_a_history_drops_its_oldest_ratings(rated):

@@ -28,7 +28,8 @@ from recalign.errors import UserError
 log = logging.getLogger(__name__)
 
 Provenance = Mapping[str, str]
-OLD_KIND = "sha256 "  # of a domain's fingerprint once, when it was that of the item table's bytes
+# Of a domain once the item table's bytes were hashed, and now all that it holds.
+INCOMPARABLE = ("sha256", "content")
 BESIDE_ARRAYS = 2**20  # bytes of a checkpoint that are not arrays: metadata, manifest, position
 STATE, INPUT, PROVENANCE = "state", "input", "provenance"  # the parts of a checkpoint
 
@@ -277,7 +278,7 @@ class Checkpoints:
         made_from = json.loads(file.read_text()) if file.exists() else {}
         for name in sorted(made_from.keys() & self._provenance.keys()):
             then, now = made_from[name], self._provenance[name]
-            if then.startswith(OLD_KIND) and not now.startswith(OLD_KIND):
+            if (then.split()[0], now.split()[0]) == INCOMPARABLE:
                 log.warning(
                     "%s was written by an earlier version, which took another fingerprint of its "
                     "%s: that it is the same one is not checked",
