@@ -14,7 +14,7 @@ from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
 from recalign.samples.items import check_readable
-from recalign.samples.registry import domain_of
+from recalign.samples.registry import domain_in, domain_of
 
 Lengths = Mapping[str, int]
 
@@ -199,8 +199,8 @@ def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.
     """A registered task or mixture.
 
     Raises:
-      UserError: if the module cannot be imported or nothing of that name is registered; similar
-        names are told.
+      UserError: if the module cannot be imported or nothing of that name is registered; where its
+        domain is missed, and similar names, are told.
     """
     import_tasks(module)
     registered = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
@@ -214,7 +214,14 @@ def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.
 
 def _suggest(name: str, registered: list[str]) -> str:
     near = difflib.get_close_matches(name, registered, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
+    hint = f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
+    domain, prepared = domain_in(name), domains.prepared()
+    if domain is None or domain in prepared:
+        return hint
+    return (
+        f"domain {domain!r} is not prepared in {domains.data_dir()} (prepared there: "
+        f"{', '.join(prepared) or 'none'}): prepare it, or tell its folder by --data_dir; {hint}"
+    )
 
 
 def _domains_of(provider: seqio.Task | seqio.Mixture) -> set[tuple[str, str]]:

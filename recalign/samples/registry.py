@@ -186,6 +186,12 @@ def domain_of(task: seqio.Task) -> tuple[str, str] | None:
     return _DOMAIN_OF_TASK.get(task.name)
 
 
+def domain_in(name: str) -> str | None:
+    """The domain that a task or mixture is of by its name, be it registered or not."""
+    kinds = (kind for kind in (*_MIXTURES, *_TASKS) if name.endswith(f"_{kind}"))
+    return next((name.removesuffix(f"_{kind}") for kind in kinds), None)
+
+
 def register_prepared_domains() -> None:
     """Registers every domain that is prepared in the default data folder, if no other is meant."""
     folder = str(domains.data_dir())
