@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, step_option
+from recalign.cli.options import data_dir_option, model_dir_option, modules_option, step_option
 from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
@@ -22,6 +22,7 @@ AT_ONCE = 1024
 )
 @model_dir_option
 @step_option
+@modules_option
 @click.option("--history", metavar="ITEM,ITEM,…", help="Item ids, oldest first.")
 @click.option("--user", help="All that a user has bought, held-out items included.")
 @click.option(
@@ -41,6 +42,7 @@ AT_ONCE = 1024
 def recommend(
     model_dir: str,
     step: str,
+    modules: tuple[str, ...],
     history: str | None,
     user: str | None,
     histories: Path | None,
@@ -58,13 +60,14 @@ def recommend(
     if [history, user, histories].count(None) != 2:
         raise UserError("recommend to whom? Give one of --history, --user and --histories")
 
-    from recalign.runs import run as runs
+    from recalign.runs.run import load
     from recalign.serving import histories as history_files
+    from recalign.serving.recommender import of_run
 
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:
         asked = history_files.read(histories)
-    recommender = runs.load(model_dir, step).recommender(exact=exact)
+    recommender = of_run(load(model_dir, step, modules), exact)
     if user is not None:
         found = [recommender.history_of_user(user)]
     else:

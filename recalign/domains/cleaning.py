@@ -21,8 +21,9 @@ _FLAG = "allowfullscreen|async|autoplay|checked|controls|defer|disabled|hidden|l
 _INSIDE = rf"""(?:[\s/]*(?:(?<=["'\s/]){_ATTRIBUTE}|(?<=[\s/])(?:{_FLAG})(?=[\s/>])))*[\s/]*"""
 _MARKUP = re.compile(
     rf"""<!--.*?(?:-->|\Z)
-      | <!(?:DOCTYPE|\[CDATA\[)[^>]*> | \]\]> | <\?[a-z][^>]*>
-      | <(?P<hidden>script|style|template|noscript|iframe){_INSIDE}>.*?(?:</(?P=hidden)\s*>|\Z)
+      | <!(?:DOCTYPE|\[)[^>]*> | \]\]> | <\?[a-z][^>]*>
+      | <(?P<hidden>script|style|template|noscript|iframe|svg|math){_INSIDE}>
+        .*?(?:</(?P=hidden)\s*>|\Z)
       | </?(?:{_ELEMENT}){_INSIDE}>  # an element
       | <[a-z]\w*[:-][\w:-]*>(?=[^<]*</) | </[a-z]\w*[:-][\w:-]*>  # a custom one that is closed
       | </?[a-z][\w:-]*\s{_INSIDE}(?<=["'])\s*/?>  # any name, with attributes
@@ -36,6 +37,8 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]
 _SCRIPT = re.compile(
     rf"""\s*(?:/\*.*?\*/\s*|//[^\n]*\n\s*)*+(?:
         (?:var|let|const)\s+[\w$]+\s*(?:=[^=][^;]*[;(\[{{]|;)
+      | [\w$.]+\s*=\s*[(+]*(?:new|function)\b[^;{{]*[;{{]
+      | [\w$.]+\s*=\s*[\w$.]+\s*\|\|[^;]*;
       | (?:async\s+)?[!(;+\s]*function\s*[\w$]*\s*\([^()]*\)\s*\{{
       | \(?\([^()]*\)\s*=>\s*[{{(]
       | (?:window|document|navigator|console|jQuery|amznJQ|\$)\.[\w$.]+\s*[=(][^;{{]*[;{{]

@@ -59,10 +59,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.users)
 
-    def history(self, example: int) -> np.ndarray:
-        """int32, the item indices of one example's history, oldest first."""
-        return self.events[self.offsets[example] : self.offsets[example + 1]]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Domain:
@@ -110,12 +106,6 @@ class Domain:
     def lengths(self) -> np.ndarray:
         """int64[num_users], how many events each user has."""
         return np.diff(self.offsets)
-
-    @property
-    def vocabulary_path(self) -> Path | None:
-        """The domain's own SentencePiece model; None means the public T5 vocabulary."""
-        path = self.path / "spiece.model" if self.path else None
-        return path if path and path.exists() else None
 
     @functools.cached_property
     def user_keys(self) -> np.ndarray:

@@ -83,17 +83,18 @@ def prepare(
     identity = _identity(request)
     if _already_there(request, identity):
         return Outcome(storage.load(request.name, request.data_dir), [], fresh=False)
-    stage("reading")
-    raw = request.read()
-    if request.drop_duplicates:
-        drop_duplicates(raw)
-    if request.k_core:
-        stage("filtering")
-        raw = kcore.k_core(raw, request.k_core)
-    stage("ordering")
-    domain = assemble.assemble(raw, request.name, request.seed)
-    domain = dataclasses.replace(domain, stored_parts=domain.rating_parts)
+    # Whether the folder can be written is found out before the work, not after it.
     with storage.replacing(request.folder, request.overwrite) as folder:
+        stage("reading")
+        raw = request.read()
+        if request.drop_duplicates:
+            drop_duplicates(raw)
+        if request.k_core:
+            stage("filtering")
+            raw = kcore.k_core(raw, request.k_core)
+        stage("ordering")
+        domain = assemble.assemble(raw, request.name, request.seed)
+        domain = dataclasses.replace(domain, stored_parts=domain.rating_parts)
         stage("building the vocabulary")
         pieces = _write_vocabulary(request, domain, folder)
         domain = dataclasses.replace(domain, statistics=_statistics(domain, raw, identity, pieces))

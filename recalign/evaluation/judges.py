@@ -1,7 +1,7 @@
 """How each kind of task is judged: what the network is asked, and what is made of its answers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,10 +35,18 @@ class Judge(Protocol):
         """The same metrics of what stands beside the network, by name."""
 
 
-def judge(examples: Examples, model: CatalogueModel) -> Judge:
-    """The judge of the task that some examples are of, by a network over what may be answered."""
+def judge(
+    examples: Examples, model: CatalogueModel, decode: Callable[[Sequence[int]], str]
+) -> Judge:
+    """The judge of the task that some examples are of.
+
+    Args:
+      examples: of the task.
+      model: the network over what may be answered.
+      decode: gives the text of tokens.
+    """
     if isinstance(examples, RatingExamples):
-        return RatingJudge(model)
+        return RatingJudge(model, decode)
     if isinstance(examples, RankingExamples):
         return RankingJudge(model)
     return RetrievalJudge(model)
@@ -115,8 +123,9 @@ class RatingJudge:
     weighted by the probabilities of their texts.
     """
 
-    def __init__(self, model: CatalogueModel):
+    def __init__(self, model: CatalogueModel, decode: Callable[[Sequence[int]], str]):
         self._model = model
+        self._decode = decode
 
     def metrics(self, params: Any, examples: RatingExamples) -> dict[str, float]:
         """See `Judge`."""
@@ -167,7 +176,7 @@ class RatingJudge:
         length = max(map(len, examples.stars)) + SPARE_TOKENS
         tokens = self._model.generate(params, examples.inputs, length)
         ended = (tokens == examples.stars[0][-1]).any(axis=1)
-        texts = [examples.decode([t for t in row if t]) for row in tokens.tolist()]
+        texts = [self._decode([t for t in row if t]) for row in tokens.tolist()]
         low, high = examples.values.min(), examples.values.max()
         found = [
             metrics.rating_in(text, low, high) if done else math.nan

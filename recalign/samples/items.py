@@ -186,12 +186,12 @@ def _item_texts(
     mention = write(history_form)
     history = [text + prompts.ITEM_END for text in mention]
     target = write(target_form)
-    tokens = [tuple(sequence) for sequence in tokenizer.encode(target)]
-    written_alike = Counter(tokens)
-    target = [
-        text if written_alike[sequence] == 1 else f"{text} {id_text}"
-        for text, sequence, id_text in zip(target, tokens, ids, strict=True)
-    ]
+    tokens = tokenizer.encode(target)
+    written_alike = Counter(map(tuple, tokens))
+    for item, sequence in enumerate(tokens):
+        if written_alike[tuple(sequence)] > 1:
+            target[item] += f" {ids[item]}"
+            tokens[item] = tokenizer.encode(target[item])
     return ItemTexts(
         form=history_form,
         ids=np.array(ids, dtype=object),
@@ -200,7 +200,7 @@ def _item_texts(
         history=np.array(history, dtype=object),
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         target=np.array(target, dtype=object),
-        target_tokens=pad(tokenizer.encode(target, add_eos=True)),
+        target_tokens=pad([[*sequence, tokenizer.eos_id()] for sequence in tokens]),
     )
 
 

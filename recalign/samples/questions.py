@@ -23,7 +23,7 @@ class Questions:
         self._lengths = dict(lengths)
         self._lock = threading.Lock()
         self._asked: Sequence[Sequence[int]] = ()
-        self._dataset: tf.data.Dataset | None = None
+        self._dataset = self._pipeline()
 
     def __call__(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The question about each history (item indices, oldest first, none of them empty).
@@ -35,7 +35,6 @@ class Questions:
             raise ValueError("a question needs at least one item")
         with self._lock:
             self._asked = histories
-            self._dataset = self._dataset or self._pipeline()
             return [example["inputs"] for example in self._dataset.as_numpy_iterator()]
 
     def _pipeline(self) -> tf.data.Dataset:

@@ -12,11 +12,12 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
+from recalign.runs.run import Run
 from recalign.serving.ids import Ids
 
 
 class Recommender:
-    """Ranks the catalogue of a domain for histories; `recalign.runs.Run.recommender` makes one.
+    """Ranks the catalogue of a domain for histories; `of_run` makes one.
 
     Args:
       domain: the catalogue and the users.
@@ -126,3 +127,15 @@ class Recommender:
     def _user_ids(self) -> Ids:
         users = {key: index for index, key in enumerate(self.domain.user_keys)}
         return Ids("user", self.domain.name, users)
+
+
+def of_run(run: Run, exact: bool = False) -> Recommender:
+    """What a run would recommend; `exact` scores every item for each history."""
+    examples = run.retrieval_examples("test", 1)
+    return Recommender(
+        domain=examples.domain,
+        ask=run.data.questions(examples.task),
+        model=run.catalogue_model(examples),
+        params=run.restore()[1],
+        exact=exact,
+    )

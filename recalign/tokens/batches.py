@@ -2,7 +2,7 @@
 
 `recalign cache` writes the rows that a training reads, in their order, as plain .npy files:
 
-    metadata.json            rows, vocabulary_size, provenance
+    metadata.json            rows, vocabulary_size, provenance, eval_examples
     train/FEATURE.npy        [rows, length], of the features in `STORED`
     spiece.model             the vocabulary, sentinels included
 
@@ -89,11 +89,6 @@ class CachedBatches:
         self._position = json.loads(epath.Path(path).read_text())["rows_read"]
 
 
-def vocabulary_size(directory: str) -> int:
-    """How many token ids the samples of a folder may hold, sentinels included."""
-    return metadata(directory)["vocabulary_size"]
-
-
 def metadata(directory: str) -> dict:
     """What `recalign cache` wrote of a folder.
 
@@ -108,11 +103,6 @@ def metadata(directory: str) -> dict:
             f"TOKENS_DIR is {directory}, but {path} cannot be read ({error}): write the folder "
             "with `recalign cache --gin_file=… --output DIR`"
         ) from error
-
-
-def provenance(directory: str) -> dict[str, str]:
-    """What the parameters of a model trained on a folder belong to, as fingerprints."""
-    return metadata(directory)["provenance"]
 
 
 def decode(tokens: Sequence[int], directory: str) -> str:

@@ -10,6 +10,7 @@ from recalign.domains.assemble import assemble
 from recalign.domains.domain import SPLITS
 from recalign.domains.raw import RawDomain
 from recalign.errors import UserError
+from tests.splits import history as history_of
 
 
 def test_events_are_ordered_by_time_and_ties_keep_file_order(raw, keys_of):
@@ -93,7 +94,7 @@ def test_leave_one_out(small, keys_of):
         assert len(split) == len(expected[name])
         for e, (user, history, target) in enumerate(expected[name]):
             assert small.user_keys[split.users[e]] == user
-            assert split.history(e).tolist() == [index[key] for key in history]
+            assert history_of(split, e).tolist() == [index[key] for key in history]
             assert split.targets[e] == index[target]
     with pytest.raises(ValueError, match="no split 'dev'"):
         small.split("dev")
@@ -154,7 +155,7 @@ def test_splits_against_slices_of_lists(histories, random):
         split = domain.split(name)
         records = {}
         for e, user in enumerate(split.users):
-            records[domain.user_keys[user]] = [*split.history(e), split.targets[e]]
+            records[domain.user_keys[user]] = [*history_of(split, e), split.targets[e]]
         expected = {}
         for u, history in enumerate(histories):
             if len(history) >= 3:

@@ -36,11 +36,14 @@ from recalign.domains import cleaning
         ("<SCRIPT async src=x></SCRIPT>Soap", "Soap", {"markup", "script"}),
         ("<style media='print'>.a > b { c: d }</style>Soap", "Soap", {"markup", "script"}),
         ("<noscript><img src='x'></noscript>Soap", "Soap", {"markup", "script"}),
+        ("<svg viewBox='0 0 1 1'><g><path d='M0'/></g><title>x</title></svg>Soap", "Soap",
+         {"markup", "script"}),
+        ("<!--[if IE]><p>old</p><![endif]--><![if !IE]>Soap<![endif]>", "Soap", {"markup"}),
         ("Soap<script>cut(off", "Soap", {"markup", "script"}),
         ("&lt;script&gt;a()&lt;/script&gt;Soap", "Soap", {"markup", "script", "entities"}),
         ("\n", "", {"excess_whitespace"}),
     ],
-)
+)  # fmt: skip
 def test_dirty_texts(dirty, clean, kinds):
     assert cleaning.clean(dirty) == (clean, cleaning.clean(dirty)[1])
     assert set(cleaning.clean(dirty)[1]) == kinds
@@ -52,7 +55,8 @@ def test_dirty_texts(dirty, clean, kinds):
         "", "I <3 You", "AT&T R&D", "a < b > c", "&copy2 &para", "Crème brûlée", "雪 ☃", "5 > 4",
         "x<y and y>z", "I <heart> NY", "C++ <vector> by <T>", "<b and c>", "Guess <?> what", "<-->",
         "Var (live); B-sides", "Function (Deluxe); 2 discs", "P.S. I Love You; (a novel)",
-        "Book {Vol: 2}", "If (you) dare {x}", "Window. Door; (set)", "$5 {off}", "let it be;",
+        "Book {Vol: 2}", "If (you) dare {x}", "Window. Door; (set)", "Author <a.b@example.com>",
+        "$5 {off}", "let it be;",
     ],
 )  # fmt: skip
 def test_texts_that_only_look_dirty(text):
@@ -64,6 +68,9 @@ def test_texts_that_only_look_dirty(text):
     [
         "var aPageStart = (new Date()).getTime();\nvar ue_t0 = ue_t0 || +new Date();",
         "let x = 1;",
+        "aPageStart = (new Date()).getTime();",
+        "ue_t0 = ue_t0 || +new Date();",
+        "window.ue_ihb = (window.ue_ihb || 0) + 1;",
         "window.onload = function () { x(); }",
         "document.write('<b>x</b>');",
         "(function (a, b) { a(b); })(window);",

@@ -12,6 +12,7 @@ from recalign.errors import UserError
 from recalign.samples import inputs
 from recalign.samples.items import item_texts
 from tests.samples.reading import LENGTHS, fits, items_in, read
+from tests.splits import history as history_of
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -21,8 +22,8 @@ def test_retrieval_asks_for_the_held_out_item_of_each_user(shop, split):
     assert len(samples) == len(expected)
     for e, sample in enumerate(samples):
         assert items_in(sample["targets"]) == [expected.targets[e]] == [sample["item"]]
-        np.testing.assert_array_equal(sample["seen"], expected.history(e))
-        assert items_in(sample["inputs"]) == expected.history(e)[-20:].tolist()
+        np.testing.assert_array_equal(sample["seen"], history_of(expected, e))
+        assert items_in(sample["inputs"]) == history_of(expected, e)[-20:].tolist()
         assert fits(prompts.RETRIEVAL[0], sample["inputs"])
 
 
@@ -163,10 +164,13 @@ def test_every_paraphrase_is_used_in_training(shop):
         assert sum(fits(template, s["inputs"]) for s in samples) > len(samples) / 10
 
 
-def test_users_are_never_named(shop):
-    for task in ("retrieval", "mim", "mlm", "bpr"):
-        for sample in read(f"testshop_{task}", "train"):
-            assert not any(key in sample["inputs"] for key in shop.user_keys)
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "mim", "mlm", "bpr"])
+def test_users_are_never_named(rated, kind):
+    assert all(len(key) > 4 for key in rated.user_keys)  # none is part of a word by chance
+    for split in ("train", "test"):
+        for sample in read(f"ratedshop_{kind}", split, {"inputs": 220, "targets": 64}):
+            text = sample["inputs"] + sample["targets"]
+            assert not any(key in text for key in rated.user_keys)
 
 
 def test_a_target_that_does_not_fit_is_named(shop):

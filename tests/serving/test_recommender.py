@@ -14,8 +14,9 @@ from recalign import domains
 from recalign.cli import recalign
 from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
-from recalign.runs import run as runs
+from recalign.runs.run import load
 from recalign.serving import histories as history_files
+from recalign.serving.recommender import of_run
 from recalign.t5x.bindings import items_only
 
 SMALL = [
@@ -55,20 +56,20 @@ def domain(folder):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    return runs.load(str(folder))
+    return load(str(folder))
 
 
 @pytest.fixture(scope="module")
 def recommender(trained):
-    return trained.recommender()
+    return of_run(trained)
 
 
 def test_questions_are_the_inputs_of_the_task(trained):
     """Over all users, of whom many have more than fits in 96 tokens."""
     for split in ("validation", "test"):
-        examples = trained._retrieval(split, None)
+        examples = trained.retrieval_examples(split, None)
         histories = np.split(examples.events, examples.offsets[1:-1])
-        asked = examples.ask(histories)
+        asked = trained.data.questions(examples.task)(histories)
         assert len(asked) == len(examples.inputs) > 64
         for ours, theirs in zip(asked, examples.inputs, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -77,9 +78,9 @@ def test_questions_are_the_inputs_of_the_task(trained):
 
 
 def test_recommendations_are_what_evaluation_ranks(trained, recommender):
-    examples = trained._retrieval("test", None)
-    every, unseen = trained._model(examples).rank(
-        recommender._params, examples.inputs, examples.offsets, examples.events
+    examples = trained.retrieval_examples("test", None)
+    every, unseen = trained.catalogue_model(examples).rank(
+        trained.restore()[1], examples.inputs, examples.offsets, examples.events
     )
     histories = np.split(examples.events, examples.offsets[1:-1])[:9]
     for wanted, include_seen in ((every, True), (unseen, False)):
@@ -91,7 +92,7 @@ def test_recommendations_are_what_evaluation_ranks(trained, recommender):
 def test_exact_and_a_beam_over_everything_agree(trained, recommender):
     histories = [[3, 1, 4], [15]]
     beam = recommender.recommend(histories, 1000)
-    exact = trained.recommender(exact=True).recommend(histories, 1000)
+    exact = of_run(trained, exact=True).recommend(histories, 1000)
     np.testing.assert_array_equal(beam.items, exact.items)
     np.testing.assert_allclose(beam.scores, exact.scores, atol=1e-4)
     for history, items in zip(histories, beam.items, strict=True):

@@ -116,23 +116,36 @@ def _check_encoding(path: Path | str, data: bytes) -> None:
 
 
 def _quote_whole(data: bytes, separator: str) -> bytes:
-    """Puts what begins with a quote but is not in quotes, `"Weird" Al`, in quotes as a whole.
+    """Puts in proper quotes what begins with a quote and is not in such.
 
-    Its quotes are its own; a parser would drop them. A quote that is never closed is one too
-    where tabs separate, since tables of tabs mostly know no quotes; else it is for the parser to
-    refuse.
+    That is `"Weird" Al`, whose quotes are its own, where a parser would drop them, and quotes that
+    are escaped by a backslash, as Spark and MySQL write them. A quote that is never closed is its
+    own too where tabs separate, since tables of tabs mostly know no quotes; else it is for the
+    parser to refuse.
     """
     mark = re.escape(separator.encode())
+    end = rb" *(?:[%b\r\n]|\Z)" % mark
     never_closed = b"" if separator == "\t" else rb"|\Z"
     field = re.compile(
-        rb'(?<![^%b\r\n]) *(?:"[^"]*(?:""[^"]*)*(?:"(?= *(?:[%b\r\n]|\Z))%b)|(?P<own>"[^%b\r\n]*))'
-        % (mark, mark, never_closed, mark)
+        rb"""(?<![^%b\r\n])[ ]*(?:
+            "[^"]*(?:""[^"]*)*(?:"(?=%b)%b)
+          | "(?P<escaped>[^"\\]*(?:\\.[^"\\]*)+)"(?=%b)
+          | (?P<own>"[^%b\r\n]*)
+        )"""
+        % (mark, end.replace(b" ", b"[ ]"), never_closed, end.replace(b" ", b"[ ]"), mark),
+        re.VERBOSE | re.DOTALL,
     )
-    if all(match["own"] is None for match in field.finditer(data)):
+
+    def quote(match: re.Match[bytes]) -> bytes:
+        if match["escaped"] is not None:
+            text = re.sub(rb"\\(.)", rb"\1", match["escaped"], flags=re.DOTALL)
+        else:
+            text = match["own"]
+        return match[0] if text is None else b'"%b"' % text.replace(b'"', b'""')
+
+    if all(match["own"] is match["escaped"] is None for match in field.finditer(data)):
         return data
-    return field.sub(
-        lambda m: m[0] if m["own"] is None else b'"%b"' % m["own"].replace(b'"', b'""'), data
-    )
+    return field.sub(quote, data)
 
 
 def _explain(message: str) -> str:

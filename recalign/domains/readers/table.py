@@ -22,7 +22,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
 # By what the file begins with: its format's name and reader.
 _COLUMNAR: Mapping[bytes, tuple[str, Callable[[pa.BufferReader], pa.Table]]] = {
-    b"PAR1": ("Parquet", parquet.read_table),
+    b"PAR1": ("Parquet", lambda file: parquet.ParquetFile(file).read()),
     b"ARROW1": ("Arrow", feather.read_table),
     b"ORC": ("ORC", orc.read_table),
 }

@@ -1,6 +1,7 @@
 """One training step of a model under a layout, and the state it starts from."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,28 +12,9 @@ import optax
 
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training import losses
+from recalign.engine.training.adafactor import Optimizer
 from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainState
 from recalign.errors import UserError
-
-
-def batch_shapes(
-    task_feature_lengths: Mapping[str, int], batch_size: int, pack: bool = True
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """The features of SeqIO's `EncDecFeatureConverter`, int32[batch_size, length] each."""
-    inputs, targets = task_feature_lengths["inputs"], task_feature_lengths["targets"]
-    lengths = {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": targets,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": targets,
-    }
-    if pack:
-        for feature in ("segment_ids", "positions"):
-            lengths |= {f"encoder_{feature}": inputs, f"decoder_{feature}": targets}
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        for name, length in lengths.items()
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +56,13 @@ class Trainer:
         return self.partitioner.compile(
             self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
         )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that made a step, nan if the optimiser does not tell."""
+        optimizer = self.model.optimizer_def
+        if not isinstance(optimizer, Optimizer):
+            return math.nan
+        return float(optimizer.learning_rate(step - 1))
 
     def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The rows of a batch, int[…], whose loss without dropout is not finite."""

@@ -6,7 +6,9 @@ import gzip
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import table
@@ -233,7 +235,10 @@ def test_columns_named_as_ours_are_all_kept(put):
     assert len(domain.columns["items_kept"]) == 3
 
 
-def test_a_doubled_name_matters_only_where_it_plays_a_role(put):
+def test_a_doubled_name_matters_only_where_it_plays_a_role(put, tmp_path):
+    columns = pa.Table.from_arrays([["u"], ["a"], [1], [2]], ["user", "item", "x", "x"])
+    parquet.write_table(columns, tmp_path / "o.parquet")
+    assert interactions(table.read(tmp_path / "o.parquet")) == [["u", "a"]]
     assert len(table.read(put("o.csv", "user,item,x,x\nu,a,1,2\n")).interactions) == 1
     refuse(lambda: table.read(put("o.csv", "user,item,item\nu,a,b\n")), "'item' more than once")
 
