@@ -138,7 +138,8 @@ class Run:
         """Trains, evaluating on validation, and writes what came of it.
 
         Args:
-          accept_changes: go on with a configuration that is not the one the run began with.
+          accept_changes: go on with a configuration that is not the one the run began with; an
+            input that the saved position does not fit then starts anew.
           profile: steps to trace, see the loop.
 
         Returns:
@@ -161,7 +162,7 @@ class Run:
             configuration.check_all_used()
             config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
-            self._directory.check_config(config)
+            processes.decide_once(lambda: self._directory.check_config(config))
         begun = 0  # the step that this call goes on from
 
         def seconds() -> float:

@@ -84,6 +84,10 @@ class CachedBatches:
         """Writes the position, how many rows were read."""
         epath.Path(path).write_text(json.dumps({"rows_read": self._position}))
 
+    def reset(self) -> None:
+        """Starts anew."""
+        self._position = 0
+
     def restore(self, path: epath.PathLike) -> None:
         """Goes to a position that was saved, perhaps with another batch size."""
         self._position = json.loads(epath.Path(path).read_text())["rows_read"]
