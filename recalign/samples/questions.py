@@ -25,6 +25,11 @@ class Questions:
         self._asked: Sequence[Sequence[int]] = ()
         self._dataset: tf.data.Dataset | None = None
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a question has."""
+        return self._lengths["inputs"]
+
     def __call__(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The question about each history (item indices, oldest first, none of them empty).
 

@@ -24,7 +24,8 @@ class Recommender:
 
     Args:
       domain: the catalogue and the users.
-      ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each.
+      ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each,
+        of `ask.longest` tokens at most.
       model: the network over the catalogue.
       params: the network's.
       exact: scores every item of the catalogue, whatever the run's own options say.
@@ -48,6 +49,18 @@ class Recommender:
     def depth(self) -> int:
         """How many items a beam of the run's own width can give."""
         return min(self._model.num_beams, self.domain.num_items)
+
+    def warm_up(self, histories: Sequence[int], most: int) -> None:
+        """Compiles all that rankings to `depth` may need, so that none waits for it.
+
+        Args:
+          histories: how many are asked at once: each such number.
+          most: items of a history.
+        """
+        self._ask([[0]])
+        self._model.warm_up(
+            self._params, histories, self._ask.longest, most, self.depth, self._exact
+        )
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False

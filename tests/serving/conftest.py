@@ -33,7 +33,10 @@ class Ranking:
 
     num_beams = 5
 
-    def best(self, params, inputs, excluded, depth) -> Ranked:
+    def warm_up(self, *bounds) -> None:
+        """There is nothing to compile."""
+
+    def best(self, params, inputs, excluded, depth, exact=None) -> Ranked:
         time.sleep(params["seconds"])
         params["calls"].append(len(inputs))
         items = np.full((len(inputs), depth), -1, np.int32)
@@ -63,11 +66,16 @@ def recommender(params) -> Recommender:
         }
     )
     domain = Domain("shop", items, np.zeros(1, np.int64), np.zeros(0, np.int32))
-    return Recommender(domain, _ask, Ranking(), params)
+    return Recommender(domain, Ask(), Ranking(), params)
 
 
-def _ask(histories) -> list[np.ndarray]:
-    return [np.zeros(len(history), np.int32) for history in histories]
+class Ask:
+    """Questions of as many tokens as there are items."""
+
+    longest = 100
+
+    def __call__(self, histories) -> list[np.ndarray]:
+        return [np.zeros(len(history), np.int32) for history in histories]
 
 
 @pytest.fixture(scope="session")

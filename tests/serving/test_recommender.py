@@ -144,6 +144,34 @@ def test_a_user_has_a_table(folder, domain):
     assert not set(items) & set(domain.events[slice(*domain.offsets[user : user + 2])])
 
 
+def test_a_table_fits_the_terminal(folder, domain, monkeypatch):
+    """A title of 2,000 characters is cut; ids stay whole; the second title is short enough."""
+    monkeypatch.setenv("COLUMNS", "70")
+    titles = domain.items["title"].to_numpy(copy=True)
+    titles[:] = "Ball"
+    titles[::2] = "x" * 2000
+    domain.items["title"] = titles
+    monkeypatch.setattr(domains, "load", lambda *_: domain)
+    lines = run("recommend", "--model_dir", folder, "--history", "#07", "--k", 59).splitlines()
+    assert max(map(len, lines)) == 70
+    assert len(lines) == 60
+    keys = set(domain.items["key"])
+    for line in lines[1:]:
+        _, _, key, item, *_ = line.split()
+        assert key in keys
+        assert ("x…" in line) == (int(item[1:]) % 2 == 0)
+
+
+def test_who_has_bought_everything_is_told_so(folder, domain):
+    everything = ("--model_dir", folder, "--history", ",".join(domain.items["key"]))
+    assert run("recommend", *everything).strip() == (
+        "the history holds all 60 items of toyshop, so none is left to recommend: --include_seen "
+        "ranks them"
+    )
+    assert json.loads(run("recommend", *everything, "--json"))["items"] == []
+    assert len(run("recommend", *everything, "--include_seen").splitlines()) == 11
+
+
 def test_a_file_is_answered_line_by_line(folder, domain, tmp_path):
     keys = domain.items["key"].tolist()
     path = tmp_path / "histories"
