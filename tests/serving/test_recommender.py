@@ -16,6 +16,7 @@ from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
 from recalign.runs import run as runs
 from recalign.serving import histories as history_files
+from recalign.serving.app import Asked, Limits, Service
 from recalign.t5x.bindings import items_only
 
 SMALL = [
@@ -127,6 +128,25 @@ def test_a_recipe_may_renormalise(tmp_path, folder):
     assert total(tmp_path) == pytest.approx(1, abs=1e-4)
     assert total(tmp_path, "--exact") == pytest.approx(1, abs=1e-4)
     assert total(folder) < 0.99
+
+
+def test_no_request_waits_for_a_compilation(recommender, compilations):
+    """Histories of 1 to 100 items, with or without their own items, alone and eight at a time."""
+    service = Service(recommender, Limits())
+    rng = np.random.default_rng(0)
+    with compilations() as found:
+        service.warm_up()
+        ready = len(found)
+        assert ready <= 2  # inputs have 96 tokens at most
+        for number in range(1, 101):
+            history = rng.integers(0, 60, number).tolist()
+            for include_seen in (False, True):
+                asked = Asked(history, 5, include_seen)
+                [rows] = service.answer([asked])
+                assert len(rows) == min(5, 60 - (0 if include_seen else len({*history})))
+                if number % 20 == 0:
+                    service.answer([asked] * 8)
+        assert len(found) == ready
 
 
 def test_a_user_has_a_table(folder, domain):
