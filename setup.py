@@ -34,6 +34,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pandas>=2.2",
+        "psutil>=5.9",
         "pyarrow>=17",
         "safetensors>=0.5",
         "scipy>=1.13",
@@ -75,6 +76,8 @@ setup(
             "hypothesis>=6.100",
             "ir_measures>=0.3.7",
             "pytest>=8",
+            # Two processes: most of a test's time goes into one thread, compiling or importing.
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             # Drives a headless Chromium, where one is installed.
             "selenium>=4.51",

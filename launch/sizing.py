@@ -9,6 +9,7 @@ the chips' peak, which is a good utilisation and not a measurement.
 """
 
 import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -91,11 +92,7 @@ def main() -> int:
 
 def cells(row: Row) -> list[str]:
     """A line of the table."""
-    generation, _, shape = row.topology.partition(":")
-    memory, peak = CHIPS[generation]
-    chips = 1
-    for side in shape.split("x"):
-        chips *= int(side)
+    memory, peak = CHIPS[row.topology.partition(":")[0]]
     head = [
         row.model,
         f"{TYPES[row.topology]} ({row.topology})",
@@ -112,10 +109,15 @@ def cells(row: Row) -> list[str]:
     if done.returncode:
         raise SystemExit(done.stderr)
     found = read(done.stdout)
-    seconds = found["FLOPs of a step"] / (chips * peak * UTILISATION)
+    seconds = found["FLOPs of a step"] / (chips(row.topology) * peak * UTILISATION)
     sizes = [found[name] for name in ("parameters GiB", "optimiser", "memory of a device")]
     fits = "yes" if sizes[-1] < memory else "**no**"
     return [*head, *(f"{size:.2f}" for size in sizes), f"{memory} GiB", fits, f"{seconds:.2f} s"]
+
+
+def chips(topology: str) -> int:
+    """How many a topology has: `v5e:2x4` has 8."""
+    return math.prod(map(int, topology.partition(":")[2].split("x")))
 
 
 def read(report: str) -> dict[str, float]:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing and runs all tests; extra arguments go to pytest.
+# Installs what is missing and runs all tests, in two processes; extra arguments go to pytest, of
+# which `-n 0` runs them in one.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment test
 cd "$ROOT"
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

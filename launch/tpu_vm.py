@@ -10,7 +10,7 @@ r"""Runs a recipe on a Cloud TPU VM or slice and deletes the machine afterwards.
 `recalign train --multiprocess`, follows the log, begins again on a new machine after a preemption,
 deletes the machine, whatever happens, Ctrl-C included, and fetches the metrics. Checkpoints are in
 the bucket, so the same command later goes on where the run stopped. `--dry_run` prints all commands
-and runs none.
+and runs none, and tells which files would be sent: those that git tracks.
 
 Needs Python's standard library and `gcloud` alone. launch/README.md tells the costs.
 """
@@ -368,23 +368,38 @@ def runtime(accelerator_type: str) -> str:
     return RUNTIMES.get(accelerator_type.split("-")[0], OLDER_RUNTIME)
 
 
+def listed(*flags: str) -> list[str]:
+    """Files of this clone by their names in it, as `git ls-files` tells them.
+
+    Raises:
+      LaunchError: this is no clone, or git is not installed.
+    """
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", *flags]
+    try:
+        names = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LaunchError(
+            f"which files go to the workers is asked of git, which failed in {ROOT}: "
+            f"{getattr(error, 'stderr', '') or error}"
+        ) from error
+    return [name for name in names.split("\0") if (ROOT / name).is_file()]
+
+
 def pack_tree(archive: Path) -> None:
-    """Packs the files of this clone, changes and new files included, what git ignores left out."""
-    listing = [
-        "git",
-        "-C",
-        str(ROOT),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
-    names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    """Packs what git tracks, as it is now, and nothing else: no run, no data, no key."""
     with tarfile.open(archive, "w:gz") as tar:
-        for name in filter(None, names.split("\0")):
-            if (ROOT / name).exists():
-                tar.add(ROOT / name, f"recalign-tree/{name}")
+        for name in listed("--cached"):
+            tar.add(ROOT / name, f"recalign-tree/{name}", recursive=False)
+
+
+def tell_tree(whole: bool) -> None:
+    """Tells which files go to the workers, all by name if `whole`, and which will be missed."""
+    names = listed("--cached")
+    say(f"{len(names)} files go to the workers{':' if whole else ''}")
+    for name in names if whole else ():
+        say(f"  {name}")
+    if new := listed("--others", "--exclude-standard"):
+        say(f"these do not, since git does not track them (`git add` them): {', '.join(new)}")
 
 
 def upload_domains(gcloud: Gcloud, options: argparse.Namespace) -> None:
@@ -454,6 +469,7 @@ def attempt(
 
 def run(gcloud: Gcloud, signals: Signals, options: argparse.Namespace) -> int:
     """The whole job; its exit code is that of the training."""
+    tell_tree(whole=gcloud.dry_run)
     upload_domains(gcloud, options)
     machine = Machine(gcloud, signals, options)
     try:

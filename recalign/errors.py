@@ -8,8 +8,10 @@ class UserError(Exception):
     """
 
 
-class Preempted(Exception):  # noqa: N818 (not an error: the run can go on)
-    """SIGTERM told the run to stop, and a checkpoint holds where it was.
+class Preempted(BaseException):
+    """SIGTERM told the run to stop, and a checkpoint holds where it was, if it had begun.
+
+    Like Ctrl-C it may come anywhere, and nothing that makes good for errors shall take it for one.
 
     The command line exits with EX_TEMPFAIL of sysexits.h, which tells launchers to call the same
     command again.

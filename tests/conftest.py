@@ -20,6 +20,18 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+# Rooms whose files share trainings and domains, and which therefore take long.
+_DEAR = ("survival", "t5x", "samples")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes (`-n`), tests of a file or a dear room go to one, dear ones first."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(room if room in _DEAR else str(item.path)))
+    items.sort(key=lambda item: item.path.parent.name not in _DEAR)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and golden values, or a skip that says why."""

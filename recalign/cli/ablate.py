@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from recalign.cli.options import data_dir_option, gin_options
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 
@@ -29,6 +30,7 @@ from recalign.errors import UserError
     "--output", required=True, type=click.Path(path_type=Path), help="The folder of the runs."
 )
 @data_dir_option
+@preemption.listening()
 def ablate(configure, ablations: str, seeds: str, output: Path) -> None:
     """Trains variations of a recipe and prints a table of their metrics on test.
 

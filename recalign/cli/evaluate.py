@@ -10,6 +10,7 @@ from recalign.cli.options import (
     multiprocess_options,
     step_option,
 )
+from recalign.engine import preemption
 
 _split = click.option(
     "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
@@ -28,6 +29,7 @@ _split = click.option(
     help="Instead, how many of the exactly best items the beam finds, on the first N examples.",
 )
 @data_dir_option
+@preemption.listening()
 @multiprocess_options
 def evaluate(model_dir: str, step: str, split: str, beam_recall: int | None) -> str:
     """Prints all metrics of a run on a split, beside the baselines.

@@ -49,7 +49,8 @@ def data_dir_option(command: Callable) -> Callable:
 def gin_options(required: bool) -> Callable[[Callable], Callable]:
     """Adds T5X's gin flags; the command is given `configure()`, which parses them.
 
-    Its arguments are bindings that the flags may override, and `files` to include after theirs.
+    Its arguments are bindings that the flags may override, and files to include `first`, before
+    theirs, and after them.
 
     The command needs `context_settings={"ignore_unknown_options": True}`.
     """
@@ -74,10 +75,12 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             bindings = [_binding(override) for override in overrides]
             paths = [path for path in gin_search_paths.split(",") if path]
 
-            def configure(*defaults: str, files: Sequence[str] = ()) -> None:
+            def configure(
+                *defaults: str, first: Sequence[str] = (), files: Sequence[str] = ()
+            ) -> None:
                 from recalign.runs import configuration
 
-                configuration.parse([*gin_file, *files], [*defaults, *bindings], paths)
+                configuration.parse([*first, *gin_file, *files], [*defaults, *bindings], paths)
 
             return command(*args, configure=configure, **kwargs)
 

@@ -9,7 +9,11 @@ from typing import Any
 
 import click
 
+from recalign.errors import UserError
+
 FILE = click.Path(path_type=Path)
+# Those that are columns of the item table.
+ITEM_ROLES = ("title", "brand", "categories", "catalogue_item")
 ROLES = {
     "user": "user id",
     "item": "item id",
@@ -98,6 +102,16 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
         ),
     ]
 
+    if not name:  # a generated shop has no repeated events
+        options.append(
+            _option(
+                "--drop_duplicates",
+                is_flag=True,
+                help="Leave out interactions that repeat an earlier one of the same user, item and "
+                "time.",
+            )
+        )
+
     def decorate(command: Callable) -> Callable:
         for option in reversed(options):
             command = option(command)
@@ -117,6 +131,9 @@ def prepare() -> None:
     list of 100 candidates is stored (candidates_test.npy, …), the target among items that the user
     never touched. Ratings of train events are split 8:1:1 (rating/1.0.0).
 
+    A source is a file, plain or compressed (.gz, .bz2, .xz, .zst, .lz4, or an archive of one file),
+    a folder of parts, a pattern in quotes ('part-*.csv'), or - for standard input.
+
     Preparing again with the same options from the same files does nothing.
     """
 
@@ -126,8 +143,8 @@ def prepare() -> None:
     "Example:\n"
     "  recalign prepare recbole --inter beauty.inter --item beauty.item --name beauty"
 )
-@click.option("--inter", type=FILE, required=True, help="The .inter file, plain or gzip.")
-@click.option("--item", type=FILE, help="The .item file, plain or gzip. Optional.")
+@click.option("--inter", type=FILE, required=True, help="The .inter file.")
+@click.option("--item", type=FILE, help="The .item file. Optional.")
 @_column_options("field")
 @_common()
 def recbole(inter: Path, item: Path | None, **options: Any) -> None:
@@ -158,13 +175,13 @@ def recbole(inter: Path, item: Path | None, **options: Any) -> None:
     "--interactions",
     type=FILE,
     required=True,
-    help="One row an event: .csv, .tsv (also .gz) or .parquet.",
+    help="One row an event: .csv, .tsv and the like, .parquet, .feather, .orc or .jsonl.",
 )
 @click.option("--items", type=FILE, help="One row an item, in any of these formats. Optional.")
 @_column_options("column")
 @_common()
 def table(interactions: Path, items: Path | None, **options: Any) -> None:
-    """Any CSV, TSV or Parquet table with named columns.
+    """Any table with named columns: CSV, TSV, Parquet, JSON lines.
 
     Columns that are not named are looked for under common names (user_id, item_id, timestamp,
     rating, title, brand, categories, …). Without a timestamp column, events keep file order.
@@ -180,8 +197,8 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
 
 def _amazon_options(command: Callable) -> Callable:
     options = [
-        click.option("--reviews", type=FILE, required=True, help="The reviews, plain or gzip."),
-        click.option("--meta", type=FILE, help="The metadata of the items, plain or gzip."),
+        click.option("--reviews", type=FILE, required=True, help="The reviews."),
+        click.option("--meta", type=FILE, help="The metadata of the items."),
         _option(
             "--all_items",
             is_flag=True,
@@ -246,18 +263,20 @@ def amazon2023(reviews: Path, meta: Path | None, all_items: bool, **options: Any
     "--path",
     type=FILE,
     required=True,
-    help="The folder, or the zip archive, which is read in place.",
+    help="The folder, or the zip archive, which is read in place, or the file of ratings.",
 )
 @_common()
 def movielens(path: Path, **options: Any) -> None:
-    """MovieLens 100K or 1M.
+    """MovieLens, any release.
 
-    As GroupLens publishes them (u.data and u.item; ratings.dat and movies.dat), or RecBole's copy
-    of 100K, which is a part of its wheel (`pip download --no-deps recbole==1.2.1`).
+    As GroupLens publishes them (100K: u.data and u.item; 1M and 10M: ratings.dat and movies.dat;
+    20M and later: ratings.csv and movies.csv; the movies may be absent), or RecBole's copy of
+    100K, which is a part of its wheel (`pip download --no-deps recbole==1.2.1`).
     """
     from recalign.domains.readers import movielens as reader
 
-    _prepare("movielens", lambda columns: reader.read(path), reader.sources(path), None, options)
+    sources = reader.list_sources(path)
+    _prepare("movielens", lambda columns: reader.read(path), sources, None, options)
 
 
 @prepare.command(
@@ -298,6 +317,7 @@ def _prepare(
 
     columns = {role: options.pop(f"{role}_{kind}") for role in (*ROLES, "catalogue_item") if kind}
     named = {f"{role}_column": column for role, column in columns.items() if column}
+    _check(columns, sources, kind, reader_options or {})
     request = preparing.Request(
         command=command,
         read=lambda: read(columns),
@@ -316,6 +336,22 @@ def _prepare(
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(_summary(outcome))
+
+
+def _check(
+    columns: Mapping[str, str | None],
+    sources: Mapping[str, Path | None],
+    kind: str | None,
+    reader_options: Mapping[str, Any],
+) -> None:
+    """Refuses options that would have no effect."""
+    if "items" in sources and not sources["items"]:
+        idle = [f"{role.replace('_', '-')}-{kind}" for role in ITEM_ROLES if columns.get(role)]
+        idle += ["all_items"] if reader_options.get("all_items") else []
+        if idle:
+            raise UserError(f"--{idle[0]} is about the item table, and none is given")
+    if [str(path) for path in sources.values()].count("-") > 1:
+        raise UserError("standard input (-) can be one of the sources, not two")
 
 
 def _write_records(domain: Any, folder: Path) -> None:
@@ -378,5 +414,13 @@ def _column_lines(columns: Mapping[str, Any]) -> list[str]:
 
 
 def _cleaning_lines(counts: Mapping[str, int]) -> list[str]:
-    done = [f"{key.replace('_', ' ')} {count:,}" for key, count in counts.items() if count]
-    return ["  clean-up: " + (", ".join(done) if done else "nothing to clean")]
+    kept = counts.get("duplicate_interactions_kept")
+    done = [
+        f"{key.replace('_', ' ')} {count:,}"
+        for key, count in counts.items()
+        if count and key != "duplicate_interactions_kept"
+    ]
+    return [
+        *([f"  repeated interactions, which are kept: {kept:,}"] if kept else []),
+        "  clean-up: " + (", ".join(done) if done else "nothing to clean"),
+    ]

@@ -33,26 +33,22 @@ from recalign.cli.options import data_dir_option, gin_options
 def tasks(name: str | None, examples: int, split: str, seed: int, module: str, configure) -> None:
     """Lists tasks and mixtures, or shows the samples of one as the model sees them.
 
-    With NAME, tells how long its samples are against TASK_FEATURE_LENGTHS (of the recipe, or else
-    512 and 128), and which share is longer and so loses its oldest items. Recipes and overrides
-    decide how items are written; see `recalign train --help`.
+    With NAME, tells how long its samples are against TASK_FEATURE_LENGTHS (of the recipe or an
+    override, or else 512 and 128), and which share is longer and so loses its oldest items. Recipes
+    and overrides decide how items are written; see `recalign train --help`.
     """
-    import gin
-
     from recalign.samples import inputs, inspection
 
     inputs.import_tasks(module)
-    configure()
+    configure(first=["runs/tasks.gin"])
     if name is None:
         for provider, members in inspection.registered().items():
             is_mixture = members != [provider]
             click.echo(provider + (f"  = {' + '.join(members)}" if is_mixture else ""))
         return
     provider = inputs.mixture_or_task(name)
-    try:
-        lengths = gin.query_parameter("%TASK_FEATURE_LENGTHS")
-    except ValueError:
-        lengths = {"inputs": 512, "targets": 128}
+    lengths = inspection.feature_lengths()
+    inputs.check_samples(provider, lengths, split)
     shown = inspection.samples(provider, lengths, split, seed)
     for _, sample in zip(range(examples), shown, strict=False):
         click.echo(f"inputs  ({sample.inputs_tokens} tokens): {sample.inputs}")

@@ -3,6 +3,7 @@
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
+from recalign.engine import preemption
 from recalign.errors import UserError
 
 
@@ -41,6 +42,7 @@ from recalign.errors import UserError
     is_flag=True,
     help="Go on in MODEL_DIR although the run in it began with another configuration.",
 )
+@preemption.listening()
 @multiprocess_options
 def train(
     configure,

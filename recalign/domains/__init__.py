@@ -6,6 +6,15 @@ splits); `storage` puts it on disk and reads it back. Nothing here imports Tenso
 """
 
 from recalign.domains.domain import Domain, Sequences, Split
-from recalign.domains.storage import data_dir, load, prepared, statistics_of
+from recalign.domains.storage import data_dir, fingerprint, load, prepared, statistics_of
 
-__all__ = ["Domain", "Sequences", "Split", "data_dir", "load", "prepared", "statistics_of"]
+__all__ = [
+    "Domain",
+    "Sequences",
+    "Split",
+    "data_dir",
+    "fingerprint",
+    "load",
+    "prepared",
+    "statistics_of",
+]

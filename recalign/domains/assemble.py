@@ -6,7 +6,7 @@ import pandas as pd
 from recalign.domains.catalogue import TEXT_COLUMNS
 from recalign.domains.domain import MIN_EVENTS, Domain
 from recalign.domains.raw import RawDomain
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 
 def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
@@ -28,7 +28,7 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
       seed: of the permutation, and of what is drawn later for the domain.
 
     Raises:
-      UserError: no user has three events.
+      UserError: no user has three events, or the table has none of the items of the events.
     """
     items = _catalogue(raw, seed)
     events = raw.interactions
@@ -91,6 +91,11 @@ def _catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
     else:
         known = pd.Index(raw.items["key"])
         unknown = bought.difference(known)
+        if len(unknown) == len(bought) and len(known):
+            raise UserError(
+                f"none of the {len(bought):,} items bought is in the item table: there ids are "
+                f"like {shown(known[0])}, in the interactions like {shown(bought[0])}"
+            )
         raw.counts["items_without_metadata"] = len(unknown)
         raw.counts["items_without_interactions"] = len(known.difference(bought))
         items = pd.concat([raw.items, _untitled(unknown)]) if len(unknown) else raw.items

@@ -5,66 +5,86 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from recalign.domains import cleaning, raw
+from recalign.domains import cleaning, values
+from recalign.domains.raw import RawDomain
+from recalign.domains.source import Source, resolve, unused
 from recalign.errors import shown
 
 TEXT_COLUMNS = ("title", "brand", "categories")
 COLUMNS = ("key", *TEXT_COLUMNS)
+ROLES = ("item", *TEXT_COLUMNS)
 
 
 def read_items(
-    source: raw.Source,
+    source: Source,
     chosen: Mapping[str, str | None],
-    domain: raw.RawDomain,
+    domain: RawDomain,
     number_columns: Sequence[str] = (),
 ) -> None:
     """Sets a domain's item table, with its counts, columns and warnings.
 
-    Every column is kept: those of a role under the role's name, the others under their own. Of rows
-    with the same id the first is kept: identical ones are counted as `duplicate_items`, different
-    ones as `conflicting_items` with a warning that names the first pair of lines.
+    Every column is kept: those of a role under the role's name, the others under their own; but
+    those that hold bytes, such as pictures, are left out. Of rows with the same id the first is
+    kept: identical ones are counted as `duplicate_items`, different ones as `conflicting_items`
+    with a warning that names the first pair of lines.
 
     Args:
       source: the item table.
       chosen: {role: column}; "catalogue_item" names the item column if it differs from "item".
       domain: gets `items`.
-      number_columns: further columns that hold numbers.
+      number_columns: further columns that are meant to hold numbers; what is none there is missing,
+        and counted.
 
     Raises:
-      UserError: a column is missing, an id is empty, or a number cannot be read.
+      UserError: a column is missing, or an id is empty.
     """
-    roles = {role: chosen.get(role) for role in raw.ITEM_ROLES}
+    roles = {role: chosen.get(role) for role in ROLES}
     roles["item"] = chosen.get("catalogue_item") or _same_name(source, domain, chosen)
-    columns = raw.resolve(source, raw.ITEM_ROLES, roles)
-    extras = {name: _free_name(name) for name in raw.unused(source, columns)}
-    items = pd.DataFrame({"key": raw.ids(source, columns["item"])})
+    columns = resolve(source, ROLES, roles)
+    items = pd.DataFrame({"key": values.read_ids(source, columns["item"])})
     for role in TEXT_COLUMNS:
-        items[role] = raw.text(source, columns[role]) if role in columns else ""
-    for name, kept in extras.items():
-        is_number = name in number_columns
-        items[kept] = raw.numbers(source, name) if is_number else raw.plain(source, name)
+        items[role] = values.read_texts(source, columns[role]) if role in columns else ""
+    extras, ignored = _read_extras(source, unused(source, columns), number_columns, domain)
+    items = pd.concat([items, pd.DataFrame(extras)], axis=1)
     items = _drop_duplicates(source, items, domain)
     _clean_texts(items, domain)
     domain.items = items.reset_index(drop=True)
     domain.columns["items"] = columns
-    domain.columns["items_kept"] = list(extras.values())
+    domain.columns["items_kept"] = list(extras)
+    domain.columns["items_ignored"] = ignored
 
 
-def _same_name(
-    source: raw.Source, domain: raw.RawDomain, chosen: Mapping[str, str | None]
-) -> str | None:
+def _same_name(source: Source, domain: RawDomain, chosen: Mapping[str, str | None]) -> str | None:
     """The name of the interactions' item column, where the item table has it too."""
     name = domain.columns["interactions"]["item"]
     return name if name in source.frame.columns or chosen.get("item") else None
 
 
-def _free_name(name: str) -> str:
-    return f"{name}_" if name in COLUMNS else name
+def _read_extras(
+    source: Source, names: Sequence[str], number_columns: Sequence[str], domain: RawDomain
+) -> tuple[dict[str, pd.Series], list[str]]:
+    """The columns without a role, under names of their own, and those that are left out."""
+    extras, ignored = {}, []
+    for name in names:
+        is_number = name in number_columns
+        column = (
+            values.read_numbers(source, name, lenient=True)
+            if is_number
+            else values.read_any(source, name)
+        )
+        if column is None:
+            ignored.append(name)
+            continue
+        kept = name
+        while kept in COLUMNS or (kept != name and kept in {*names, *extras}):
+            kept += "_"
+        extras[kept] = column
+        if is_number:
+            domain.counts[f"{kept}_missing"] = int(column.isna().sum())
+    return extras, ignored
 
 
-def _drop_duplicates(
-    source: raw.Source, items: pd.DataFrame, domain: raw.RawDomain
-) -> pd.DataFrame:
+def _drop_duplicates(source: Source, items: pd.DataFrame, domain: RawDomain) -> pd.DataFrame:
     same_key = items.duplicated("key").to_numpy()
     if not same_key.any():
         domain.counts["duplicate_items"] = domain.counts["conflicting_items"] = 0
@@ -84,7 +104,7 @@ def _drop_duplicates(
     return items[~same_key]
 
 
-def _clean_texts(items: pd.DataFrame, domain: raw.RawDomain) -> None:
+def _clean_texts(items: pd.DataFrame, domain: RawDomain) -> None:
     for column in TEXT_COLUMNS:
         items[column], counts = cleaning.clean_all(items[column])
         if column == "title":

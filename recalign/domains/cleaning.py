@@ -1,31 +1,71 @@
-"""Text clean-up: markup, HTML entities, control characters and white space."""
+"""Text clean-up: markup, page script, HTML entities, control characters and white space."""
 
 import html
 import re
 from collections import Counter
 from collections.abc import Iterable
 
-# "<3" and "a < b" are text; a tag starts with a letter, "/" or "!".
-_TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
+# The elements of HTML, past ones too. What no browser takes for one is text: "I <heart> NY".
+_ELEMENT = (
+    "a|abbr|acronym|address|applet|area|article|aside|audio|b|base|basefont|bdi|bdo|big|blink|"
+    "blockquote|body|br|button|canvas|caption|center|cite|code|col|colgroup|data|datalist|dd|del|"
+    "details|dfn|dialog|dir|div|dl|dt|em|embed|fieldset|figcaption|figure|font|footer|form|frame|"
+    "frameset|h[1-6]|head|header|hgroup|hr|html|i|iframe|img|input|ins|kbd|label|legend|li|link|"
+    "main|map|mark|marquee|menu|meta|meter|nav|nobr|noframes|noscript|object|ol|optgroup|option|"
+    "output|p|param|picture|pre|progress|q|rp|rt|ruby|s|samp|script|search|section|select|slot|"
+    "small|source|span|strike|strong|style|sub|summary|sup|svg|table|tbody|td|template|textarea|"
+    "tfoot|th|thead|time|title|tr|track|tt|u|ul|var|video|wbr"
+)
+_ATTRIBUTE = r"""[\w:.@-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>=`]+)"""
+_FLAG = "allowfullscreen|async|autoplay|checked|controls|defer|disabled|hidden|loop|nowrap|selected"
+_INSIDE = rf"""(?:[\s/]*(?:(?<=["'\s/]){_ATTRIBUTE}|(?<=[\s/])(?:{_FLAG})(?=[\s/>])))*[\s/]*"""
+_MARKUP = re.compile(
+    rf"""<!--.*?(?:-->|\Z)
+      | <!(?:DOCTYPE|\[CDATA\[)[^>]*> | \]\]> | <\?[a-z][^>]*>
+      | <(?P<hidden>script|style|template|noscript|iframe){_INSIDE}>.*?(?:</(?P=hidden)\s*>|\Z)
+      | </?(?:{_ELEMENT}){_INSIDE}>  # an element
+      | <[a-z]\w*[:-][\w:-]*>(?=[^<]*</) | </[a-z]\w*[:-][\w:-]*>  # a custom one that is closed
+      | </?[a-z][\w:-]*\s{_INSIDE}(?<=["'])\s*/?>  # any name, with attributes
+      | <(?:{_ELEMENT})\s+[\w:-]+=[^<>]*\Z  # cut off""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
 # With the semicolon only: "R&D" and "AT&T" are names, and HTML would read "&para" without one.
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# A text that begins as a program or a style sheet does is one: pages whose scraper took what stood
+# in the place of the title.
+_SCRIPT = re.compile(
+    rf"""\s*(?:/\*.*?\*/\s*|//[^\n]*\n\s*)*+(?:
+        (?:var|let|const)\s+[\w$]+\s*(?:=[^=][^;]*[;(\[{{]|;)
+      | (?:async\s+)?[!(;+\s]*function\s*[\w$]*\s*\([^()]*\)\s*\{{
+      | \(?\([^()]*\)\s*=>\s*[{{(]
+      | (?:window|document|navigator|console|jQuery|amznJQ|\$)\.[\w$.]+\s*[=(][^;{{]*[;{{]
+      | (?:jQuery|\$)\((?:document|window|function|["']) | P\.(?:when|now|register)\(
+      | (?:if|for|while)\s*\(.*\)\s*\{{ | try\s*\{{
+      | "use\ strict" | \{{\s*"@\w+"\s*:
+      | @(?:import|charset)\s[^;]*; | @(?:media|font-face|keyframes)\b[^{{]*\{{
+      | (?:[.\#*][\w-]*|(?:{_ELEMENT})\b)[^{{}};]*\{{\s*[a-z-]+\s*:[^{{}}]*\}}
+      | [^{{}};]+\{{\s*[a-z-]+\s*:[^{{}};]+;[^{{}}]*\}}
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
 # C0 and C1 controls, and characters that are invisible: soft hyphen, zero-width space, word joiner,
 # byte order mark, line and paragraph separators. Tab and line ends count as white space.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2028\u2029\u2060\ufeff]+")
 _SPACES = re.compile(r"\s+")
 # What a clean text cannot hold: a quick test, so that clean texts cost one search.
 _SUSPECT = re.compile(
-    "[<&\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
-    "|^ | $|  "
+    "[<&{;\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
+    "|^ | $|  |]]>"
 )
 
-KINDS = ("markup", "entities", "control_characters", "excess_whitespace")
+KINDS = ("markup", "script", "entities", "control_characters", "excess_whitespace")
 
 
 def clean(text: str) -> tuple[str, tuple[str, ...]]:
     """Cleans one text.
 
-    Tags are removed, character references resolved (also twice-encoded ones, as in Amazon's
+    Tags are removed, and with scripts and styles what they hold; a text that is a script leaves
+    nothing. Character references are resolved (also twice-encoded ones, as in Amazon's
     `&amp;quot;`), control characters replaced by a space, runs of white space (line ends too) by
     one space.
 
@@ -34,10 +74,7 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
     """
     if not _SUSPECT.search(text):
         return text, ()
-    kinds = []
-    stripped, references = _resolve(text)
-    if stripped != text:
-        kinds += [kind for kind, found in zip(KINDS, references, strict=False) if found]
+    stripped, kinds = _resolve(text)
     visible = _CONTROL.sub(" ", stripped)
     if visible != stripped:
         kinds.append("control_characters")
@@ -48,21 +85,26 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
     return spaced, tuple(kinds)
 
 
-def _resolve(text: str) -> tuple[str, tuple[bool, bool]]:
-    """Without tags and entities; whether there were tags, and entities."""
-    tags = entities = False
+def _resolve(text: str) -> tuple[str, list[str]]:
+    """Without tags, scripts and entities, and which of these there were."""
+    kinds = dict.fromkeys(KINDS[:3], False)
+    original = text
     # An entity may hide a tag or another entity: "&lt;b&gt;", "&amp;amp;".
     for _ in range(3):
-        without = _TAG.sub(" ", text)
+        kinds["script"] |= any(match["hidden"] for match in _MARKUP.finditer(text))
+        without = _MARKUP.sub(" ", text)
         resolved = _ENTITY.sub(lambda match: html.unescape(match[0]), without)
-        tags, entities = tags or without != text, entities or resolved != without
+        kinds["markup"] |= without != text
+        kinds["entities"] |= resolved != without
         if resolved == text:
             break
         text = resolved
-    if tags:
+    if _SCRIPT.match(text):
+        return "", ["script"]
+    if kinds["markup"]:
         # A removed tag leaves a space that is not the text's own.
         text = _SPACES.sub(" ", text).strip()
-    return text, (tags, entities)
+    return text, [kind for kind, found in kinds.items() if found] if text != original else []
 
 
 def clean_all(texts: Iterable[str]) -> tuple[list[str], Counter]:

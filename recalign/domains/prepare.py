@@ -1,14 +1,16 @@
 """From a reader's result to a finished folder: what every `recalign prepare` command does."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 import recalign
 from recalign.domains import assemble, candidates, kcore, statistics, storage, vocabulary
 from recalign.domains.domain import Domain
-from recalign.domains.raw import RawDomain
-from recalign.domains.readers import textfiles
+from recalign.domains.raw import RawDomain, drop_duplicates
+from recalign.domains.readers import opening
 from recalign.errors import UserError
 
 
@@ -22,6 +24,7 @@ class Request:
       read: returns the source in its own terms.
       sources: the files that `read` reads, by role.
       reader_options: options of the reader, for `statistics.json`.
+      drop_duplicates: whether repeated interactions are left out, see `raw.drop_duplicates`.
       k_core: see `kcore.k_core`; None for no filter.
       seed: of the item indices.
       vocabulary: a SentencePiece model to copy, or None.
@@ -35,6 +38,7 @@ class Request:
     read: Callable[[], RawDomain]
     sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     reader_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    drop_duplicates: bool = False
     k_core: int | None = None
     seed: int = 0
     vocabulary: str | None = None
@@ -81,6 +85,8 @@ def prepare(
         return Outcome(storage.load(request.name, request.data_dir), [], fresh=False)
     stage("reading")
     raw = request.read()
+    if request.drop_duplicates:
+        drop_duplicates(raw)
     if request.k_core:
         stage("filtering")
         raw = kcore.k_core(raw, request.k_core)
@@ -95,18 +101,46 @@ def prepare(
         storage.write(domain, folder)
         write_records(domain, folder)
     domain = storage.load(request.name, request.data_dir)
-    return Outcome(domain, [*raw.warnings, *_few_candidates(domain)], fresh=True)
+    return Outcome(domain, [*raw.warnings, *_warn(domain, raw)], fresh=True)
 
 
-def _few_candidates(domain: Domain) -> list[str]:
-    """A warning if candidate lists are shorter than they are meant to be."""
+def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
+    """Sentences on what the domain has too little or too much of."""
+    repeated = raw.counts.get("duplicate_interactions_kept")
+    if repeated and domain.timestamps is not None:
+        yield (
+            f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
+            "they are kept as events of their own (--drop_duplicates leaves them out)"
+        )
+    if np.diff(domain.train().offsets).max() < 2:
+        yield (
+            "no user has two train events, one to ask for and one before it (of three events or "
+            f"more, the last two are held out): {domain.name}_retrieval, ranking, bpr, mim and mlm "
+            "have no train samples"
+        )
+    elif _all_have_all(domain):
+        yield f"every user has had every item, so {domain.name}_bpr has no train samples"
     count = domain.statistics["candidates"]["test"]["candidates"]
-    if count > candidates.NEGATIVES:
-        return []
-    return [
-        f"the catalogue has no {candidates.NEGATIVES} items that every user left alone, so each "
-        f"candidate list has only {count}; its metrics are named cand{count}"
-    ]
+    if count <= candidates.NEGATIVES:
+        yield (
+            f"the catalogue has no {candidates.NEGATIVES} items that every user left alone, so "
+            f"each candidate list has only {count}; its metrics are named cand{count}"
+        )
+    if domain.ratings is not None and not domain.has_rating_task:
+        yield (
+            f"there are too few ratings to train on, to validate on and to test on, so there is no "
+            f"{domain.name}_rating"
+        )
+
+
+def _all_have_all(domain: Domain) -> bool:
+    """Whether nobody with two train events or more has an item left that is not among them."""
+    offsets, events = domain.train()
+    lengths = np.diff(offsets)
+    owners = np.repeat(np.arange(domain.num_users), lengths)
+    pairs = np.unique(owners * np.int64(domain.num_items) + events)
+    distinct = np.bincount(pairs // domain.num_items, minlength=domain.num_users)
+    return bool((distinct[lengths >= 2] == domain.num_items).all())
 
 
 def _identity(request: Request) -> dict:
@@ -114,6 +148,7 @@ def _identity(request: Request) -> dict:
     options = {
         "command": request.command,
         **request.reader_options,
+        **({"drop_duplicates": True} if request.drop_duplicates else {}),
         "k_core": request.k_core,
         "seed": request.seed,
         "vocab_size": request.vocab_size,
@@ -126,7 +161,7 @@ def _identity(request: Request) -> dict:
         "format": storage.FORMAT,
         "options": options,
         "sources": {
-            role: {"file": Path(path).name, "sha256": textfiles.sha256(path)}
+            role: {"file": Path(path).name, "sha256": opening.hash_source(path)}
             for role, path in files.items()
         },
     }

@@ -1,6 +1,8 @@
 """Prepared domains on disk: `DATA_DIR/NAME/`, written whole or not at all."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from recalign.domains import candidates
+from recalign.domains.digest import digest
 from recalign.domains.domain import CANDIDATE_SPLITS, Domain
 from recalign.errors import UserError
 from recalign.files import read_parquet
@@ -66,16 +69,28 @@ def prepared(data_dir: str | os.PathLike | None = None) -> list[str]:
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> Domain:
-    """Reads a prepared domain.
+    """Reads a prepared domain; as long as it stays the same on disk, a process reads it once.
 
     Args:
       name: its name.
       data_dir: the data directory; None as for the function `data_dir`.
 
+    Returns:
+      The domain, which all callers share: its arrays cannot be written to, its table must not be.
+
     Raises:
       UserError: it is not prepared there, or by a recalign that wrote folders of another kind.
     """
-    return read(_root(data_dir) / name, name, statistics_of(name, data_dir))
+    statistics = statistics_of(name, data_dir)
+    return _read(_root(data_dir) / name, name, json.dumps(statistics))
+
+
+def fingerprint(name: str, data_dir: str | os.PathLike | None = None) -> str:
+    """The content hash of a prepared domain (`digest.digest`); arguments and errors as for `load`.
+
+    It is read from `statistics.json`; a domain that was prepared before it stood there is loaded.
+    """
+    return statistics_of(name, data_dir).get("fingerprint") or digest(load(name, data_dir))
 
 
 def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
@@ -96,25 +111,35 @@ def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
     return statistics
 
 
-def read(folder: Path, name: str, statistics: dict) -> Domain:
+# A mixture has few domains. The statistics tell what the files hold, by its hash.
+@functools.lru_cache(maxsize=4)
+def _read(folder: Path, name: str, statistics_text: str) -> Domain:
     """Reads a domain's Parquet files."""
+    statistics = json.loads(statistics_text)
     events = read_parquet(folder / "interactions.parquet")
     users = events["user"].to_numpy()
+    offsets = np.searchsorted(users, np.arange(statistics["users"] + 1)).astype(np.int64)
 
     def column(name: str) -> np.ndarray | None:
-        return events[name].to_numpy() if name in events.column_names else None
+        return _freeze(events[name].to_numpy()) if name in events.column_names else None
 
     return Domain(
         name=name,
         items=read_parquet(folder / "items.parquet").to_pandas(),
-        offsets=np.searchsorted(users, np.arange(statistics["users"] + 1)).astype(np.int64),
-        events=events["item"].to_numpy(),
+        offsets=_freeze(offsets),
+        events=column("item"),
         ratings=column("rating"),
         timestamps=column("timestamp"),
         statistics=statistics,
         path=folder,
+        seed=statistics.get("seed", statistics.get("options", {}).get("seed", 0)),
         stored_parts=column("rating_part"),
     )
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 def write(domain: Domain, folder: Path) -> None:
@@ -134,7 +159,13 @@ def write(domain: Domain, folder: Path) -> None:
     )
     domain.items.to_parquet(folder / "items.parquet", index=False)
     lists = {name: _write_candidates(domain, name, folder) for name in CANDIDATE_SPLITS}
-    statistics = domain.statistics | {"format": FORMAT, "candidates": lists}
+    statistics = domain.statistics | {
+        "format": FORMAT,
+        "seed": domain.seed,
+        "candidates": lists,
+        # The lists are read from where they were just written.
+        "fingerprint": digest(dataclasses.replace(domain, path=folder, keys=domain.user_keys)),
+    }
     text = json.dumps(statistics, indent=2, ensure_ascii=False)
     (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -68,7 +69,7 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
             sentence_iterator=iter(prompts.vocabulary_texts(items)),
             model_writer=output,
             model_type="bpe",
-            vocab_size=size,
+            vocab_size=max(size, 8),  # with less it fails before it tells how many it needs
             hard_vocab_limit=False,
             character_coverage=1.0,
             byte_fallback=True,
@@ -81,7 +82,13 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(f"--vocab_size {size}: SentencePiece says: {error}") from error
+        needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+        if needed:
+            raise UserError(
+                f"--vocab_size {size} is too small: bytes, special pieces and the characters of "
+                f"the catalogue alone are {needed[1]}; a thousand more give room for words"
+            ) from error
+        raise UserError(f"--vocab_size {size}: no vocabulary can be trained: {error}") from error
     model = sentencepiece_model_pb2.ModelProto.FromString(output.getvalue())
     for index in range(len(items)):
         model.pieces.add(

@@ -4,9 +4,21 @@ Every process runs the same program on the same input; devices take their part o
 is not a computation, files and messages, is the first process's business.
 """
 
-import jax
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from recalign.engine import preemption
 from recalign.errors import UserError
+
+PATIENCE = 24 * 60 * 60 * 1000  # milliseconds that processes wait for the first one's decision
+_numbers = itertools.count()  # of decisions: the same in every process
 
 
 def join(
@@ -24,16 +36,68 @@ def join(
 
     Raises:
       UserError: the others cannot be found.
+      Preempted: they cannot, and this process was told to stop meanwhile.
     """
-    try:
-        jax.distributed.initialize(coordinator_address, process_count, process_index)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--multiprocess: {error}; where the environment does not tell, give "
-            "--coordinator_address HOST:PORT, --process_count and --process_index"
-        ) from error
+    with preemption.deferred():  # one that has joined must not leave alone
+        try:
+            jax.distributed.initialize(coordinator_address, process_count, process_index)
+        except (ValueError, RuntimeError) as error:
+            preemption.safe_point()
+            raise UserError(
+                f"--multiprocess: {error}; where the environment does not tell, give "
+                "--coordinator_address HOST:PORT, --process_count and --process_index"
+            ) from error
+        preemption.pass_on()
 
 
 def is_first() -> bool:
     """Whether this process writes files and speaks to the user."""
     return jax.process_index() == 0
+
+
+def decide_once(decide: Callable[[], Any]) -> Any:
+    """What the first process decides, in every process.
+
+    Several processes may see different things on a shared file system, and what they did about it
+    would not fit together.
+
+    Args:
+      decide: gives what JSON can hold. The first process calls it, and the others wait.
+
+    Raises:
+      Exception: whatever `decide` raises. Where it was called, as it is; elsewhere a `UserError`
+        with the same message, or a `RuntimeError` that tells of it.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    outcome, raised = None, None
+    if is_first():
+        try:
+            outcome = {"decision": decide()}
+        except Exception as error:
+            raised = error
+            outcome = {"error": str(error), "kind": type(error).__name__}
+    # Not a collective: those are given up after some seconds on CPUs.
+    wait = ocp.multihost.get_barrier_sync_fn()
+    wait(key=f"recalign_decision_{next(_numbers)}", timeout_ms=PATIENCE)
+    outcome = json.loads(_broadcast(json.dumps(outcome)))
+    if raised:
+        raise raised
+    if "error" not in outcome:
+        return outcome["decision"]
+    if outcome["kind"] == UserError.__name__:
+        raise UserError(outcome["error"])
+    raise RuntimeError(f"the first process has raised {outcome['kind']}: {outcome['error']}")
+
+
+def agree(here: bool) -> bool:
+    """Whether something holds in every process; each tells whether it does in it."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
+def _broadcast(text: str) -> str:
+    """The first process's text."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size)))
+    content = content if is_first() else np.zeros(size, np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(content)).decode()

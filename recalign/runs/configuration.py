@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import importlib.util  # noqa: F401 (gin asks for it without importing it)
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence

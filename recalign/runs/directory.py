@@ -19,7 +19,7 @@ METRICS, HISTORY = "metrics.json", "metrics.jsonl"
 
 # A run may move, and may be told to train longer: that changes nothing that it has done.
 FREE = ("MODEL_DIR", "TRAIN_STEPS")
-LOWER_IS_BETTER = ("rmse", "mae")
+LOWER_IS_BETTER = ("rmse", "mae", "invalid_rate", "duplicate_rate")
 
 
 class RunDirectory:
@@ -97,17 +97,21 @@ class RunDirectory:
         return any((r["step"], r["split"]) == (step, split) for r in self._history())
 
     def best_step(self, metric: str | None) -> int | None:
-        """The step that is best on validation by a metric, or by that ends in this name.
+        """The step that is best on validation.
 
-        Of equal ones the first; None where no evaluation has the metric.
+        Args:
+          metric: the full name, `<task>/validation/<protocol>/<metric>`, or `<protocol>/<metric>`,
+            of which the mean over the tasks that have it counts (a mixture may have several
+            domains).
+
+        Returns:
+          Of equal ones the first; None where no evaluation has the metric.
         """
-        values = {
-            record["step"]: value
-            for record in self._history()
-            if metric and record["split"] == "validation"
-            for name, value in record.items()
-            if name == metric or name.endswith(f"/{metric}")
-        }
+        values = {}
+        for record in self._history():
+            found = [v for name, v in record.items() if metric in (name, name.split("/", 2)[-1])]
+            if found and record["split"] == "validation":
+                values[record["step"]] = sum(found) / len(found)
         if not values:
             return None
         best = min if metric.endswith(LOWER_IS_BETTER) else max

@@ -24,7 +24,6 @@ MOVED = {
     "recalign.engine.losses": "recalign.engine.training.losses",
     "recalign.engine.model": "recalign.engine.training.model",
     "recalign.engine.network": "recalign.engine.network.transformer",
-    "recalign.engine.preemption": "recalign.engine.training.preemption",
     "recalign.engine.retrieval": "recalign.engine.search.retrieval",
     "recalign.engine.retriever": "recalign.engine.search.inference",
     "recalign.engine.saved_index": "recalign.engine.search.saved_trie",

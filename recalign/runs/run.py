@@ -58,7 +58,7 @@ class Run:
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay, and the best one.
-      best_metric: which one is best on validation: a metric, or how its name ends.
+      best_metric: tells which one is best on validation, see `RunDirectory.best_step`.
       provenance: tells what the parameters belong to, such as the vocabulary, by fingerprints.
       decode: turns token ids into text, for messages.
       nonfinite: what to do about a loss that is not finite, see `train`.

@@ -35,6 +35,7 @@ def bpr(
         templates,
         output_features["inputs"].vocabulary,
         sequence_length,
+        max_history,
     )
 
     @seqio.map_over_dataset(num_seeds=3)
@@ -45,7 +46,7 @@ def bpr(
         swap = tf.random.stateless_uniform((), seeds[2]) < 0.5
         first, second = tf.where(swap, negative, positive), tf.where(swap, positive, negative)
         mentions = writer.mention_tokens(first) + writer.mention_tokens(second)
-        history = writer.newest_that_fit(example["history"][-max_history:], template, mentions)
+        history = writer.newest_that_fit(example["history"], template, mentions)
         return {
             "inputs": writer.fill(
                 template,

@@ -5,12 +5,15 @@ import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
 from recalign import domains
+from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
+from recalign.samples.items import check_readable
 from recalign.samples.registry import domain_of
 
 Lengths = Mapping[str, int]
@@ -47,13 +50,14 @@ def train_batches(
       whose position can be saved and restored.
 
     Raises:
-      UserError: nothing of that name is registered, or a task of it is to be read from a cache and
-        is in none.
+      UserError: nothing of that name is registered, its domain is not prepared, a task of it is to
+        be read from a cache and is in none, or has no sample.
     """
     lengths = dict(task_feature_lengths)
     provider = mixture_or_task(mixture_or_task_name, module)
     if use_cached:
         _check_cached(provider, cache_dirs)
+    check_samples(provider, lengths, split, use_cached)
     dataset = provider.get_dataset(
         lengths,
         split,
@@ -85,6 +89,63 @@ def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str
         )
 
 
+def check_samples(
+    provider: seqio.Task | seqio.Mixture, lengths: Lengths, split: str, use_cached: bool = False
+) -> None:
+    """Reads one sample of every task that is drawn from: SeqIO ends a mixture where a task ends.
+
+    Raises:
+      UserError: a domain is not prepared, a task has no sample, or no task is drawn from.
+    """
+    _check_prepared(provider)
+    drawn = [
+        task
+        for task in tasks_of(provider)
+        if task is provider or (split in task.splits and provider.get_rate(task) > 0)
+    ]
+    if not drawn:
+        raise UserError(f"{provider.name} has no sample: every task of it has the mixing rate 0")
+    for task in drawn:
+        samples = task.get_dataset(
+            lengths,
+            split,
+            use_cached=use_cached,
+            shuffle=False,
+            seed=0,
+            num_epochs=1,
+            try_in_mem_cache=False,
+        )
+        if not any(True for _ in samples.take(1)):
+            raise UserError(tell_why_none(task, split))
+
+
+def tell_why_none(task: seqio.Task, split: str) -> str:
+    """A sentence that names a task without a sample in a split, and what it lacks."""
+    reason = "none of its records gives one"
+    if domain_of(task):
+        domain = domains.load(*domain_of(task))
+        if split == "train" and np.diff(domain.train().offsets).max() < 2:
+            reason = (
+                f"no user of {domain.name} has two events to learn from, since the last two of "
+                f"those with {MIN_EVENTS} or more are held out"
+            )
+        elif task.name.endswith("_bpr"):
+            reason = (
+                f"every user of {domain.name} has all {domain.num_items} items, so that none is "
+                "left to set against another"
+            )
+    return f"{task.name} has no sample in {split}: {reason}"
+
+
+def _check_prepared(provider: seqio.Task | seqio.Mixture) -> None:
+    """Raises a UserError unless every domain is prepared, and can be written."""
+    # The tasks of a mixture mostly share one domain, which need not be read for each of them.
+    for domain in _domains_of(provider):
+        domains.statistics_of(*domain)
+    for feature in provider.output_features.values():
+        check_readable(feature.vocabulary, provider.name)
+
+
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:
     """How many token ids the samples of a task or mixture may hold, sentinels included.
 
@@ -92,35 +153,25 @@ def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int
       UserError: its domain is not prepared, or the vocabulary cannot be read.
     """
     provider = mixture_or_task(mixture_or_task_name, module)
-    # The tasks of a mixture mostly share one domain, which need not be read for each of them.
-    for domain in {domain_of(task) for task in tasks_of(provider)} - {None}:
-        domains.load(*domain)
-    try:
-        return max(f.vocabulary.vocab_size for f in provider.output_features.values())
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"the vocabulary of {mixture_or_task_name} cannot be read ({error.message}): prepare "
-            "the domain with --vocabulary FILE, or with --vocab_size N for one of its own"
-        ) from error
+    _check_prepared(provider)
+    return max(feature.vocabulary.vocab_size for feature in provider.output_features.values())
 
 
 def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str, str]:
-    """What the parameters of a model belong to: the vocabulary, and the catalogue of each domain.
+    """What the parameters of a model belong to: the vocabulary, and the content of each domain.
 
     Returns:
-      Names ("vocabulary", "domain NAME") and fingerprints.
+      Names ("vocabulary", "domain NAME") and fingerprints, each "KIND DIGEST".
     """
     provider = mixture_or_task(mixture_or_task_name, module)
+    _check_prepared(provider)
     vocabulary = provider.output_features["targets"].vocabulary
-    found = {"vocabulary": _fingerprint(vocabulary.sp_model)}
-    for name, folder in {domain_of(task) for task in tasks_of(provider)} - {None}:
-        items = domains.data_dir(folder) / name / "items.parquet"
-        found[f"domain {name}"] = _fingerprint(items.read_bytes())
+    digest = hashlib.sha256(vocabulary.sp_model).hexdigest()[:16]
+    found = {"vocabulary": f"sha256 {digest}"}
+    for name, folder in _domains_of(provider):
+        # The kind is not that of earlier versions, which hashed the bytes of the item table alone.
+        found[f"domain {name}"] = f"content {domains.fingerprint(name, folder)}"
     return found
-
-
-def _fingerprint(content: bytes) -> str:
-    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def decode(tokens: Sequence[int], mixture_or_task_name: str, module: str | None = None) -> str:
@@ -164,6 +215,11 @@ def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.
 def _suggest(name: str, registered: list[str]) -> str:
     near = difflib.get_close_matches(name, registered, n=3)
     return f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
+
+
+def _domains_of(provider: seqio.Task | seqio.Mixture) -> set[tuple[str, str]]:
+    """The name and data folder of every domain that tasks were registered for."""
+    return {domain_of(task) for task in tasks_of(provider)} - {None}
 
 
 def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+import gin
 import numpy as np
 import seqio
 
@@ -38,6 +39,12 @@ class Lengths:
     shortened: float
 
 
+@gin.configurable
+def feature_lengths(lengths: Mapping[str, int]) -> Mapping[str, int]:
+    """`TASK_FEATURE_LENGTHS` of the current configuration."""
+    return lengths
+
+
 def registered() -> dict[str, list[str]]:
     """The tasks of every mixture, and every task as a list of itself."""
     mixtures = {
@@ -64,7 +71,7 @@ def samples(
 def measure(
     provider: seqio.Task | seqio.Mixture, lengths: Mapping[str, int], split: str, seed: int = 0
 ) -> dict[str, Lengths]:
-    """The lengths of inputs and targets over the first `MEASURED` samples of a seed."""
+    """The lengths of inputs and targets over the first `MEASURED` samples of a seed; some exist."""
     whole = [
         (len(example["inputs"]), len(example["targets"]))
         for _, example in zip(range(MEASURED), _examples(provider, None, split, seed), strict=False)

@@ -1,36 +1,45 @@
 """The catalogue as the model reads and writes it: texts, token counts and target sequences."""
 
+import bisect
 import dataclasses
 import functools
 from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Self
 
 import gin
 import numpy as np
 import seqio
+import tensorflow as tf
 
 from recalign import domains, prompts
-from recalign.engine.search.trie import as_matrix
 from recalign.errors import UserError
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 SENTINELS = 100
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ItemTexts:
     """The texts of a catalogue of n items; row i is the item with index i.
 
     Attributes:
+      form: how an item is written in histories and questions, one of `prompts.ITEM_FORMS`.
+      ids: str[n], the model's ids.
+      titles: str[n], "" where there is none.
+      mention: str[n], an item as it stands in a question.
       history: str[n], an item as it stands in a history, its end mark included.
       history_tokens: int32[n], how many tokens that is.
-      mention: str[n], an item as it stands in a question.
       target: str[n], an item as the model must write it; no two are written alike.
       target_tokens: int32[n, L], the tokens of `target`: EOS included, 0 padded.
     """
 
+    form: str
+    ids: np.ndarray
+    titles: np.ndarray
+    mention: np.ndarray
     history: np.ndarray
     history_tokens: np.ndarray
-    mention: np.ndarray
     target: np.ndarray
     target_tokens: np.ndarray
 
@@ -39,12 +48,84 @@ class ItemTexts:
         """int32[n], how many tokens each target has, without EOS."""
         return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - 1
 
+    def most_tokens(self, marks: Collection[str], vocabulary: seqio.Vocabulary) -> np.ndarray:
+        """int32[n], the most tokens of an item that one of some marks follows.
+
+        Args:
+          marks: what stands after a mention without a space, such as "?"; may be "".
+          vocabulary: counts; its pieces never cross a space, so that the last word decides.
+        """
+        last = [text.rpartition(" ")[2] for text in self.mention]
+
+        def count(mark: str) -> np.ndarray:
+            words = vocabulary.tokenizer.encode([word + mark for word in last])
+            return np.array([len(word) for word in words], np.int32)
+
+        others = {*marks} - {prompts.ITEM_END}
+        if not others:
+            return self.history_tokens
+        more = np.max([count(mark) for mark in others], axis=0) - count(prompts.ITEM_END)
+        return self.history_tokens + np.maximum(more, 0)
+
+    def shorten(self, room: int, marks: Collection[str], vocabulary: seqio.Vocabulary) -> Self:
+        """The same catalogue, its titles cut where an item takes more than so many tokens.
+
+        Of a title the words that fit are kept, or what fits of a first word that is too long; where
+        nothing does, the item is written as its id. An id is never cut, and so may still be longer.
+
+        Args:
+          room: the tokens, a mark included.
+          marks: what may follow an item, see `most_tokens`.
+          vocabulary: counts tokens.
+        """
+        titles, mention, history = self.titles.copy(), self.mention.copy(), self.history.copy()
+        tokens = self.history_tokens.copy()
+        for item in np.flatnonzero(self.most_tokens(marks, vocabulary) > room):
+
+            def write(title: str, id_text: str = self.ids[item]) -> str:
+                return prompts.item_text(self.form, id_text, title)
+
+            def fits(title: str, write: Callable = write) -> bool:
+                return all(len(vocabulary.encode(write(title) + mark)) <= room for mark in marks)
+
+            titles[item] = longest_beginning(titles[item], fits)
+            mention[item] = write(titles[item])
+            history[item] = mention[item] + prompts.ITEM_END
+            tokens[item] = len(vocabulary.encode(history[item]))
+        return dataclasses.replace(
+            self, titles=titles, mention=mention, history=history, history_tokens=tokens
+        )
+
+
+def longest_beginning(title: str, fits: Callable[[str], bool]) -> str:
+    """The most words of a title that fit; else the most characters of its first word; else ""."""
+
+    def most(upper: int, beginning: Callable[[int], str]) -> str:
+        sizes = range(1, upper + 1)
+        return beginning(bisect.bisect_left(sizes, True, key=lambda n: not fits(beginning(n))))
+
+    words = title.split()
+    return most(len(words), lambda n: " ".join(words[:n])) or (
+        most(len(words[0]), lambda n: words[0][:n]) if words else ""
+    )
+
 
 def domain_vocabulary(name: str, data_dir: str | None = None) -> seqio.SentencePieceVocabulary:
     """The vocabulary a domain was prepared with: its own, or else the public T5 one."""
     own = domains.data_dir(data_dir) / name / "spiece.model"
     path = str(own) if own.exists() else T5_VOCABULARY
     return seqio.SentencePieceVocabulary(path, extra_ids=SENTINELS)
+
+
+def check_readable(vocabulary: seqio.Vocabulary, owner: str) -> None:
+    """Raises a UserError if a vocabulary, which is not read before it is used, cannot be read."""
+    try:
+        vocabulary.vocab_size  # noqa: B018 (reads the file)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"the vocabulary of {owner} cannot be read ({error.message}): prepare the domain with "
+            "--vocabulary FILE, or with --vocab_size N for one of its own"
+        ) from error
 
 
 @gin.configurable(module="recalign.samples")
@@ -67,16 +148,22 @@ def item_texts(
       max_title_words: longer titles are cut to this many words; None keeps them whole.
 
     Raises:
-      UserError: if a form is not one of the three, or the domain is not prepared.
+      UserError: an option has no such value, the domain is not prepared, or its vocabulary cannot
+        be read.
     """
     for option, form in (("history_form", history_form), ("target_form", target_form)):
-        if form not in prompts.ITEM_FORMS:
-            raise UserError(
-                f"item_texts.{option} is {form!r}, but must be one of {prompts.ITEM_FORMS}"
-            )
+        check_form(f"item_texts.{option}", form)
+    if max_title_words is not None and max_title_words < 1:
+        raise UserError(f"item_texts.max_title_words is {max_title_words}, but must be at least 1")
     return _item_texts(
         name, str(domains.data_dir(data_dir)), history_form, target_form, max_title_words
     )
+
+
+def check_form(option: str, form: str) -> None:
+    """Raises a UserError unless a form is one of `prompts.ITEM_FORMS`."""
+    if form not in prompts.ITEM_FORMS:
+        raise UserError(f"{option} is {form!r}, but must be one of {prompts.ITEM_FORMS}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -88,7 +175,9 @@ def _item_texts(
         for title in domains.load(name, data_dir).items["title"]
     ]
     ids = [prompts.item_id(index, len(titles)) for index in range(len(titles))]
-    tokenizer = domain_vocabulary(name, data_dir).tokenizer
+    vocabulary = domain_vocabulary(name, data_dir)
+    check_readable(vocabulary, name)
+    tokenizer = vocabulary.tokenizer
 
     def write(form: str) -> list[str]:
         pairs = zip(ids, titles, strict=True)
@@ -104,9 +193,20 @@ def _item_texts(
         for text, sequence, id_text in zip(target, tokens, ids, strict=True)
     ]
     return ItemTexts(
+        form=history_form,
+        ids=np.array(ids, dtype=object),
+        titles=np.array(titles, dtype=object),
+        mention=np.array(mention, dtype=object),
         history=np.array(history, dtype=object),
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
-        mention=np.array(mention, dtype=object),
         target=np.array(target, dtype=object),
-        target_tokens=as_matrix(tokenizer.encode(target, add_eos=True)),
+        target_tokens=pad(tokenizer.encode(target, add_eos=True)),
     )
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    """Sequences of token ids as int32[n, L], 0 padded to the longest."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    padded = np.zeros((len(lengths), lengths.max(initial=0)), np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
+    return padded

@@ -46,8 +46,10 @@ def examples(
       task: this one alone.
 
     Raises:
-      UserError: if no task can be judged, or not the one that is asked for.
+      UserError: if no task can be judged, not the one that is asked for, or no number of them is.
     """
+    if num_examples is not None and num_examples < 1:
+        raise UserError(f"EVAL_EXAMPLES is {num_examples}, but must be at least 1; None takes all")
     provider = mixture_or_task(mixture_or_task_name, module)
     judged = {t.name: kind for t in tasks_of(provider) if (kind := _kind(t))}
     if task is not None and task not in judged:
@@ -79,7 +81,7 @@ def _kind(task: seqio.Task) -> Callable[..., Examples] | None:
 
 def _read(task: seqio.Task, lengths: Mapping[str, int], split: str, number: int | None) -> Records:
     dataset = task.get_dataset(dict(lengths), split, shuffle=False, seed=0, try_in_mem_cache=False)
-    return list(dataset.take(number or -1).as_numpy_iterator())
+    return list(dataset.take(-1 if number is None else number).as_numpy_iterator())
 
 
 def _retrieval(

@@ -7,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import prompts
+from recalign.errors import UserError
 from recalign.samples.draws import random_mask, random_window
 from recalign.samples.items import SENTINELS, item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
@@ -28,22 +29,35 @@ def mim(
 
     Each item is masked with probability `mask_rate` (S3-Rec's on the Amazon sets), at least one a
     history, and no more than the targets have room for.
+
+    Raises:
+      UserError: `mask_rate` is no probability.
     """
+    if not 0 <= mask_rate <= 1:
+        raise UserError(f"mim.mask_rate is {mask_rate}, but must be between 0 and 1")
+    vocabulary = output_features["inputs"].vocabulary
     writer = Verbaliser(
         f"{domain}_mim",
         item_texts(domain, data_dir),
         templates,
-        output_features["inputs"].vocabulary,
+        vocabulary,
         sequence_length,
+        max_history,
         extra_target_tokens=2,
     )
     sentinels = tf.constant([f"<extra_id_{i}>" for i in range(SENTINELS)])
+    hidden_tokens = len(vocabulary.encode("<extra_id_0>" + prompts.ITEM_END))
 
     @seqio.map_over_dataset(num_seeds=3)
     def to_text(example: Example, seeds: tf.Tensor) -> Example:
         template = writer.paraphrase(example["train"], seeds[0])
         events = random_window(example["events"], max_history, seeds[1])
-        events = writer.newest_that_fit(events, template)
+        events = writer.newest_that_fit(
+            events,
+            template,
+            # A very short item takes less than the sentinel that may stand for it.
+            tokens=lambda items: tf.maximum(writer.history_tokens(items), hidden_tokens),
+        )
         tokens = 1 + writer.target_tokens(events)  # each answer follows its sentinel
         masked = random_mask(tokens, writer.targets_length, mask_rate, seeds[2])
         mask_index = tf.cumsum(tf.cast(masked, tf.int32), exclusive=True)

@@ -7,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import prompts
+from recalign.errors import UserError
 from recalign.samples.draws import random_window
 from recalign.samples.items import SENTINELS, item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
@@ -29,7 +30,14 @@ def mlm(
 
     Returns:
       A dataset of `inputs` and `targets` int32[], without EOS. The question is never corrupted.
+
+    Raises:
+      UserError: an option is out of range.
     """
+    if not 0 < noise_density < 1:
+        raise UserError(f"mlm.noise_density is {noise_density}, but must be between 0 and 1")
+    if not mean_span >= 1:
+        raise UserError(f"mlm.mean_span is {mean_span}, but must be at least 1")
     vocabulary = output_features["inputs"].vocabulary
     writer = Verbaliser(
         f"{domain}_mlm",
@@ -37,14 +45,16 @@ def mlm(
         templates,
         vocabulary,
         sequence_length,
+        max_history,
+        most_history_tokens=sequence_length
+        and _longest_corruptible(sequence_length["targets"], noise_density, mean_span),
     )
-    longest = _longest_corruptible(writer.targets_length, noise_density, mean_span)
 
     @seqio.map_over_dataset(num_seeds=4)
     def to_tokens(example: Example, seeds: tf.Tensor) -> Example:
         template = writer.paraphrase(example["train"], seeds[0])
         events = random_window(example["events"], max_history, seeds[1])
-        events = writer.newest_that_fit(events, template, at_most=longest)
+        events = writer.newest_that_fit(events, template)
         text = tf.strings.reduce_join(writer.history(events), separator=" ")
         inputs, targets = span_corruption(
             vocabulary.encode_tf(text), vocabulary.vocab_size, noise_density, mean_span, seeds[2:]
@@ -111,11 +121,15 @@ def _spans_to_sentinels(tokens: tf.Tensor, replaced: tf.Tensor, vocab_size: int)
     return tf.boolean_mask(tf.where(begins, sentinels, tokens), begins | ~replaced)
 
 
-def _longest_corruptible(length: int | None, density: float, mean_span: float) -> int | None:
+def _longest_corruptible(length: int, density: float, mean_span: float) -> int:
     """The most tokens whose noise, sentinels and EOS fit in `length` target tokens."""
-    if length is None:
-        return None
+
+    def needed(tokens: int) -> int:
+        noise = round(tokens * density)
+        # A span and its sentinel at least; else one to spare, since TensorFlow rounds in float32.
+        return max(1 + 1 + 1, noise + round(noise / mean_span) + 2)
+
     tokens = int(length / density)
-    while tokens and (noise := round(tokens * density)) + round(noise / mean_span) + 2 > length:
+    while tokens and needed(tokens) > length:
         tokens -= 1
     return min(tokens, int(SENTINELS * mean_span / density))

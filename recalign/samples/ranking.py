@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from recalign import domains, prompts
 from recalign.samples.draws import untouched_items
-from recalign.samples.items import item_texts
+from recalign.samples.items import check_form, item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
 from recalign.samples.verbaliser import Verbaliser
 
@@ -57,6 +57,7 @@ def ranking(
         templates,
         output_features["inputs"].vocabulary,
         sequence_length,
+        max_history,
         question_tokens=int(np.sort(tokens)[-size:].sum()),
     )
     texts, tokens = tf.constant(texts), tf.constant(tokens)
@@ -72,7 +73,7 @@ def ranking(
         candidates = tf.cond(example["train"], drawn, lambda: example["candidates"])
         template = writer.paraphrase(example["train"], seeds[0])
         listed = tf.reduce_sum(tf.gather(tokens, candidates))
-        history = writer.newest_that_fit(example["history"][-max_history:], template, listed)
+        history = writer.newest_that_fit(example["history"], template, listed)
         return {
             "inputs": writer.fill(
                 template,
@@ -90,6 +91,7 @@ def ranking(
 
 def _candidate_texts(domain: str, data_dir: str | None, form: str) -> tuple[np.ndarray, np.ndarray]:
     """Every item as it stands in a list, str[n], and how many tokens that is, int32[n]."""
+    check_form("ranking.candidate_form", form)
     if form == "id":  # an id needs no end mark: the next one begins with "#"
         texts = item_texts(domain, data_dir, target_form="id")
         return texts.target, texts.target_lengths

@@ -63,18 +63,18 @@ def rating(
       A dataset of `inputs` and `targets` string[], and for the metrics `user` and `item` int32[]
       and `rating` float32[].
     """
-    items = item_texts(domain, data_dir)
     vocabulary = output_features["inputs"].vocabulary
     stars = [*values_of_stars(domain, data_dir)]
     tokens = np.array([len(vocabulary.encode(text)) for text in stars])
     beside = max(len(vocabulary.encode(prompts.RATED + s + prompts.ITEM_END)) for s in stars)
     writer = Verbaliser(
         f"{domain}_rating",
-        items,
+        item_texts(domain, data_dir),
         templates,
         vocabulary,
         sequence_length,
-        question_tokens=beside + int(items.history_tokens.max()),
+        max_history,
+        tokens_beside_each=beside,
         targets=(stars, tokens),
     )
 
@@ -82,10 +82,10 @@ def rating(
     def to_text(example: Example, seed: tf.Tensor) -> Example:
         template = writer.paraphrase(example["train"], seed)
         history = writer.newest_that_fit(
-            example["history"][-max_history:],
+            example["history"],
             template,
             writer.mention_tokens(example["item"]),
-            tokens_beside_each=beside,
+            tokens=lambda rated: writer.mention_tokens(rated) + beside,
         )
         shown = example["history_ratings"][tf.size(example["history"]) - tf.size(history) :]
         rated = writer.mention(history) + prompts.RATED + _stars(shown) + prompts.ITEM_END

@@ -36,7 +36,7 @@ _CHUNK = 1 << 14
 _DESCRIPTION = (
     "Leave-one-out sequences of the domain {name}: {users} users, {items} items, {interactions} "
     "interactions. One record a user: `history` (item indices, oldest first), `target` (the item "
-    "that came next){ratings}. train is made from train events alone; validation asks for the last "
+    "that came next). train is made from train events alone; validation asks for the last "
     "but one event, test for the last; both have `candidates`, the target among items that the "
     "user never touched. Row i of `items.parquet`, one folder up, is the item with index i."
 )
@@ -57,29 +57,24 @@ _CITATION = """\
 }"""
 
 
-def features(rated: bool) -> tfds.features.FeaturesDict:
+def features() -> tfds.features.FeaturesDict:
     """The features of a record.
 
     `user` int32, `history` int32[…], `target` int32, `candidates` int32[…], `train` bool.
 
     SeqIO tells a preprocessor nothing of the split that it works on, so each record says whether it
-    may be trained on: then every event after the first is a target too.
-
-    Args:
-      rated: adds `history_ratings` float32[…], one for each item of the history, and
-        `target_rating` float32; nan stands for a missing rating.
+    may be trained on: then every event after the first is a target too. Ratings are split in
+    another way, so that those of train events may be for test: they are no part of it.
     """
-    spec = {
-        "user": tfds.features.Scalar(np.int32),
-        "history": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
-        "target": tfds.features.Scalar(np.int32),
-        "candidates": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
-        "train": tfds.features.Scalar(np.bool_),
-    }
-    if rated:
-        spec["history_ratings"] = tfds.features.Sequence(tfds.features.Scalar(np.float32))
-        spec["target_rating"] = tfds.features.Scalar(np.float32)
-    return tfds.features.FeaturesDict(spec)
+    return tfds.features.FeaturesDict(
+        {
+            "user": tfds.features.Scalar(np.int32),
+            "history": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+            "target": tfds.features.Scalar(np.int32),
+            "candidates": tfds.features.Sequence(tfds.features.Scalar(np.int32)),
+            "train": tfds.features.Scalar(np.bool_),
+        }
+    )
 
 
 def rating_features() -> tfds.features.FeaturesDict:
@@ -111,12 +106,11 @@ def write(domain: Domain, folder: Path) -> None:
       domain: it gives the splits and the name.
       folder: the domain's folder, of any name; it must exist.
     """
-    rated = domain.ratings is not None
     splits = {name: domain.split(name) for name in SPLITS}
     _write_build(
         domain,
         folder / VERSION,
-        features(rated),
+        features(),
         {
             name: (len(split), functools.partial(_records, split, _lists(domain, name)))
             for name, split in splits.items()
@@ -126,7 +120,6 @@ def write(domain: Domain, folder: Path) -> None:
             users=domain.num_users,
             items=domain.num_items,
             interactions=len(domain.events),
-            ratings=", and the ratings of both" if rated else "",
         ),
     )
     if domain.has_rating_task:
@@ -217,10 +210,6 @@ def _chunk(split: Split, lists: np.ndarray | None, low: int, high: int) -> Itera
     events = split.events[first:last].tolist()
     users, targets = split.users[low:high].tolist(), split.targets[low:high].tolist()
     candidates = [[]] * (high - low) if lists is None else lists[low:high].tolist()
-    rated = split.ratings is not None
-    if rated:
-        ratings = split.ratings[first:last].tolist()
-        target_ratings = split.target_ratings[low:high].tolist()
     for e in range(high - low):
         example = tf.train.Example()
         feature = example.features.feature
@@ -230,9 +219,6 @@ def _chunk(split: Split, lists: np.ndarray | None, low: int, high: int) -> Itera
         feature["target"].int64_list.value.append(targets[e])
         feature["candidates"].int64_list.value.extend(candidates[e])
         feature["train"].int64_list.value.append(int(lists is None))
-        if rated:
-            feature["history_ratings"].float_list.value.extend(ratings[history])
-            feature["target_rating"].float_list.value.append(target_ratings[e])
         yield example.SerializeToString(deterministic=True)
 
 

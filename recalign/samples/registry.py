@@ -1,6 +1,7 @@
 """Registers the SeqIO tasks and mixtures of a domain."""
 
 import functools
+import math
 from collections.abc import Collection
 
 import gin
@@ -8,6 +9,7 @@ import seqio
 import tensorflow_datasets as tfds
 
 from recalign import domains
+from recalign.errors import UserError
 from recalign.samples import (
     bpr,
     metric_fns,
@@ -41,9 +43,26 @@ def mixing_rate(
 
     Equal rates mean that every batch holds as many samples of each kind, however many a kind has.
     Kinds that are `left_out` have the rate 0, so that an ablation leaves a recipe's rates alone.
+
+    Raises:
+      UserError: there is no such kind, or a rate is negative.
     """
-    kind = task.name.rsplit("_", 1)[-1]
-    return 0.0 if kind in left_out else (rates or {}).get(kind, 1.0)
+    for option, named in (("rates", rates or {}), ("left_out", left_out)):
+        known = {*_TASKS, *map(_kind_of, seqio.TaskRegistry.names())}
+        if unknown := sorted({*named} - known):
+            raise UserError(
+                f"mixing_rate.{option} names {', '.join(unknown)}, but the kinds of task are "
+                f"{', '.join(_TASKS)}"
+            )
+    kind = _kind_of(task.name)
+    rate = 0.0 if kind in left_out else (rates or {}).get(kind, 1.0)
+    if not 0 <= rate < math.inf:
+        raise UserError(f"mixing_rate.rates[{kind!r}] is {rate}, but must be 0 or more")
+    return rate
+
+
+def _kind_of(name: str) -> str:
+    return name.rpartition("_")[2]
 
 
 def register_domain(name: str, data_dir: str | None = None) -> None:

@@ -34,12 +34,13 @@ def retrieval(
         templates,
         output_features["inputs"].vocabulary,
         sequence_length,
+        max_history,
     )
 
     @seqio.map_over_dataset(num_seeds=1)
     def to_text(example: Example, seed: tf.Tensor) -> Example:
         template = writer.paraphrase(example["train"], seed)
-        history = writer.newest_that_fit(example["history"][-max_history:], template)
+        history = writer.newest_that_fit(example["history"], template)
         text = tf.strings.reduce_join(writer.history(history), separator=" ")
         return {
             "inputs": writer.fill(template, history=text),

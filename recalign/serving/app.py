@@ -17,21 +17,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recalign.errors import UserError
 from recalign.serving import histories
-from recalign.serving.batcher import Batcher, Busy
+from recalign.serving.batcher import Batcher, Busy, Stopped
 from recalign.serving.recommender import Recommender
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 
-# The page needs nothing from elsewhere, and nobody else may show it or run anything in it.
+# Of every response, an error's too: the server adds them, which no error gets around. The page
+# needs nothing from elsewhere, and nobody else may show it or run anything in it.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -40,6 +40,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+STOPPED = "this server answers no more and must be started anew; its log tells why"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +100,13 @@ class Service:
         """Answers while the application lives."""
         del app
         workers = [asyncio.create_task(b.run()) for b in (self._model, self._catalogue)]
+        for worker in workers:
+            worker.add_done_callback(_log_end)
         try:
             yield
         finally:
             for worker in workers:
+                worker.remove_done_callback(_log_end)
                 worker.cancel()
 
     def answer(self, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
@@ -121,6 +126,13 @@ class Service:
                 k = asked[i].k
                 rows[i] = self._recommender.rows(items[:k], scores[:k])
         return rows
+
+    async def health(self, request: Request) -> Response:
+        """Whether it answers: for whoever starts servers anew that do not."""
+        del request
+        if self._model.stopped or self._catalogue.stopped:
+            raise Stopped
+        return JSONResponse({"status": "ok"})
 
     async def about(self, request: Request) -> Response:
         """What is served, and its limits."""
@@ -201,19 +213,21 @@ def app(service: Service, hosts: Sequence[str] = ("*",)) -> Starlette:
     return Starlette(
         routes=[
             *(Route(url, _file(PAGE / name)) for url, name in files.items()),
+            Route("/api/health", service.health),
             Route("/api/about", service.about),
             Route("/api/items", service.items),
             Route("/api/recommend", service.recommend, methods=["POST"]),
         ],
         middleware=[
-            Middleware(_WithHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ],
         exception_handlers={
             HTTPException: lambda _, error: _error(error.status_code, error.detail),
             UserError: lambda _, error: _error(400, str(error)),
-            Busy: lambda _, error: _error(503, "too many requests at once: try again soon"),
+            Busy: lambda _, error: _error(503, "too many requests at once: try again soon", "1"),
+            Stopped: lambda _, error: _error(503, STOPPED),
             TimeoutError: lambda _, error: _error(504, "this took too long"),
+            ClientDisconnect: lambda _, error: _error(400, "the body broke off"),
             Exception: _broken,
         },
         lifespan=service.running,
@@ -240,27 +254,16 @@ def _call_all(calls: Sequence[tuple]) -> list[Any]:
     return [call(*one) for one in calls]
 
 
-def _error(status: int, message: str) -> Response:
-    headers = {"Retry-After": "1"} if status == 503 else None
+def _error(status: int, message: str, retry_after: str | None = None) -> Response:
+    headers = {"Retry-After": retry_after} if retry_after else None
     return JSONResponse({"error": message}, status, headers)
+
+
+def _log_end(worker: asyncio.Task) -> None:
+    error = None if worker.cancelled() else worker.exception()
+    log.critical("nothing is answered any more: start the server anew", exc_info=error)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s failed", request.url.path, exc_info=error)
     return _error(500, "something is broken here; the server's log tells what")
-
-
-class _WithHeaders:
-    """Adds `HEADERS` to every response."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
-                message = message | {"headers": [*message["headers"], *added]}
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)

@@ -1,9 +1,8 @@
 """What a trained run recommends to whoever has bought some items of its catalogue."""
 
-import difflib
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,7 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
-
-# Of an unknown id, and of the ids that it is compared with to suggest others.
-LONGEST_KEY = 64
-MOST_COMPARED = 50_000
+from recalign.serving.ids import Ids
 
 
 class Recommender:
@@ -109,19 +105,19 @@ class Recommender:
         """The items with these ids, the source's or the model's.
 
         Raises:
-          UserError: there is none, or one is unknown; the closest ids are told.
+          UserError: there is none, or one is unknown; see `Ids.find`.
         """
         if not keys:
             raise UserError("a history needs at least one item")
-        return [_find("item", key, self._item_of_key, self.domain.name) for key in keys]
+        return [self._item_ids.find(key) for key in keys]
 
     def history_of_user(self, key: str) -> list[int]:
         """All items of a user, oldest first, held-out ones included.
 
         Raises:
-          UserError: the user is unknown; the closest ids are told.
+          UserError: the user is unknown; see `Ids.find`.
         """
-        user = _find("user", key, self._user_of_key, self.domain.name)
+        user = self._user_ids.find(key)
         return self.domain.events[slice(*self.domain.offsets[user : user + 2])].tolist()
 
     @functools.cached_property
@@ -133,21 +129,13 @@ class Recommender:
         return ["\n".join(texts).casefold() for texts in zip(*self._table.values(), strict=True)]
 
     @functools.cached_property
-    def _item_of_key(self) -> dict[str, int]:
-        """By the model's ids and the source's; where the two clash, the source's."""
+    def _item_ids(self) -> Ids:
+        """The model's ids and the source's; where the two clash, the source's."""
         ours = {prompts.item_id(i, self.domain.num_items): i for i in range(self.domain.num_items)}
-        return ours | {key: index for index, key in enumerate(self._table["key"])}
+        theirs = {key: index for index, key in enumerate(self._table["key"])}
+        return Ids("item", self.domain.name, ours | theirs)
 
     @functools.cached_property
-    def _user_of_key(self) -> dict[str, int]:
-        return {key: index for index, key in enumerate(self.domain.user_keys)}
-
-
-def _find(what: str, key: str, index_of: Mapping[str, int], domain: str) -> int:
-    if key in index_of:
-        return index_of[key]
-    # Comparing costs the product of the lengths: bounded, since the key may come from anybody.
-    shown = key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…"
-    near = difflib.get_close_matches(shown, itertools.islice(index_of, MOST_COMPARED), n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; no id is similar"
-    raise UserError(f"{domain} has no {what} {shown!r}{hint}")
+    def _user_ids(self) -> Ids:
+        users = {key: index for index, key in enumerate(self.domain.user_keys)}
+        return Ids("user", self.domain.name, users)

@@ -6,7 +6,7 @@ import socket
 import uvicorn
 
 from recalign.errors import UserError
-from recalign.serving.app import Limits, Service, app
+from recalign.serving.app import HEADERS, Limits, Service, app
 from recalign.serving.recommender import Recommender
 
 # Clients that may be connected at once; beyond them, each is told to come again.
@@ -47,6 +47,7 @@ def make_server(recommender: Recommender, host: str, limits: Limits) -> uvicorn.
         log_level="warning",
         access_log=False,
         server_header=False,
+        headers=list(HEADERS.items()),
         lifespan="on",
         http="h11",
         ws="none",

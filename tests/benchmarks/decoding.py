@@ -19,14 +19,17 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from index import sequences
 
+from recalign.engine.network.config import recognise
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.search.beam_search import _legal_logits
 from recalign.engine.search.retrieval import decoder_step, encode, retrieve, score_all_items
 from recalign.engine.search.scoring import chunk_widths
 from recalign.engine.search.trie import CatalogueIndex
-from recalign.engine.weights.conversion import save_params
+from recalign.engine.weights.conversion import Weights, write_weights
+from recalign.engine.weights.tensor import Tensor
 
 SMALL = {
     "vocab_size": 32128,
@@ -76,7 +79,10 @@ def hugging_face(params: dict):
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
     print(f"{versions}, {device}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
-        save_params(params, folder, "hf")
+        flat = traverse_util.flatten_dict(params, sep="/")
+        tensors = {name: Tensor.of(np.asarray(value)) for name, value in flat.items()}
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        write_weights(Weights("", tensors, recognise(shapes, "the tree")), folder, "hf")
         model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
     return model.eval().to(device)
 

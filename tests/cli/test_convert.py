@@ -6,7 +6,8 @@ from flax import traverse_util
 
 from recalign.cli.convert import convert
 from recalign.engine.network.config import T5Config, parameter_shapes
-from recalign.engine.weights.conversion import load_params, save_params
+from recalign.engine.weights.conversion import load_params
+from tests.engine.weights.saving import save_params
 
 
 def test_converts_and_tells_the_architecture(tmp_path):

@@ -29,8 +29,8 @@ def files(tmp_path):
     return tmp_path
 
 
-def run(*arguments):
-    return CliRunner().invoke(prepare, [str(a) for a in arguments], catch_exceptions=True)
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(prepare, [str(a) for a in arguments], stdin, catch_exceptions=True)
 
 
 def recbole(files, *more):
@@ -260,3 +260,124 @@ def test_importing_the_command_costs_only_click():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def csv(rows):
+    header = ["user_id", "item_id", "timestamp", "rating"]
+    return "".join(",".join(map(str, row)) + "\n" for row in [header, *rows])
+
+
+ROWS = [
+    (f"u{u}", f"i{(3 * u + n) % 12}", 100 * n + u, n % 5 + 1) for u in range(6) for n in range(5)
+]
+
+
+@pytest.fixture
+def table_of(tmp_path):
+    """Prepares a table of rows, with further options."""
+
+    def prepare_table(rows, *more, name="x", stdin=None):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(csv(rows))
+        return run(
+            "table", "--interactions", path, "--name", name, "--data_dir", tmp_path / "d", *more,
+            stdin=stdin,
+        )  # fmt: skip
+
+    return prepare_table
+
+
+def test_the_fingerprint_is_of_all_values_and_of_nothing_else(table_of, tmp_path):
+    def fingerprint(rows, *more, name="x"):
+        done(table_of(rows, *more, "--overwrite", name=name))
+        found = domains.fingerprint(name, tmp_path / "d")
+        statistics = json.loads((tmp_path / "d" / name / "statistics.json").read_text())
+        assert statistics["fingerprint"] == found
+        return found
+
+    first = fingerprint(ROWS)
+    assert fingerprint(ROWS) == fingerprint(ROWS, name="y") == first
+    # The users' lines in another order are the same domain; two users' events exchanged are not.
+    assert fingerprint(sorted(ROWS, key=lambda row: row[0], reverse=True)) == first
+    exchange = {"u1": "u2", "u2": "u1"}
+    others = [(exchange.get(user, user), *row) for user, *row in ROWS]
+    changed = [
+        fingerprint(others),
+        fingerprint(ROWS, "--seed", 1),
+        fingerprint([(*row, 6 - rating) for *row, rating in ROWS]),
+        fingerprint([(user, item, -time, rating) for user, item, time, rating in ROWS]),
+    ]
+    assert len({first, *changed}) == 5
+
+
+def test_a_table_by_standard_input(table_of, tmp_path):
+    done(table_of(ROWS))
+    packed = gzip.compress(csv(ROWS).encode())
+    arguments = ["table", "--interactions", "-", "--name", "y", "--data_dir", tmp_path / "d"]
+    done(run(*arguments, stdin=packed))
+    assert domains.fingerprint("y", tmp_path / "d") == domains.fingerprint("x", tmp_path / "d")
+    assert "already prepared" in done(run(*arguments, stdin=packed))
+    assert "standard input" in refused(run(*arguments, "--items", "-", stdin=packed))
+
+
+def test_a_folder_and_a_pattern_are_the_same_domain(table_of, tmp_path):
+    done(table_of(ROWS))
+    for part in range(3):
+        (tmp_path / f"part-{part}.csv").write_text(csv(ROWS[10 * part : 10 * part + 10]))
+    arguments = ["table", "--interactions", tmp_path / "part-*.csv", "--data_dir", tmp_path / "d"]
+    done(run(*arguments, "--name", "y"))
+    assert domains.fingerprint("y", tmp_path / "d") == domains.fingerprint("x", tmp_path / "d")
+    assert "already prepared" in done(run(*arguments, "--name", "y"))
+    (tmp_path / "part-1.csv").write_text(csv(ROWS[10:19]))
+    assert "other source files" in refused(run(*arguments, "--name", "y"))
+
+
+@pytest.mark.parametrize("role", ["title", "brand", "categories", "catalogue-item"])
+def test_a_column_of_items_without_items(table_of, files, role):
+    option = f"--{role}-column"
+    assert f"{option} is about the item table" in refused(table_of(ROWS, option, "title"))
+    inter = ["recbole", "--inter", files / "x.inter", "--name", "x", "--data_dir", files / "d"]
+    assert "is about the item table" in refused(run(*inter, f"--{role}-field", "title"))
+
+
+def test_all_items_of_no_metadata(tmp_path):
+    (tmp_path / "r.json").write_text('{"reviewerID": "u", "asin": "a"}\n' * 3)
+    arguments = ["amazon2014", "--reviews", tmp_path / "r.json", "--name", "x", "--all_items"]
+    assert "--all_items is about the item table" in refused(run(*arguments))
+
+
+def test_repeated_interactions_are_said_to_be_kept_or_left_out(table_of, tmp_path):
+    rows = [*ROWS, ROWS[0], ROWS[4]]
+    result = table_of(rows)
+    assert "repeated interactions, which are kept: 2" in done(result)
+    assert "2 interactions repeat an earlier one" in result.stderr
+    assert "--drop_duplicates" in result.stderr
+    assert domains.load("x", tmp_path / "d").statistics["interactions"] == len(rows)
+    message = refused(table_of(rows, "--drop_duplicates"))
+    assert "other options (drop_duplicates)" in message
+    result = table_of(rows, "--drop-duplicates", "--overwrite")
+    assert "duplicate interactions dropped 2" in done(result)
+    assert "repeat" not in result.stderr
+    assert domains.load("x", tmp_path / "d").statistics["interactions"] == len(ROWS)
+
+
+def test_tasks_that_will_have_nothing_to_train_on_are_told(table_of):
+    three = [row for row in ROWS if row[2] < 300]
+    assert "x_retrieval, ranking, bpr, mim and mlm have no train samples" in table_of(three).stderr
+    # Each of three users has both items twice, so BPR has no negative.
+    full = [(f"u{u}", f"i{n % 2}", n, 5) for u in range(3) for n in range(5)]
+    result = table_of(full, name="y")
+    assert "every user has had every item, so y_bpr has no train samples" in result.stderr
+    few = [(user, item, time, "NaN") for user, item, time, _ in ROWS]
+    assert "so there is no z_rating" in table_of(few, name="z").stderr
+    assert "no train samples" not in table_of(ROWS, name="w").stderr
+
+
+def test_a_vocabulary_that_is_too_small_says_how_many_pieces_it_takes(tmp_path):
+    arguments = ["toyshop", "--users", 20, "--items", 40, "--data_dir", tmp_path / "d"]
+    message = refused(run(*arguments, "--vocab_size", 10))
+    assert "--vocab_size 10 is too small" in message
+    assert "character_coverage" not in message
+    needed = [int(word) for word in message.replace(";", " ").split() if word.isdigit()][1]
+    assert "too small" in refused(run(*arguments, "--vocab_size", needed - 1))
+    done(run(*arguments, "--vocab_size", needed))

@@ -55,6 +55,12 @@ def test_the_catalogue_is_the_item_table_and_what_it_lacks(raw):
     assert "'new'" in source.warnings[0]
 
 
+def test_a_table_of_other_items_alone_is_refused(raw):
+    source = raw([("u", "7", n) for n in range(3)], [("007", "Bond"), ("008", "Other")])
+    with pytest.raises(UserError, match="ids are like '007', in the interactions like '7'"):
+        assemble(source, "d")
+
+
 def test_extra_columns_of_items_that_the_table_lacks_are_empty(raw):
     source = raw([("u", "a", 1), ("u", "b", 2), ("u", "c", 3)], [("a", "Ant"), ("b", "Bee")])
     source.items["colour"] = ["red", "blue"]

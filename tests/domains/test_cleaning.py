@@ -24,6 +24,20 @@ from recalign.domains import cleaning
         ("Soap\xa0bar", "Soap bar", {"excess_whitespace"}),
         ("Soap\u3000bar", "Soap bar", {"excess_whitespace"}),
         ("<p> </p>", "", {"markup"}),
+        ("<a href='x>y' title=\"<\">Soap</a><BR CLEAR=ALL>", "Soap", {"markup"}),
+        ('<div class="a"id="b">Soap', "Soap", {"markup"}),
+        ("<input disabled value=1>Soap", "Soap", {"markup"}),
+        ("<a-popover data-x='1'>Soap</a-popover><o:p></o:p>", "Soap", {"markup"}),
+        ('<blink2 class="x">Soap', "Soap", {"markup"}),
+        ("<!DOCTYPE html><?xml version='1.0'?><![CDATA[Soap]]>", "", {"markup"}),
+        ("Soap <span class='x", "Soap", {"markup"}),
+        ("Soap <!-- new", "Soap", {"markup"}),
+        ("<script>var a = '<b>';</script><span>Soap</span>", "Soap", {"markup", "script"}),
+        ("<SCRIPT async src=x></SCRIPT>Soap", "Soap", {"markup", "script"}),
+        ("<style media='print'>.a > b { c: d }</style>Soap", "Soap", {"markup", "script"}),
+        ("<noscript><img src='x'></noscript>Soap", "Soap", {"markup", "script"}),
+        ("Soap<script>cut(off", "Soap", {"markup", "script"}),
+        ("&lt;script&gt;a()&lt;/script&gt;Soap", "Soap", {"markup", "script", "entities"}),
         ("\n", "", {"excess_whitespace"}),
     ],
 )
@@ -34,10 +48,51 @@ def test_dirty_texts(dirty, clean, kinds):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "I <3 You", "AT&T R&D", "a < b > c", "&copy2 &para", "Crème brûlée", "雪 ☃", "5 > 4"],
-)
+    [
+        "", "I <3 You", "AT&T R&D", "a < b > c", "&copy2 &para", "Crème brûlée", "雪 ☃", "5 > 4",
+        "x<y and y>z", "I <heart> NY", "C++ <vector> by <T>", "<b and c>", "Guess <?> what", "<-->",
+        "Var (live); B-sides", "Function (Deluxe); 2 discs", "P.S. I Love You; (a novel)",
+        "Book {Vol: 2}", "If (you) dare {x}", "Window. Door; (set)", "$5 {off}", "let it be;",
+    ],
+)  # fmt: skip
 def test_texts_that_only_look_dirty(text):
     assert cleaning.clean(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "var aPageStart = (new Date()).getTime();\nvar ue_t0 = ue_t0 || +new Date();",
+        "let x = 1;",
+        "window.onload = function () { x(); }",
+        "document.write('<b>x</b>');",
+        "(function (a, b) { a(b); })(window);",
+        "!function(){ }();",
+        "async function f() { }",
+        "$(document).ready(function(){ });",
+        "P.when('A').execute(function (A) { });",
+        "if (window.x) { y(); }",
+        "for (i = 0; i < 3; i++) { }",
+        "try { x } catch (e) { }",
+        "/* ours */ // too\nvar x = 1;",
+        ".nav > a:hover { color: red }",
+        "body{margin:0}",
+        "@media print { .a { b: c } }",
+        '@import url("x.css");',
+        '{"@context": "http://schema.org", "@type": "Product"}',
+        "var a = &quot;b&quot;;",
+    ],
+)
+def test_a_text_that_is_page_script_or_style_leaves_nothing(text):
+    clean, kinds = cleaning.clean(text)
+    assert clean == ""
+    assert "script" in kinds
+
+
+@given(st.text(st.sampled_from("<>!-/ ab=\"'p&;{}(:.*$\n"), max_size=60).map(lambda t: t * 300))
+def test_hostile_texts_take_no_time(text):
+    """What backtracks exponentially, or in the square of such a length, would not come back."""
+    cleaning.clean(text)
 
 
 def test_each_kind_is_counted_once_a_text():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from recalign import domains
 from recalign.domains import storage
+from recalign.domains.assemble import assemble
 from recalign.errors import UserError
+from recalign.files import read_parquet
 
 
 def save(domain, folder):
@@ -64,6 +67,42 @@ def test_the_same_domain_gives_the_same_bytes(small, tmp_path):
         )
     assert digests[0] == digests[1]
     assert len(digests[0]) == 6
+
+
+def test_what_is_drawn_later_is_drawn_by_the_same_seed(raw, tmp_path):
+    events = [("u", f"i{n}", n) for n in range(5)]
+    items = [(f"i{n}", "") for n in range(200)]
+    domain = assemble(raw(events, items), "seeded", seed=7)
+    save(domain, tmp_path / "seeded")
+    loaded = domains.load("seeded", tmp_path)
+    assert loaded.seed == 7
+    drawn = np.concatenate([*loaded.draw_candidates("test")[1]])
+    np.testing.assert_array_equal(drawn, loaded.candidates("test"))
+    # Of a domain that was prepared before the seed stood beside the rest, the options tell it.
+    path = tmp_path / "seeded" / "statistics.json"
+    statistics = json.loads(path.read_text())
+    del statistics["seed"]
+    path.write_text(json.dumps(statistics | {"options": {"seed": 7}}))
+    assert domains.load("seeded", tmp_path).seed == 7
+
+
+def test_a_domain_is_read_once_and_again_when_it_is_another(small, tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(
+        storage, "read_parquet", lambda path: reads.append(path.name) or read_parquet(path)
+    )
+    save(small, tmp_path / "small")
+    first = domains.load("small", tmp_path)
+    assert domains.load("small", str(tmp_path)) is first
+    assert sorted(reads) == ["interactions.parquet", "items.parquet"]
+    with pytest.raises(ValueError, match="read-only"):
+        first.events[0] = 1
+    other = dataclasses.replace(small, events=small.events[::-1].copy())
+    with storage.replacing(tmp_path / "small", overwrite=True) as folder:
+        statistics = {"recalign_version": "0", "users": other.num_users, "title": "Crème"}
+        storage.write(dataclasses.replace(other, statistics=statistics), folder)
+    np.testing.assert_array_equal(domains.load("small", tmp_path).events, other.events)
+    np.testing.assert_array_equal(first.events, small.events)
 
 
 def test_the_interactions_file_is_plain(small, tmp_path):

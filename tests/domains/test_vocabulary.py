@@ -62,8 +62,9 @@ def test_training_is_deterministic(items, folder, tmp_path):
 
 
 def test_a_size_that_is_too_small(items, tmp_path):
-    with pytest.raises(UserError, match="--vocab_size 10"):
-        vocabulary.train(items, 10, tmp_path)
+    for size in (1, 10, 300):
+        with pytest.raises(UserError, match=rf"--vocab_size {size} is too small.* alone are \d+;"):
+            vocabulary.train(items, size, tmp_path)
 
 
 def test_copying(folder, items, tmp_path):

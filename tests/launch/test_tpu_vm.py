@@ -4,9 +4,11 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -263,6 +265,58 @@ def test_dry_run_prints_what_a_run_calls_and_calls_nothing(launch, cloud, capsys
     # A real run also looks whether the machine is gone.
     gone = next(i for i, call in enumerate(cloud.calls()) if "delete" in call) + 1
     assert kinds(printed) == kinds(cloud.calls()[:gone] + cloud.calls()[gone + 1 :])
+
+
+@pytest.fixture
+def clone(tpu_vm, tmp_path, monkeypatch):
+    """A small clone in the place of this one, with what may lie about in it."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    shutil.copy(ROOT / ".gitignore", root)
+
+    def git(*arguments):
+        command = ["git", "-C", root, "-c", "user.name=n", "-c", "user.email=e", *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def write(name, text=""):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+    git("init", "--quiet")
+    for name in ("setup.py", "recalign/runs/run.py", "recalign/tokens/x.py", "gone.py"):
+        write(name)
+    git("add", ".")
+    git("commit", "--quiet", "--message=m")
+    (root / "gone.py").unlink()
+    write("setup.py", "changed")
+    for name in ("mine.gin", "id_rsa", ".env", "runs/a/checkpoints/1", "tokens/rows", "my.pem"):
+        write(name)
+    monkeypatch.setattr(tpu_vm, "ROOT", root)
+    return root
+
+
+SENT = {".gitignore", "setup.py", "recalign/runs/run.py", "recalign/tokens/x.py"}
+
+
+def test_only_what_git_tracks_goes_to_the_workers_as_it_is_now(tpu_vm, clone, tmp_path):
+    tpu_vm.pack_tree(tmp_path / "tree.tar.gz")
+    with tarfile.open(tmp_path / "tree.tar.gz") as tar:
+        assert set(tar.getnames()) == {f"recalign-tree/{name}" for name in SENT}
+        assert tar.extractfile("recalign-tree/setup.py").read() == b"changed"
+
+
+def test_what_goes_to_the_workers_is_told_and_so_is_what_does_not(launch, clone, capsys):
+    assert launch(*RUN, "--dry_run", *RECIPE) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert {line.removeprefix("tpu_vm:   ") for line in said if ":   " in line} == SENT
+    assert sum(line.endswith("(`git add` them): id_rsa, mine.gin") for line in said) == 1
+
+
+def test_without_git_nothing_is_sent(launch, clone, cloud, capsys):
+    shutil.rmtree(clone / ".git")
+    assert launch(*RUN, *RECIPE) == 2
+    assert "is asked of git" in capsys.readouterr().err
+    assert cloud.resources() == {}
 
 
 def test_delete_takes_only_what_this_launcher_made(launch, cloud, capsys):

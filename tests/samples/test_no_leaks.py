@@ -1,17 +1,23 @@
 """Change the held-out events alone, and nothing that is learned from changes."""
 
+import dataclasses
+from collections import Counter
+
 import numpy as np
 import pytest
 import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recalign import domains
 from recalign.domains import statistics, vocabulary
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import MIN_EVENTS
+from recalign.domains.rating import PARTS
 from recalign.domains.readers import toyshop
 from recalign.evaluation.baselines.counting import ItemCooccurrence, Popularity
-from recalign.samples.draws import untouched_items
+from recalign.samples import records
+from tests.samples.reading import items_in
 from tests.samples.shops import prepared
 
 TASKS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")
@@ -124,9 +130,45 @@ def test_every_training_sample_is_the_same(folders, kind):
     assert first == second
 
 
-def test_negatives_of_training_do_not_know_held_out_events():
-    # Held-out items are no part of what is left out: a negative may be one, by chance alone.
-    drawn = [
-        untouched_items(np.array([0, 1], np.int32), 12, 3, (seed, 0)).numpy() for seed in range(40)
-    ]
-    assert set(np.concatenate(drawn).tolist()) == set(range(2, 12))
+def test_no_train_record_holds_a_rating_that_is_to_be_predicted(tmp_path):
+    """Other values of those ratings change the splits that ask for them, and no other file."""
+    one = assemble(shop(50, 60, 0), "shop")
+    asked = one.rating_parts > PARTS["train"]
+    assert asked.sum() > 20
+    two = dataclasses.replace(one, ratings=np.where(asked, one.ratings + 10, one.ratings))
+    for domain, name in ((one, "one"), (two, "two")):
+        (tmp_path / name).mkdir()
+        records.write(domain, tmp_path / name)
+    changed = {
+        f"{path.parent.parent.name}/{path.name.split('-')[1].split('.')[0]}"
+        for path in (tmp_path / "one").rglob("*.tfrecord*")
+        if path.read_bytes() != (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    }
+    assert changed == {"rating/validation", "rating/test"}
+
+
+@pytest.mark.parametrize("kind", ["ranking", "bpr"])
+def test_held_out_items_are_negatives_of_training_like_any_others(folders, kind):
+    """Were a held-out item left out of a user's negatives, it would be the one never denied."""
+    domain = domains.load("leakone", folders)
+    user, held = next(
+        (user, {*events[-2:]} - {*events[:-2]})
+        for user, events in enumerate(np.split(domain.events, domain.offsets[1:-1]))
+        if len(events) == 5 and len({*events}) == 5
+    )
+    assert len(held) == 2
+    task = seqio.TaskRegistry.get(f"leakone_{kind}")
+    records = task.source.get_dataset("train", shuffle=False)
+    examples = task.preprocess_precache(records.filter(lambda record: record["user"] == user))
+    lengths = {"inputs": 200, "targets": 8}
+    drawn = Counter()
+    for sample in task.preprocess_postcache(examples.repeat(400), lengths, seed=1):
+        decode = task.output_features["inputs"].vocabulary.decode
+        shown = items_in(decode(sample["inputs"].numpy().tolist()))
+        target = items_in(decode(sample["targets"].numpy().tolist()))
+        offered = sample["candidates"].numpy().tolist() if kind == "ranking" else shown[-2:]
+        drawn.update({*offered} - {*target})
+    free = {*range(domain.num_items)} - {*domain.events[domain.offsets[user] :][:3].tolist()}
+    assert drawn.keys() == free
+    expected = drawn.total() / len(free)
+    assert all(abs(drawn[item] - expected) < 5 * np.sqrt(expected) for item in held)

@@ -71,16 +71,6 @@ def test_tfds_knows_the_dataset_by_its_name(domain, root):
     assert_same(list(tfds.as_numpy(builder.as_dataset("test"))), domain.split("test"), False)
 
 
-def test_ratings(rated, tmp_path):
-    builder = tfds.builder("corner_shop", data_dir=build(rated, tmp_path))
-    for name in SPLITS:
-        split = rated.split(name)
-        for e, record in enumerate(tfds.as_numpy(builder.as_dataset(name))):
-            here = slice(split.offsets[e], split.offsets[e + 1])
-            np.testing.assert_array_equal(record["history_ratings"], split.ratings[here])
-            assert record["target_rating"] == split.target_ratings[e]
-
-
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_candidates(domain, root, name):
     builder = tfds.builder("corner_shop", data_dir=root)
@@ -95,9 +85,7 @@ def test_the_rating_split_is_a_configuration_of_its_own(rated, tmp_path, name):
     root = build(rated, tmp_path)
     builder = tfds.builder("corner_shop/rating", data_dir=root)
     assert set(builder.info.features) == set(records.rating_features())
-    assert set(tfds.builder("corner_shop", data_dir=root).info.features) == set(
-        records.features(True)
-    )
+    assert set(tfds.builder("corner_shop", data_dir=root).info.features) == set(records.features())
     source = seqio.TfdsDataSource("corner_shop/rating:1.0.0", tfds_data_dir=str(root))
     split, found = rated.rating_split(name), []
     for record in source.get_dataset(name, shuffle=False).as_numpy_iterator():

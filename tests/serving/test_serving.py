@@ -64,13 +64,17 @@ def test_the_catalogue_is_searched_by_all_words(port):
     assert len(found("")) == 6
 
 
+def assert_policy(headers):
+    [policy] = headers.get_all("Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_everything_comes_with_a_policy(port):
     for url in ("/", "/page.js", "/page.css", "/api/about", "/api/items", "/nowhere"):
         _, headers, _ = ask(port, "GET", url)
-        policy = headers["Content-Security-Policy"]
-        assert "default-src 'none'" in policy
-        assert "unsafe" not in policy
-        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert_policy(headers)
     assert ask(port, "GET", "/api/about")[2] == {
         "domain": "shop",
         "items": 6,
@@ -144,13 +148,55 @@ def test_an_answer_that_takes_too_long_is_given_up(serving, recommender, params)
         assert recommend(port, history=["toy-1"])[0] == 200
 
 
-def test_a_failure_is_told_without_its_reason(port, params, recommender, monkeypatch):
-    monkeypatch.setattr(recommender, "_ask", lambda histories: 1 / 0)
-    status, _, answer = recommend(port, history=["toy-1"])
+@pytest.mark.parametrize("broken", [lambda _: 1 / 0, lambda _: next(iter(()))])
+def test_a_failure_is_told_without_its_reason(port, recommender, monkeypatch, broken):
+    """Be it one that a future cannot hold."""
+    monkeypatch.setattr(recommender, "_ask", broken)
+    status, headers, answer = recommend(port, history=["toy-1"])
     assert status == 500
+    assert set(answer) == {"error"}
     assert "division" not in answer["error"]
+    assert_policy(headers)
     monkeypatch.undo()
     assert recommend(port, history=["toy-1"])[0] == 200
+
+
+def test_whoever_is_sent_away_gets_the_policy_too(serving, recommender, monkeypatch):
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
+    with serving(recommender, Limits()) as port:
+        status, headers, _ = ask(port, "GET", "/")
+        assert status == 503
+        assert_policy(headers)
+
+
+def test_a_batcher_that_died_is_noticed(port, recommender, monkeypatch, caplog):
+    """Nobody waits for the time limit, and the health check fails."""
+    assert ask(port, "GET", "/api/health")[::2] == (200, {"status": "ok"})
+
+    def die(histories):
+        raise asyncio.CancelledError  # ends the task that it gets into
+
+    monkeypatch.setattr(recommender, "_ask", die)
+    begin = time.monotonic()
+    for _ in range(2):
+        status, headers, answer = recommend(port, history=["toy-1"])
+        assert (status, "must be started anew" in answer["error"]) == (503, True)
+        assert_policy(headers)
+    assert ask(port, "GET", "/api/health")[0] == 503
+    assert time.monotonic() - begin < 20  # the limit is 30
+    assert "start the server anew" in caplog.text
+
+
+def test_a_client_that_leaves_is_no_failure(port, caplog):
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(
+            b"POST /api/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+            b"Content-Type: application/json\r\n\r\n{"
+        )
+        time.sleep(0.2)
+    time.sleep(0.2)
+    assert recommend(port, history=["toy-1"])[0] == 200
+    assert "failed" not in caplog.text
 
 
 def test_200_clients_at_once_nonsense_among_them(port, clients):

@@ -1,6 +1,7 @@
 """Runs of the command line in processes of their own, to be killed, and what they leave behind."""
 
 import dataclasses
+import re
 import signal
 import socket
 import subprocess
@@ -61,6 +62,7 @@ class Process:
         self.model_dir = model_dir
         number = len(list(model_dir.parent.glob(f"{model_dir.name}.*.log")))
         self.log = model_dir.with_name(f"{model_dir.name}.{number}.log")
+        self._event_files = self._count_event_files()
         with self.log.open("w") as file:
             self._popen = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
@@ -76,9 +78,20 @@ class Process:
             time.sleep(0.002)
         return True
 
+    def wait_until_it_listens(self) -> bool:
+        """Waits until SIGTERM is caught, a moment after the start."""
+        status = Path(f"/proc/{self._popen.pid}/status")
+        bit = 1 << (signal.SIGTERM - 1)
+        return self.wait_for(
+            lambda: int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & bit
+        )
+
     def wait_until_trains(self) -> bool:
-        """Waits until the state is there, so that steps begin."""
-        return self.wait_for(lambda: "started from" in self.said or "resumed at step" in self.said)
+        """Waits until the state is there and steps begin, from where on none is lost."""
+        return self.wait_for(lambda: self._count_event_files() > self._event_files)
+
+    def _count_event_files(self) -> int:
+        return len(list(self.model_dir.glob("events.out.tfevents.*")))
 
     @property
     def said(self) -> str:

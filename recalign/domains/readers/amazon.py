@@ -39,8 +39,8 @@ EDITION_2014 = Edition(
     reviews={
         "reviewerID": jsonlines.text("reviewerID", required=True),
         "asin": jsonlines.text("asin", required=True),
-        "overall": jsonlines.number("overall"),
-        "unixReviewTime": jsonlines.number("unixReviewTime"),
+        "overall": jsonlines.anything("overall"),
+        "unixReviewTime": jsonlines.anything("unixReviewTime"),
     },
     meta={
         "asin": jsonlines.text("asin", required=True),
@@ -65,8 +65,8 @@ EDITION_2023 = Edition(
     reviews={
         "user_id": jsonlines.text("user_id", required=True),
         "parent_asin": jsonlines.text("parent_asin", "asin", required=True),
-        "rating": jsonlines.number("rating"),
-        "timestamp": jsonlines.number("timestamp"),
+        "rating": jsonlines.anything("rating"),
+        "timestamp": jsonlines.anything("timestamp"),
     },
     meta={
         "parent_asin": jsonlines.text("parent_asin", "asin", required=True),
@@ -97,8 +97,8 @@ def read(
 
     Args:
       edition: how the files are written.
-      reviews: one object a review, gzip or not.
-      meta: one object an item, gzip or not.
+      reviews: one object a review; perhaps in parts (`opening.find_parts`).
+      meta: one object an item, likewise.
       all_items: makes every item of `meta` a part of the catalogue.
 
     Returns:

@@ -1,9 +1,8 @@
 """Reading a JSON object a line, or a Python literal a line, into columns of checked values."""
 
 import ast
-import dataclasses
+import itertools
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,29 +10,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from recalign.domains.raw import Source
-from recalign.domains.readers import textfiles
+from recalign.domains import values
+from recalign.domains.readers import opening
+from recalign.domains.source import Source, convert_arrow
 from recalign.errors import UserError, shown
 
 # Whatever a line may hold, reading it takes bounded memory.
 _LONGEST_LINE = 1 << 24  # bytes
 _BLOCK = 1 << 16  # rows
-_LINE = "\0line"  # the column of line numbers, beside those of the fields
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A column: the type of its values, and where an object has them.
-
-    Attributes:
-      dtype: "str", or "float64", which becomes int64 where all values are whole.
-      of: gives the value of an object, None where it is missing; raises a ValueError that says what
-        is wrong with it.
-    """
-
-    dtype: str
-    of: Callable[[Mapping[str, Any]], Any]
+_PART, _LINE = "\0part", "\0line"  # columns of where a row is, beside those of the fields
+# What metadata hold that were written by way of pandas or JavaScript.
+_SPELLED = dict.fromkeys(["nan", "NaN", "inf", "Infinity", "null", "undefined"])
+_SPELLED |= {"true": True, "false": False}
+# Gives the value of a column for an object, None where it is missing; raises a ValueError that says
+# what is wrong with it.
+Field = Callable[[Mapping[str, Any]], Any]
 
 
 def read(
@@ -45,7 +38,7 @@ def read(
     """Reads a table.
 
     Args:
-      path: a file of lines, gzip or not, UTF-8; blank lines are skipped.
+      path: a file of lines, perhaps in parts (`opening.find_parts`); blank lines are skipped.
       fields: {column: field}.
       literals: whether a line that is no JSON may be a Python literal, which is never evaluated.
       keep: whether a row, the values of the fields in their order, is wanted.
@@ -56,56 +49,108 @@ def read(
     Raises:
       UserError: naming file and line of what is wrong; or no line is kept.
     """
+    parts = opening.find_parts(path)
     blocks, block = [], _Block(fields)
-    line = 0
-    for line, record in _records(path, literals):
-        try:
-            row = tuple(field.of(record) for field in fields.values())
-        except ValueError as error:
-            raise UserError(f"{path}, line {line}: {error}") from error
-        if keep(row):
-            block.append(line, row)
-        if len(block) == _BLOCK:
-            blocks.append(block.frame())
-            block = _Block(fields)
+    record = None
+    for index, part in enumerate(parts):
+        for line, record in _records(part, literals):
+            try:
+                row = tuple(field(record) for field in fields.values())
+            except ValueError as error:
+                raise UserError(f"{part}, line {line}: {error}") from error
+            if keep(row):
+                block.append((index, line), row)
+            if len(block) == _BLOCK:
+                blocks.append(block.frame())
+                block = _Block(fields)
     if not blocks and not len(block):
         raise UserError(
-            f"{path}: the file tells of none of the items that the interactions name"
-            if line
-            else f"{path}: the file is empty"
+            f"{path}: the file is empty"
+            if record is None
+            else f"{path}: the file tells of none of the items that the interactions name"
         )
     frame = pd.concat([*blocks, block.frame()] if len(block) else blocks, ignore_index=True)
-    lines = frame.pop(_LINE).to_numpy()
-    return Source(path, frame, lambda row: int(lines[row]))
+    files, lines = (frame.pop(name).to_numpy() for name in (_PART, _LINE))
+    return Source(path, frame, lambda row: f"{parts[files[row]]}, line {lines[row]}")
+
+
+def read_table(path: Path) -> Source:
+    """Reads one file of JSON objects, a line each or as one list, whose fields are the columns.
+
+    Raises:
+      UserError: naming file and line of what is wrong.
+    """
+    with opening.open_content(path) as file:
+        is_list = file.peek(_LONGEST_LINE).lstrip()[:1] == b"["
+    records, unit = (_elements(path), "object") if is_list else (_records(path, False), "line")
+    frames, numbers = [], []
+    while block := [*itertools.islice(records, _BLOCK)]:
+        names = dict.fromkeys(name for _, record in block for name in record)
+        frames.append(
+            pd.DataFrame({n: _as_column([record.get(n) for _, record in block]) for n in names})
+        )
+        numbers.extend(number for number, _ in block)
+    if not frames:
+        raise UserError(f"{path}: the file is empty")
+    frame = pd.concat(frames, ignore_index=True)
+    return Source.of(path, frame, lambda row: f"{path}, {unit} {numbers[row]}")
+
+
+def _elements(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The number, from 1, and the object of every element of a JSON list."""
+    try:
+        elements = json.loads(opening.read_content(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: begins like a JSON list, but is none: {error}") from error
+    for number, element in enumerate(elements, start=1):
+        if not isinstance(element, dict):
+            raise UserError(f"{path}, object {number}: not an object with fields: {shown(element)}")
+        yield number, element
+
+
+def _as_column(column: list) -> pd.Series:
+    """Values of one type as a column of it, others as they are."""
+    if not any(isinstance(value, list | dict) for value in column):
+        try:
+            return convert_arrow(pa.table({"": pa.array(column, from_pandas=True)}))[""]
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+            pass
+    return pd.Series([_mend(value) for value in column], dtype=object)
+
+
+def _mend(value: Any) -> Any:
+    """A value of JSON without lone halves of surrogate pairs, which no file could hold."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_mend(element) for element in value]
+    return {_mend(k): _mend(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class _Block:
     """Rows on their way into a table: as Python objects they take several times the memory."""
 
     def __init__(self, fields: Mapping[str, Field]):
-        self._fields, self._lines, self._rows = fields, [], []
+        self._fields, self._places, self._rows = fields, [], []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def append(self, line: int, row: tuple) -> None:
-        self._lines.append(line)
+    def append(self, place: tuple[int, int], row: tuple) -> None:
+        self._places.append(place)
         self._rows.append(row)
 
     def frame(self) -> pd.DataFrame:
-        """The rows, and a column of their lines."""
-        columns = {_LINE: np.array(self._lines, np.int64)}
-        for (name, field), values in zip(
-            self._fields.items(), zip(*self._rows, strict=True), strict=True
-        ):
-            whole = field.dtype != "str" and all(isinstance(value, int) for value in values)
-            columns[name] = pd.Series(values, dtype="int64" if whole else field.dtype)
+        """The rows, and columns of where they are."""
+        columns = dict(zip((_PART, _LINE), np.array(self._places, np.int64).T, strict=True))
+        for name, column in zip(self._fields, zip(*self._rows, strict=True), strict=True):
+            columns[name] = _as_column(list(column))
         return pd.DataFrame(columns)
 
 
 def _records(path: Path, literals: bool) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The number, from 1, and the object of every line that is not blank."""
-    with textfiles.unzipped(path) as file, warnings.catch_warnings():
+    with opening.open_content(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python has views on the escapes in a literal
         number = 0
         while line := file.readline(_LONGEST_LINE + 1):
@@ -142,7 +187,15 @@ def _parse(line: bytes, literals: bool) -> Mapping[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    return ast.literal_eval(text.strip())
+    tree = ast.parse(text.strip(), mode="eval")
+    return ast.literal_eval(_Names().visit(tree))
+
+
+class _Names(ast.NodeTransformer):
+    """Puts values for the names that stand for one; others `literal_eval` refuses."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(_SPELLED[node.id]) if node.id in _SPELLED else node
 
 
 def _not(text: str, kind: str) -> str:
@@ -155,67 +208,44 @@ def text(*names: str, required: bool = False, joint: str = " ") -> Field:
 
     Args:
       names: the field's names, the first that is there counts.
-      required: whether it is an error if none is there, or its text is blank.
+      required: whether it is an error if none is there, or its text is blank, or is a list.
       joint: stands between the elements of a list; of lists in a list the first counts.
     """
 
     def value_of(record: Mapping[str, Any]) -> str | None:
         name, value = _first(record, names)
-        if isinstance(value, list | tuple) and not required:
-            value = _join(name, value, joint)
-        if value is None or value == "":
-            if required:
-                raise ValueError(f"there is no {' or '.join(map(repr, names))}")
-            return None
-        if not isinstance(value, str):
+        if required and (value is None or value == ""):
+            raise ValueError(f"there is no {' or '.join(map(repr, names))}")
+        if required and not isinstance(value, str | int | float):
             raise _wrong(name, value, "a text")
-        return _encodable(name, value, required)
+        if isinstance(value, list | tuple):
+            nested = value and isinstance(value[0], list | tuple)
+            texts = map(values.write_any, value[0] if nested else value)
+            value = joint.join(text for text in texts if text)
+        return None if value is None else _encode(name, values.write_any(value), required)
 
-    return Field("str", value_of)
+    return value_of
 
 
-def number(*names: str) -> Field:
-    """A field that holds a finite number, or nothing."""
-
-    def value_of(record: Mapping[str, Any]) -> float | None:
-        name, value = _first(record, names)
-        if value is None:
-            return None
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not -(2**63) <= value < 2**63 or not math.isfinite(value):
-            raise _wrong(name, value, "a number")
-        return value
-
-    return Field("float64", value_of)
+def anything(*names: str) -> Field:
+    """A field as it is, the first of the names that is there."""
+    return lambda record: _first(record, names)[1]
 
 
 def _first(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    """The first field that is there, NaN being none."""
     for name in names:
-        if record.get(name) is not None:
-            return name, record[name]
+        value = record.get(name)
+        if value is not None and value == value:
+            return name, value
     return names[0], None
 
 
-def _join(name: str, values: Sequence[Any], joint: str) -> str | None:
-    """The texts of a list; of lists in a list, those of the first."""
-    if values and isinstance(values[0], list | tuple):
-        values = values[0]
-    if not all(isinstance(value, str) for value in values):
-        raise _wrong(name, values, "a text or a list of texts")
-    return joint.join(values)
-
-
-def _encodable(name: str, value: str, required: bool) -> str:
+def _encode(name: str, value: str, required: bool) -> str:
     """The text without lone halves of surrogate pairs, which no file could hold."""
-    if value.isascii():
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        if required:
-            raise _wrong(name, value, "valid Unicode") from None
-        return value.encode(errors="replace").decode()
-    return value
+    if required and value != _mend(value):
+        raise _wrong(name, value, "valid Unicode")
+    return _mend(value)
 
 
 def _wrong(name: str, value: Any, wanted: str) -> ValueError:

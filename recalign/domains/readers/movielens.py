@@ -1,22 +1,22 @@
-"""MovieLens 100K and 1M as GroupLens publishes them, and RecBole's copy of the former.
+"""MovieLens as GroupLens publishes it, and RecBole's copy of 100K.
 
-Formats: https://files.grouplens.org/datasets/movielens/ml-100k-README.txt and
-ml-1m-README.txt. The files are looked for in a folder, or in a zip archive (the `.zip` of
-GroupLens; RecBole's wheel), which is read in place: nothing is ever extracted.
+Formats: https://files.grouplens.org/datasets/movielens/ml-100k-README.txt, ml-1m-README.txt (10M
+likewise) and ml-latest-README.html (20M and later likewise). The files are looked for in a folder,
+or in a zip archive (the `.zip` of GroupLens; RecBole's wheel), which is read in place: nothing is
+ever extracted.
 """
 
-import lzma
 import re
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import pandas as pd
 
 from recalign.domains import catalogue, raw
-from recalign.domains.readers import recbole, textfiles
+from recalign.domains.readers import delimited, opening, recbole
+from recalign.domains.source import Source
 from recalign.errors import UserError
 
 GENRES = (
@@ -29,17 +29,7 @@ EVENTS = ("user_id", "item_id", "rating", "timestamp")
 
 _LARGEST = 1 << 30  # bytes of one file of an archive, unpacked
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    NotImplementedError,  # a compression that Python does not know
-    RuntimeError,  # encrypted
-    ValueError,
-    OverflowError,
-)
+_SEPARATOR = "\x1f"  # stands in for separators of two characters
 
 
 class File(NamedTuple):
@@ -49,7 +39,18 @@ class File(NamedTuple):
     data: bytes
 
 
-Layout = Callable[[File, File], raw.RawDomain]
+class Layout(NamedTuple):
+    """The names of the two files of a release, and what makes tables of them.
+
+    With the table of movies comes which of its columns hold numbers.
+    """
+
+    ratings: str
+    movies: str
+    parse_ratings: Callable[[File], Source]
+    parse_movies: Callable[[File], tuple[Source, list[str]]]
+
+
 Content = Callable[[], bytes]
 
 
@@ -60,39 +61,49 @@ def read(path: Path) -> raw.RawDomain:
     release, where it is known, the column `release_year`.
 
     Args:
-      path: a folder or an archive with `u.data` and `u.item` (100K), `ratings.dat` and `movies.dat`
-        (1M), or `ml-100k.inter` and `ml-100k.item` (RecBole), at any depth.
+      path: a folder or an archive with the files of one of `_LAYOUTS`, at any depth, or the file of
+        ratings itself. The movies may be absent.
 
     Raises:
-      UserError: none of these is there, several are, or one of them cannot be read.
+      UserError: no ratings are there, or several, or a file cannot be read.
     """
     layout, files = _find(path)
-    return layout(*(File(f"{path}: {name}", open_()) for name, open_ in files))
+    ratings, *movies = [File(f"{path}: {name}", open_()) for name, open_ in files]
+    domain = raw.RawDomain(pd.DataFrame(), None)
+    raw.read_interactions(layout.parse_ratings(ratings), {}, domain)
+    for file in movies:
+        table, number_columns = layout.parse_movies(file)
+        catalogue.read_items(table, {}, domain, number_columns)
+    return domain
 
 
-def sources(path: Path) -> dict[str, Path]:
-    """The files that are read, by role: the archive, or the two files of the folder.
+def list_sources(path: Path) -> dict[str, Path]:
+    """The files that are read, by role: the archive, or those of the folder.
 
     Raises:
       UserError: as for `read`.
     """
-    if Path(path).is_file():
+    if Path(path).is_file() and path.name not in _NAMES:
         return {"archive": path}
+    root = path if path.is_dir() else path.parent
     _, files = _find(path)
-    return dict(zip(("interactions", "items"), (path / name for name, _ in files), strict=True))
+    return {role: root / file for role, (file, _) in zip(_ROLES, files, strict=False)}
 
 
 def _find(path: Path) -> tuple[Layout, list[tuple[PurePath, Content]]]:
-    """The one layout that is there; the name and content of its two files."""
-    files = _archive(path) if Path(path).is_file() else _folder(path)
+    """The one layout that is there; the name and content of its files, the ratings first."""
+    if path.is_file() and path.name in _NAMES:
+        layouts = [layout for layout in _LAYOUTS if layout.ratings == path.name]
+        files = {file: read for file, read in _folder(path.parent).items() if len(file.parts) == 1}
+    else:
+        layouts, files = _LAYOUTS, _archive(path) if path.is_file() else _folder(path)
     found = [
-        (layout, [(folder / name, files[folder / name]) for name in names])
-        for names, layout in _LAYOUTS.items()
-        for folder in sorted({file.parent for file in files if file.name == names[0]})
-        if folder / names[1] in files
+        (layout, [(f, files[f]) for name in layout[:2] if (f := folder / name) in files])
+        for layout in layouts
+        for folder in sorted({file.parent for file in files if file.name == layout.ratings})
     ]
     if len(found) != 1:
-        wanted = ", or ".join(" and ".join(names) for names in _LAYOUTS)
+        wanted = ", or ".join(f"{layout.ratings} and {layout.movies}" for layout in _LAYOUTS)
         there = ", ".join(str(pair[0][0]) for _, pair in found) or "nothing like it"
         raise UserError(f"{path}: looked for one pair of {wanted}, and found {there}")
     return found[0]
@@ -100,11 +111,11 @@ def _find(path: Path) -> tuple[Layout, list[tuple[PurePath, Content]]]:
 
 def _folder(path: Path) -> Mapping[PurePath, Content]:
     """The files of a folder that are of interest, at any depth, with how to read each."""
-    if not Path(path).is_dir():
+    if not path.is_dir():
         raise UserError(f"{path}: cannot be read: No such file or directory")
     return {
-        file.relative_to(path): lambda file=file: textfiles.read_bytes(file)
-        for file in Path(path).rglob("*")
+        file.relative_to(path): lambda file=file: opening.read_content(file)
+        for file in path.rglob("*")
         if file.name in _NAMES and file.is_file()
     }
 
@@ -114,7 +125,7 @@ def _archive(path: Path) -> Mapping[PurePath, Content]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except _BROKEN_ZIP as error:
+    except opening.BROKEN_ARCHIVE as error:
         raise UserError(f"{path}: neither a folder nor a readable zip archive ({error})") from error
     return {
         PurePath(member.filename): lambda member=member: _member(path, member)
@@ -127,53 +138,38 @@ def _member(path: Path, member: zipfile.ZipInfo) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             data = file.read(_LARGEST + 1)
-    except _BROKEN_ZIP as error:
+    except opening.BROKEN_ARCHIVE as error:
         raise UserError(f"{path}: {member.filename} cannot be read: {error}") from error
     if len(data) > _LARGEST:
         raise UserError(f"{path}: {member.filename} is larger than {_LARGEST >> 20} MiB unpacked")
     return data
 
 
-def _read_100k(ratings: File, movies: File) -> raw.RawDomain:
+def _parse_movies_100k(file: File) -> tuple[Source, list[str]]:
     flags = [f"genre {genre}" for genre in GENRES]
     names = ["item_id", "title", "release date", "video release date", "url", *flags]
-    table = _table(movies, "|", names)
+    table = _parse(file, "|", names)
     frame = table.frame[["item_id", "title"]].copy()
-    frame["genres"] = _genres_of_flags(table, flags)
+    frame["genres"] = _join_flags(table, flags)
     dates = table.frame["release date"].str.extract(r"-(\d{4})$", expand=False)
-    frame["release_year"] = dates.fillna(_years(frame["title"]))
-    return _domain(_table(ratings, "\t", EVENTS), raw.Source(table.path, frame, table.line))
+    frame["release_year"] = dates.fillna(_find_years(frame["title"]))
+    return Source(table.path, frame, table.place), ["release_year"]
 
 
-def _read_1m(ratings: File, movies: File) -> raw.RawDomain:
-    table = _table(movies, "::", ["item_id", "title", "genres"])
-    frame = table.frame
-    frame["genres"] = frame["genres"].str.replace("|", GENRE_JOINT, regex=False)
-    frame["release_year"] = _years(frame["title"])
-    return _domain(_table(ratings, "::", EVENTS), table)
+def _parse_movies(
+    file: File, separator: str, names: Sequence[str] | None
+) -> tuple[Source, list[str]]:
+    table = _parse(file, separator, names)
+    if not {"title", "genres"} <= {*table.frame.columns}:
+        return table, []
+    genres = table.frame["genres"].replace("(no genres listed)", "")
+    table.frame["genres"] = genres.str.replace("|", GENRE_JOINT, regex=False)
+    table.frame["release_year"] = _find_years(table.frame["title"])
+    return table, ["release_year"]
 
 
-def _read_recbole(inter: File, item: File) -> raw.RawDomain:
-    return recbole.parse(inter, item)
-
-
-_LAYOUTS: Mapping[tuple[str, str], Layout] = {
-    ("u.data", "u.item"): _read_100k,
-    ("ratings.dat", "movies.dat"): _read_1m,
-    ("ml-100k.inter", "ml-100k.item"): _read_recbole,
-}
-_NAMES = {name for names in _LAYOUTS for name in names}
-
-
-def _domain(events: raw.Source, movies: raw.Source) -> raw.RawDomain:
-    domain = raw.RawDomain(pd.DataFrame(), None)
-    raw.read_interactions(events, {}, domain)
-    catalogue.read_items(movies, {}, domain, number_columns=["release_year"])
-    return domain
-
-
-def _table(file: File, separator: str, names: list[str]) -> raw.Source:
-    """A file without a header, in UTF-8 or, as GroupLens writes it, in Latin-1."""
+def _parse(file: File, separator: str, names: Sequence[str] | None = None) -> Source:
+    """A file in UTF-8 or, as GroupLens writes some, in Latin-1; `names` where it has no header."""
     data = file.data
     try:
         data.decode("utf-8")
@@ -182,13 +178,10 @@ def _table(file: File, separator: str, names: list[str]) -> raw.Source:
     if len(separator) > 1:
         data = data.replace(separator.encode(), _SEPARATOR.encode())
     one = separator if len(separator) == 1 else _SEPARATOR
-    return textfiles.parse_delimited(file.name, data, one, quoted=False, names=names)
+    return delimited.parse(file.name, data, one, quoted=names is None, names=names)
 
 
-_SEPARATOR = "\x1f"  # stands in for separators of two characters
-
-
-def _genres_of_flags(table: raw.Source, flags: list[str]) -> pd.Series:
+def _join_flags(table: Source, flags: list[str]) -> pd.Series:
     marked = table.frame[flags]
     wrong = ~marked.isin(["0", "1"]).all(axis=1).to_numpy()
     if wrong.any():
@@ -200,5 +193,30 @@ def _genres_of_flags(table: raw.Source, flags: list[str]) -> pd.Series:
     )
 
 
-def _years(titles: pd.Series) -> pd.Series:
+def _find_years(titles: pd.Series) -> pd.Series:
     return titles.str.extract(_YEAR, expand=False).fillna("")
+
+
+_LAYOUTS = (
+    Layout("u.data", "u.item", lambda file: _parse(file, "\t", EVENTS), _parse_movies_100k),
+    Layout(
+        "ratings.dat",
+        "movies.dat",
+        lambda file: _parse(file, "::", EVENTS),
+        lambda file: _parse_movies(file, "::", ["item_id", "title", "genres"]),
+    ),
+    Layout(
+        "ratings.csv",
+        "movies.csv",
+        lambda file: _parse(file, ","),
+        lambda file: _parse_movies(file, ",", None),
+    ),
+    Layout(
+        "ml-100k.inter",
+        "ml-100k.item",
+        lambda file: recbole.parse_atomic(*file)[0],
+        lambda file: recbole.parse_atomic(*file),
+    ),
+)
+_NAMES = {name for layout in _LAYOUTS for name in layout[:2]}
+_ROLES = ("interactions", "items")

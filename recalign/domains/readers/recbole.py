@@ -5,13 +5,15 @@ names each column `name:type` with the type token, token_seq, float or float_seq
 literally, quotes included. Sequences stay the text they are.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from recalign.domains import catalogue, raw
-from recalign.domains.readers import textfiles
+from recalign.domains.readers import delimited, opening
+from recalign.domains.source import Source, concatenate
 from recalign.errors import UserError, shown
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -20,50 +22,57 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 def read(
     inter: Path, item: Path | None = None, columns: Mapping[str, str | None] | None = None
 ) -> raw.RawDomain:
-    """Reads a pair of atomic files.
+    """Reads a pair of atomic files, each perhaps in parts (`opening.find_parts`).
 
     Args:
       inter: the `.inter` file.
       item: the `.item` file, if there is one.
-      columns: {role: column} for the roles of `raw.CANDIDATES`, and "catalogue_item" for the item
-        column of the `.item` file. A role that is absent or None takes the first candidate found.
+      columns: {role: column} for the roles of `source.CANDIDATES`, and "catalogue_item" for the
+        item column of the `.item` file. A role that is absent or None takes the first candidate
+        found.
 
     Raises:
       UserError: naming file, line and field of what is wrong.
     """
-    files = [(path, textfiles.read_bytes(path)) for path in (inter, item) if path is not None]
-    return parse(*files, columns=columns)
-
-
-def parse(
-    inter: tuple[Path | str, bytes],
-    item: tuple[Path | str, bytes] | None = None,
-    columns: Mapping[str, str | None] | None = None,
-) -> raw.RawDomain:
-    """As `read`, of the names and contents of the files."""
-    columns = dict(columns or {})
+    chosen = dict(columns or {})
     domain = raw.RawDomain(pd.DataFrame(), None)
-    raw.read_interactions(_parse_atomic(*inter)[0], columns, domain)
+    raw.read_interactions(_read_atomic(inter, ".inter")[0], chosen, domain)
     if item is not None:
-        table, types = _parse_atomic(*item)
-        floats = [name for name, kind in types.items() if kind == "float"]
-        catalogue.read_items(table, columns, domain, number_columns=floats)
+        table, floats = _read_atomic(item, ".item")
+        catalogue.read_items(table, chosen, domain, number_columns=floats)
     return domain
 
 
-def _parse_atomic(path: Path | str, data: bytes) -> tuple[raw.Source, dict[str, str]]:
-    """An atomic file with plain column names, and each column's type."""
-    source = textfiles.parse_delimited(path, data, "\t", quoted=False)
-    types = {}
+def _read_atomic(path: Path, suffix: str) -> tuple[Source, list[str]]:
+    """Atomic files with plain column names, and those of the columns that are floats."""
+    parts = opening.find_parts(path, [suffix])
+    tables = [parse_atomic(part, opening.read_content(part)) for part in parts]
+    return concatenate(path, [table for table, _ in tables]), tables[0][1]
+
+
+def parse_atomic(path: Path | str, data: bytes) -> tuple[Source, list[str]]:
+    """An atomic file with plain column names, and those of the columns that are floats.
+
+    Raises:
+      UserError: naming line and field of what is wrong.
+    """
+    header = data.lstrip().partition(b"\n")[0].decode(errors="replace").strip()
+    if "\t" not in header and re.search("[ ,;|]", header):
+        raise UserError(
+            f"{path}, line 1: the separator of atomic files is a tab, and there is none in "
+            f"{shown(header)}; convert the file, or rename its columns (without the types) and use "
+            "`recalign prepare table`, which reads other separators"
+        )
+    source = delimited.parse(path, data, "\t", quoted=False)
+    names, floats = [], []
     for field in source.frame.columns:
-        name, _, kind = field.strip().rpartition(":")
+        name, _, kind = field.rpartition(":")
         if not name or kind not in TYPES:
             raise UserError(
                 f"{path}, line 1: the header field {shown(field)} is not name:type with a type of "
                 f"{', '.join(TYPES)}"
             )
-        if name in types:
-            raise UserError(f"{path}, line 1: the header names {shown(name)} more than once")
-        types[name] = kind
-    frame = source.frame.set_axis(list(types), axis=1)
-    return raw.Source(source.path, frame, source.line), types
+        names.append(name)
+        if kind == "float":
+            floats.append(name)
+    return Source.of(path, source.frame.set_axis(names, axis=1), source.place), floats

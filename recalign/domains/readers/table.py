@@ -1,18 +1,39 @@
-"""Any table with named columns: CSV, TSV or Parquet, CSV and TSV also as gzip."""
+"""Any table with named columns: CSV and the like, Parquet and the like, or JSON lines.
 
-from collections.abc import Mapping
+What a file begins with decides how it is read, so that its name may say nothing; only the separator
+of text is the one that the name tells, where it stands in the header.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import feather, orc, parquet
 
 from recalign.domains import catalogue, raw
-from recalign.domains.readers import textfiles
+from recalign.domains.readers import delimited, jsonlines, opening
+from recalign.domains.source import Source, concatenate, convert_arrow
 from recalign.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_PARQUET = (".parquet", ".pq")
+_JSON = (".jsonl", ".ndjson", ".json")
+# By what the file begins with: its format's name and reader.
+_COLUMNAR: Mapping[bytes, tuple[str, Callable[[pa.BufferReader], pa.Table]]] = {
+    b"PAR1": ("Parquet", parquet.read_table),
+    b"ARROW1": ("Arrow", feather.read_table),
+    b"ORC": ("ORC", orc.read_table),
+}
+_MARKS = {
+    ".parquet": b"PAR1",
+    ".pq": b"PAR1",
+    ".feather": b"ARROW1",
+    ".arrow": b"ARROW1",
+    ".orc": b"ORC",
+}
+SUFFIXES = (*_SEPARATORS, *_JSON, *_MARKS)
 
 
 def read(
@@ -21,45 +42,63 @@ def read(
     """Reads a table of interactions and, if there is one, a table of items.
 
     Args:
-      interactions: one row an event.
-      items: one row an item.
-      columns: {role: column} for the roles of `raw.CANDIDATES`, and "catalogue_item" for the item
-        column of `items`. A role that is absent or None takes the first candidate found.
+      interactions: one row an event; perhaps in parts (`opening.find_parts`).
+      items: one row an item, likewise.
+      columns: {role: column} for the roles of `source.CANDIDATES`, and "catalogue_item" for the
+        item column of `items`. A role that is absent or None takes the first candidate found.
 
     Raises:
       UserError: naming file, line or row, and field of what is wrong.
     """
-    columns = dict(columns or {})
+    chosen = dict(columns or {})
     domain = raw.RawDomain(pd.DataFrame(), None)
-    raw.read_interactions(_read(interactions), columns, domain)
+    raw.read_interactions(_read(interactions), chosen, domain)
     if items is not None:
-        catalogue.read_items(_read(items), columns, domain)
+        catalogue.read_items(_read(items), chosen, domain)
     return domain
 
 
-def _read(path: Path) -> raw.Source:
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    kind = (
-        suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
-    )
-    if kind in _SEPARATORS:
-        return textfiles.read_delimited(path, _SEPARATORS[kind], quoted=True)
-    if kind in _PARQUET and suffixes[-1] != ".gz":
-        return _read_parquet(path)
-    raise UserError(
-        f"{path}: the name does not tell the format; known are .csv, .tsv, .tab (each also with "
-        ".gz) and .parquet"
-    )
+def _read(path: Path) -> Source:
+    parts = opening.find_parts(path, SUFFIXES)
+    return concatenate(path, [_add_partition(_read_part(part), part, path) for part in parts])
 
 
-def _read_parquet(path: Path) -> raw.Source:
+def _add_partition(source: Source, part: Path, root: Path) -> Source:
+    """With the columns that stand in the names of folders, as Hive and Spark write them."""
+    folders = [folder for folder in part.parts[:-1] if folder not in root.parts]
+    columns = dict(folder.split("=", 1) for folder in folders if "=" in folder)
+    texts = {
+        name: "" if text == "__HIVE_DEFAULT_PARTITION__" else unquote(text)
+        for name, text in columns.items()
+        if name not in source.frame
+    }
+    return dataclasses.replace(source, frame=source.frame.assign(**texts)) if texts else source
+
+
+def _read_part(path: Path) -> Source:
+    kinds = [suffix.lower() for suffix in path.suffixes[-2:]]
+    data = opening.read_content(path)
+    wanted = next((mark for name, mark in _MARKS.items() if name in kinds), None)
+    mark = next((mark for mark in _COLUMNAR if data.startswith(mark)), wanted)
+    if mark:
+        return _read_columnar(path, data, *_COLUMNAR[mark])
+    if data.lstrip()[:1] in (b"{", b"["):
+        return jsonlines.read_table(path)
+    separator = next((mark for name, mark in _SEPARATORS.items() if name in kinds), None)
+    source = delimited.parse(path, data, separator, quoted=True)
+    if len(source.frame.columns) < 2 and not {*kinds} & {*SUFFIXES}:
+        raise UserError(
+            f"{path}: neither its name nor its first line tells the format; known are tables of "
+            f"text with a header (.csv, .tsv, …), .parquet, .feather, .orc, and .jsonl"
+        )
+    return source
+
+
+def _read_columnar(
+    path: Path, data: bytes, format_: str, read_table: Callable[[pa.BufferReader], pa.Table]
+) -> Source:
     try:
-        # What pandas may have noted of an index is no concern of ours.
-        frame = pq.read_table(path).to_pandas(ignore_metadata=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: cannot be read: No such file or directory") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {str(error)[:300]}") from error
-    if frame.empty:
-        raise UserError(f"{path}: the table has no rows")
-    return raw.Source(Path(path), frame.reset_index(drop=True))
+        frame = convert_arrow(read_table(pa.BufferReader(data)))
+    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable {format_} file: {str(error)[:300]}") from error
+    return Source.of(path, frame, lambda row: f"{path}, row {row + 1}")

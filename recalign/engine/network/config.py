@@ -8,7 +8,10 @@ from recalign.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
 
+# What no configuration of ours changes.
 RELATIVE_BUCKETS = 32
+RELATIVE_MAX_DISTANCE = 128
+NORM_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)

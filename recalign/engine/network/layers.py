@@ -17,13 +17,17 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-from recalign.engine.network.config import RELATIVE_BUCKETS, T5Config
+from recalign.engine.network.config import (
+    NORM_EPSILON,
+    RELATIVE_BUCKETS,
+    RELATIVE_MAX_DISTANCE,
+    T5Config,
+)
 from recalign.engine.partitioning import constrain
 
 Array = jax.Array
 KeysValues = tuple[Array, Array]
 
-RELATIVE_MAX_DISTANCE = 128
 # Finite, so that a row without any legal key (padding) gives uniform weights and not NaN.
 MASKED = -1e10
 
@@ -148,7 +152,7 @@ class RMSNorm(nn.Module):
 
     features: int
     dtype: str
-    epsilon: float = 1e-6
+    epsilon: float = NORM_EPSILON
 
     def setup(self):
         self.scale = partitioning.param_with_axes(

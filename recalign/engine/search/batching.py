@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
+from recalign.engine import preemption
 from recalign.engine.partitioning import Partitioner
 
 # Batches that are computed while the results of the one before are fetched.
@@ -88,6 +89,7 @@ def over_examples(
     )
     found, computed = [], collections.deque()
     for start in starts:
+        preemption.safe_point()
         chosen = order[start : start + batch_size]
         batch = {name: _padded(feature, chosen, batch_size) for name, feature in features.items()}
         computed.append(compute(partitioner.put_batch(batch)))

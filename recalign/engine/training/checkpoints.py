@@ -1,12 +1,13 @@
 """Checkpoints with Orbax: train state, position in the input, and what they were made from.
 
-A step's folder appears only once it is complete, with a `manifest.json` in it: the size and SHA-256
-of every file, by which damage is noticed when it is read.
+A step's folder appears only once it is complete, with a manifest of its files in it, by which
+damage is noticed when it is read. Reading answers in three ways: what the manifest condemns is
+passed over; what cannot be read although it is whole is raised as it is, for it may be readable
+elsewhere; and a position that does not fit the input is told with what to do.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -18,22 +19,19 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from recalign.engine import processes
 from recalign.engine.network.config import check_shapes
+from recalign.engine.weights import manifest
 from recalign.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 Provenance = Mapping[str, str]
+# Of a domain once the item table's bytes were hashed, and now all that it holds.
+INCOMPARABLE = ("sha256", "content")
 BESIDE_ARRAYS = 2**20  # bytes of a checkpoint that are not arrays: metadata, manifest, position
-
-# Orbax logs what went wrong in its threads, traceback and all, before it raises it.
-logging.getLogger("absl").addFilter(
-    lambda record: not (record.exc_info and _is_full_disk(record.exc_info[1]))
-)
+STATE, INPUT, PROVENANCE = "state", "input", "provenance"  # the parts of a checkpoint
 
 
 class InputPositionHandler(ocp.CheckpointHandler):
@@ -65,8 +63,8 @@ class Checkpoints:
       directory: of the checkpoints.
       keep: how many of the newest stay; None for all.
       best_step: tells a step whose checkpoint stays too.
-      provenance: what the parameters belong to ("vocabulary", "domain", …) and its fingerprint;
-        a checkpoint of another provenance is refused.
+      provenance: what the parameters belong to ("vocabulary", "domain …") and its fingerprint,
+        "KIND DIGEST"; a checkpoint of another provenance is refused.
       read_only: only looks, so that a run that is writing is not disturbed.
     """
 
@@ -82,19 +80,20 @@ class Checkpoints:
         self._keep = keep
         self._best_step = best_step
         self._provenance = dict(provenance or {})
-        self._read_only = read_only
         self._saving = None  # the step that is being written
-        self._manager = ocp.CheckpointManager(
+        self._manager = None if read_only else self._start_manager()
+
+    def _start_manager(self) -> ocp.CheckpointManager:
+        logging.getLogger("absl").addFilter(_is_no_full_disk)
+        return ocp.CheckpointManager(
             self.directory,
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "input": InputPositionHandler(),
-                "provenance": ocp.JsonCheckpointHandler(),
+                STATE: ocp.StandardCheckpointHandler(),
+                INPUT: InputPositionHandler(),
+                PROVENANCE: ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
+                cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             ),
         )
@@ -105,18 +104,18 @@ class Checkpoints:
         Raises:
           UserError: the disk is full; earlier checkpoints are whole.
         """
-        if step == self.latest_step():
-            return
         with self._full_disk_is_told():
             self._manager.wait_until_finished()
             self._prune()
             items = ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                input=InputPosition(iterator),
-                provenance=ocp.args.JsonSave(self._provenance),
+                **{
+                    STATE: ocp.args.StandardSave(state),
+                    INPUT: InputPosition(iterator),
+                    PROVENANCE: ocp.args.JsonSave(self._provenance),
+                }
             )
             self._saving = step
-            self._check_room(state)
+            processes.decide_once(lambda: self._check_room(state))
             self._manager.save(step, args=items)
 
     def _check_room(self, state: Any) -> None:
@@ -126,7 +125,11 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def restore(
-        self, abstract_state: Any, iterator: Any | None = None, step: int | None = None
+        self,
+        abstract_state: Any,
+        iterator: Any | None = None,
+        step: int | None = None,
+        accept_changes: bool = False,
     ) -> Any:
         """The newest state that is whole, or that of a step, laid out as `abstract_state` asks.
 
@@ -137,111 +140,172 @@ class Checkpoints:
           abstract_state: shapes, dtypes and layouts.
           iterator: moved to the saved position if given.
           step: takes this one or none.
+          accept_changes: an iterator that the saved position does not fit starts anew.
 
         Raises:
           UserError: there is none that is whole, or it holds other parameters, or ones of another
-            vocabulary or domain; the first difference is named.
+            vocabulary or domain; the first difference is named. Or the position does not fit.
+          Exception: it is whole, and yet cannot be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        if not steps:
-            raise UserError(f"{self.directory} holds no checkpoint")
-        if step is not None:
-            if step not in steps:
-                raise UserError(f"{self.directory} holds no step {step}: there are {steps}")
-            steps = [step]
-        for step in steps:
-            damage = self._damage(step)
-            if damage is None:
-                self._check_fits(step, abstract_state)
-                try:
-                    state = self._read(step, abstract_state, iterator)
-                except Exception as error:  # whatever the readers of damaged files may raise
-                    damage = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-                else:
-                    self._set_aside([s for s in steps if s > step])
-                    return state
-            log.warning(
-                "the checkpoint at step %d is damaged, trying the one before: %s", step, damage
-            )
-        raise UserError(
-            f"every checkpoint in {self.directory} is damaged (steps {steps}): copy them back from "
-            "where they are whole, or remove the folder to start anew"
+        wanted = {"params": abstract_state.params, "opt_state": abstract_state.opt_state}
+        step = self._choose(step, wanted)
+        moved = iterator is not None and self._move(iterator, step, accept_changes)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            arguments = ocp.args.StandardRestore(abstract_state)
+            state = reader.restore(self.directory / str(step) / STATE, args=arguments)
+        log.info(
+            "resumed at step %d: parameters, optimiser%s",
+            step,
+            " and position in the input" if moved else "; the input starts anew",
         )
+        return state
 
-    def _read(self, step: int, abstract_state: Any, iterator: Any | None) -> Any:
-        items = {"state": ocp.args.StandardRestore(abstract_state)}
-        if iterator is not None:
-            items["input"] = InputPosition(iterator)
-        return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+    def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
+        """The parameters of the newest checkpoint that is whole, or of a step, and its number.
 
-    def _check_fits(self, step: int, abstract_state: Any) -> None:
+        Nothing is read of the optimiser's state and of the input.
+
+        Args:
+          abstract_params: shapes, dtypes and layouts.
+          step: takes this one or none.
+
+        Raises:
+          UserError, Exception: see `restore`.
+        """
+        wanted = {"params": abstract_params}
+        step = self._choose(step, wanted, (STATE, PROVENANCE))
+        arguments = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            found = reader.restore(self.directory / str(step) / STATE, args=arguments)
+        return step, found["params"]
+
+    def _choose(
+        self, step: int | None, wanted: Mapping[str, Any], parts: tuple[str, ...] = ()
+    ) -> int:
+        """The step to read: this one, or the newest that is whole; the first process decides.
+
+        Args:
+          step: see `restore`.
+          wanted: fields of the state that the checkpoint must fit.
+          parts: what will be read of it; all if empty.
+        """
+
+        def decide() -> int:
+            steps = self._steps()
+            if not steps:
+                raise UserError(f"{self.directory} holds no checkpoint")
+            if step is not None and step not in steps:
+                raise UserError(f"{self.directory} holds no step {step}: there are {steps}")
+            damaged: list[int] = []
+            for candidate in steps if step is None else [step]:
+                damage = manifest.find_damage(self.directory / str(candidate), parts)
+                if damage is None:
+                    self._check_fits(candidate, wanted)
+                    self._set_aside(damaged)
+                    return candidate
+                if step is not None:
+                    raise UserError(
+                        f"the checkpoint at step {step} of {self.directory} is damaged ({damage}): "
+                        f"choose another of {steps}"
+                    )
+                log.warning(
+                    "the checkpoint at step %d is damaged, trying the one before: %s",
+                    candidate,
+                    damage,
+                )
+                damaged.append(candidate)
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged (steps {steps}): copy them back "
+                "from where they are whole, or remove the folder to start anew"
+            )
+
+        chosen = processes.decide_once(decide)
+        if self._manager:
+            self._manager.reload()
+        return chosen
+
+    def _steps(self) -> list[int]:
+        """The complete checkpoints as the folder has them, the newest first."""
+        if not self.directory.exists():
+            return []
+        names = [path.name for path in self.directory.iterdir()]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        for step in damaged if self._manager else ():
+            (self.directory / str(step)).rename(self.directory / f"damaged_{step}")
+
+    def _move(self, iterator: Any, step: int, accept_changes: bool) -> bool:
+        """Moves an iterator to its saved position, or has it start anew; tells which."""
+        what = None
+        try:
+            folder = self.directory / str(step) / INPUT
+            InputPositionHandler().restore(folder, InputPosition(iterator))
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever an input raises to which the position is none
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise  # the disk's fault
+            what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if processes.agree(what is None):
+            return True
+        said = f"the input's position at step {step} of {self.directory} does not fit the input"
+        why = f" ({what})" if what else ""
+        if not accept_changes:
+            raise UserError(
+                f"{said}{why}: was it saved with another mixture, PACK, BATCH_SIZE, "
+                "TASK_FEATURE_LENGTHS or TensorFlow? Go on with those, or call again with "
+                "--accept_changes: the parameters and the optimiser go on, the input starts anew"
+            )
+        iterator.reset()
+        log.warning("%s%s", said, why)
+        return False
+
+    def _check_fits(self, step: int, wanted: Mapping[str, Any]) -> None:
         """Raises a UserError that names the first difference."""
         where = f"the checkpoint at step {step} of {self.directory}"
-        try:
-            found = self._manager.item_metadata(step)["state"].tree["params"]
-        except Exception:  # unreadable is damaged, which `restore` tells
-            return
-        check_shapes(_shapes(found), _shapes(abstract_state.params), where)
-        file = self.directory / str(step) / "provenance" / "metadata"
-        if not file.exists():
-            return
-        made_from = json.loads(file.read_text())
+        folder = self.directory / str(step)
+        found = ocp.PyTreeCheckpointHandler().metadata(folder / STATE).tree
+        for name, tree in wanted.items():
+            part = where if name == "params" else f"{name} of {where}"
+            check_shapes(_shapes(found.get(name, {})), _shapes(tree), part)
+        file = folder / PROVENANCE / "metadata"
+        made_from = json.loads(file.read_text()) if file.exists() else {}
         for name in sorted(made_from.keys() & self._provenance.keys()):
-            if made_from[name] != self._provenance[name]:
-                raise UserError(
-                    f"{where} is of another {name}: {made_from[name]}, where this run has "
-                    f"{self._provenance[name]}; name another MODEL_DIR"
+            then, now = made_from[name], self._provenance[name]
+            if (then.split()[0], now.split()[0]) == INCOMPARABLE:
+                log.warning(
+                    "%s was written by an earlier version, which took another fingerprint of its "
+                    "%s: that it is the same one is not checked",
+                    where,
+                    name,
                 )
-
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with the files of a step; None if they are as they were written."""
-        folder = Path(self.directory / str(step))
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
-            return f"{MANIFEST}: {error}"
-        for name, (size, digest) in manifest.items():
-            path = folder / name
-            if not path.exists():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes where {size} were written"
-            if _sha256(path) != digest:
-                return f"{name} is not what was written"
-        return None
+            elif then != now:
+                raise UserError(
+                    f"{where} is of another {name}: {then}, where this run has {now}; name another "
+                    "MODEL_DIR"
+                )
 
     def _write_manifest(self) -> None:
         """Adds the manifest to the folder that Orbax is about to give its final name."""
-        if not processes.is_first():
-            return
-        [folder] = Path(self.directory).glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        # Of the files at the top Orbax has yet to write some.
-        files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
-        manifest = {
-            str(path.relative_to(folder)): (path.stat().st_size, _sha256(path)) for path in files
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest))
-
-    def _set_aside(self, damaged: list[int]) -> None:
-        if not damaged or self._read_only:
-            return
-        _wait_for_others("damaged checkpoints are found")
-        for step in damaged if processes.is_first() else ():
-            (self.directory / str(step)).rename(self.directory / f"damaged_{step}")
-        _wait_for_others("damaged checkpoints are set aside")
-        self._manager.reload()
+        if processes.is_first():
+            [folder] = Path(self.directory).glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            manifest.write_manifest(folder)
 
     def _prune(self) -> None:
         """Removes what is neither among the newest nor the best."""
         if self._keep is None:
             return
-        steps = sorted(self._manager.all_steps())
+        for step in processes.decide_once(self._superfluous):
+            self._manager.delete(step)
+
+    def _superfluous(self) -> list[int]:
         best = self._best_step()
-        if jax.process_count() > 1:  # only the first process has written what tells the best
-            best = int(multihost_utils.broadcast_one_to_all(-1 if best is None else best))
-        for step in steps[: -self._keep]:
-            if step != best:
-                self._manager.delete(step)
+        return [step for step in self._steps()[self._keep :] if step != best]
 
     @contextlib.contextmanager
     def _full_disk_is_told(self) -> Iterator[None]:
@@ -258,7 +322,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The newest complete step, or None."""
-        return self._manager.latest_step()
+        return processes.decide_once(lambda: next(iter(self._steps()), None))
 
     def close(self) -> None:
         """Waits until everything is written.
@@ -266,11 +330,13 @@ class Checkpoints:
         Raises:
           UserError: the disk is full.
         """
+        if not self._manager:
+            return
         with self._full_disk_is_told():
             self._manager.wait_until_finished()
-            if not self._read_only:
-                self._prune()
+            self._prune()
             self._manager.close()
+        logging.getLogger("absl").removeFilter(_is_no_full_disk)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -281,14 +347,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _wait_for_others(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def _is_no_full_disk(record: logging.LogRecord) -> bool:
+    """Orbax logs what went wrong in its threads, traceback and all, before it raises it."""
+    return not (record.exc_info and _is_full_disk(record.exc_info[1]))
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

@@ -15,9 +15,9 @@ import tqdm
 from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recalign.engine import processes
+from recalign.engine import preemption, processes
 from recalign.engine.partitioning import put
-from recalign.engine.training import batch_statistics, preemption
+from recalign.engine.training import batch_statistics
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
@@ -64,6 +64,7 @@ def train(
     checkpoint_period: int = 1000,
     log_period: int = 50,
     nonfinite: str = "stop",
+    accept_changes: bool = False,
     hooks: Hooks = Hooks(),
 ) -> TrainState:
     """Trains up to `total_steps`, going on where an earlier call with this folder was cut off.
@@ -84,20 +85,26 @@ def train(
       log_period: steps between two rows of TensorBoard, and two looks at the loss.
       nonfinite: what to do about a batch whose loss or gradient is not finite, and which has
         therefore changed nothing: 'stop', or 'skip' it.
+      accept_changes: goes on although the input's saved position does not fit it, which then starts
+        anew.
       hooks: what happens around the steps.
 
     Raises:
       UserError: a loss or gradient was not finite; the disk is full.
-      Preempted: told to stop by SIGTERM, and a checkpoint has been written.
+      Preempted: told to stop by SIGTERM; what was trained is in a checkpoint.
     """
     if nonfinite not in ON_NONFINITE:
         raise UserError(f"ON_NONFINITE is {nonfinite!r}, but must be one of {ON_NONFINITE}")
     with contextlib.ExitStack() as stack:
-        notice = stack.enter_context(preemption.Notice())
-        stack.callback(checkpoints.close)
-        state = _first_state(trainer, checkpoints, train_input, hooks.initial_params)
+        stack.enter_context(preemption.listening())
+        preemption.safe_point()
+        stack.callback(preemption.deferred()(checkpoints.close))
+        state = _first_state(
+            trainer, checkpoints, train_input, hooks.initial_params, accept_changes
+        )
         first = int(state.step)
         hooks.on_start(first)
+        stack.enter_context(preemption.deferred())
         writer = stack.enter_context(
             SummaryWriter(str(model_dir), purge_step=first + 1, write_to_disk=processes.is_first())
         )
@@ -107,9 +114,11 @@ def train(
             return step == total_steps or (period > 0 and step % period == 0)
 
         def evaluate(step: int) -> None:
-            if not hooks.evaluate or not is_due(step, eval_period) or hooks.evaluated(step):
+            if not hooks.evaluate or not is_due(step, eval_period):
                 return
-            with notice.interrupting():
+            if processes.decide_once(lambda: hooks.evaluated(step)):
+                return
+            with preemption.interruptible():
                 metrics = hooks.evaluate(state.params)
             _write_scalars(writer, metrics, step)
             hooks.on_metrics(step, metrics)
@@ -127,7 +136,7 @@ def train(
                 state, sums = step_fn(state, placed)
             meter.add(step, batch, sums)
             bar.update()
-            stop = notice.arrived(step) and step < total_steps
+            stop = preemption.arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or is_due(step, eval_period)
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
                 bar.set_postfix(meter.report(step, state.params))
@@ -136,6 +145,7 @@ def train(
             if stop:
                 raise Preempted()
             evaluate(step)
+        preemption.safe_point()
     return state
 
 
@@ -149,16 +159,13 @@ def _first_state(
     checkpoints: Checkpoints,
     train_input: Iterator,
     initial_params: Callable[[], Any] | None,
+    accept_changes: bool,
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
-        resumable = hasattr(train_input, "restore")
-        state = checkpoints.restore(trainer.abstract_state(), train_input if resumable else None)
-        log.info(
-            "resumed at step %d: parameters, optimiser%s",
-            int(state.step),
-            " and position in the input" if resumable else "; the input starts anew",
+        resumable = train_input if hasattr(train_input, "restore") else None
+        return checkpoints.restore(
+            trainer.abstract_state(), resumable, accept_changes=accept_changes
         )
-        return state
     state = trainer.init_state()
     if initial_params is None:
         log.info("started from scratch, seed %d", trainer.seed)

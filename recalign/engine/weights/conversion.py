@@ -7,7 +7,6 @@ folder is in is seen from the folder; the architecture is seen from the shapes.
 import contextlib
 import dataclasses
 import logging
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,9 +14,11 @@ from etils import epath
 from flax import traverse_util
 
 from recalign.engine.network.config import T5Config, check_shapes, parameter_shapes, recognise
-from recalign.engine.weights import hf, orbax, t5x
+from recalign.engine.weights import hf, manifest, orbax, t5x, tokenizer
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
+
+log = logging.getLogger(__name__)
 
 FORMATS = {"t5x": t5x, "hf": hf, "orbax": orbax}
 
@@ -32,7 +33,7 @@ class Weights:
     """A checkpoint that has been opened.
 
     Attributes:
-        path: where it is, for messages.
+        path: its folder.
         tensors: its parameters by name, not yet read.
         config: the fields of `T5Config` that it determines.
     """
@@ -46,17 +47,17 @@ def open_weights(path: str) -> Weights:
     """Opens a checkpoint of any format.
 
     Args:
-        path: a checkpoint, or a folder of them (T5X's ``checkpoint_N``, the steps of a run),
-            of which the newest is taken.
+        path: a checkpoint, or a folder of them (T5X's ``checkpoint_N``, the steps of a run, the
+            folder of a run), of which the newest that is whole is taken.
 
     Raises:
         UserError: there is none, or not one of a T5, or it is damaged. Reading a tensor raises it
             too.
     """
-    folder = _newest(epath.Path(path))
+    folder = _find_checkpoint(epath.Path(path).expanduser().resolve())
     for module in FORMATS.values():
         if module.found(folder):
-            with _damage_is_told(folder):
+            with _unreadable_is_told(folder):
                 tensors, known = module.read(folder)
                 shapes = {name: tensor.shape for name, tensor in tensors.items()}
                 known = recognise(shapes, str(folder)) | known
@@ -67,43 +68,67 @@ def open_weights(path: str) -> Weights:
     )
 
 
+def _find_checkpoint(path: epath.Path) -> epath.Path:
+    """`path`, or the newest whole checkpoint in it where it is a folder of checkpoints."""
+    if not path.exists():
+        raise UserError(f"there is no checkpoint at {path}")
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is a file, but a checkpoint is a folder: give the one that it lies in"
+        )
+    if _is_checkpoint(path):
+        if damage := _find_damage(path):
+            raise UserError(f"{path} is damaged: {damage}")
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = {
+        int(match[1]): child
+        for child in folder.iterdir()
+        if (match := orbax.STEP.fullmatch(child.name)) and _is_checkpoint(child)
+    }
+    for _, child in sorted(steps.items(), reverse=True):
+        if (damage := _find_damage(child)) is None:
+            return child
+        log.warning("%s is damaged, trying the one before: %s", child, damage)
+    if steps:
+        raise UserError(f"every checkpoint in {folder} is damaged (steps {sorted(steps)})")
+    return path
+
+
+def _is_checkpoint(path: epath.Path) -> bool:
+    return any(module.found(path) for module in FORMATS.values())
+
+
+def _find_damage(path: epath.Path) -> str | None:
+    """What is wrong with a checkpoint of a run; others do not tell."""
+    return manifest.find_damage(path) if (path / manifest.MANIFEST).exists() else None
+
+
 @contextlib.contextmanager
-def _damage_is_told(folder: epath.Path) -> Iterator[None]:
+def _unreadable_is_told(folder: epath.Path) -> Iterator[None]:
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever the readers of damaged files may raise
         what = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{folder} is damaged: {type(error).__name__}: {what}") from error
+        raise UserError(
+            f"{folder} cannot be read ({type(error).__name__}: {what}): is it damaged, or of "
+            "another version?"
+        ) from error
 
 
 def _told(folder: epath.Path, tensor: Tensor) -> Tensor:
-    """The tensor, in whose reading damage is told."""
+    """The tensor, of which is told when it cannot be read."""
 
     def read() -> np.ndarray:
-        with _damage_is_told(folder):
+        with _unreadable_is_told(folder):
             array = tensor.read()
         if array.shape != tensor.shape:
             raise UserError(f"{folder} is damaged: {array.shape} where {tensor.shape} was said")
         return array
 
     return dataclasses.replace(tensor, read=read)
-
-
-def _newest(path: epath.Path) -> epath.Path:
-    """`path`, or the newest checkpoint in it where it is a folder of checkpoints."""
-    if not path.exists():
-        raise UserError(f"there is no checkpoint at {path}")
-    if any(module.found(path) for module in FORMATS.values()):
-        return path
-    if (path / "checkpoints").exists():
-        path = path / "checkpoints"
-    steps = {}
-    for child in path.iterdir():
-        if match := re.fullmatch(r"(?:checkpoint_)?(\d+)", child.name):
-            steps[int(match[1])] = child
-    return steps[max(steps)] if steps else path
 
 
 def load_params(path: str, config: T5Config | None = None) -> tuple[dict, dict]:
@@ -156,7 +181,7 @@ def with_rows(weights: Weights, rows: int) -> Weights:
     if has == rows or {has, rows} != {REAL_ROWS, PADDED_ROWS}:
         return weights
     what = "cut off" if rows < has else "added as copies of the padding token's"
-    logging.warning("%s: %d vocabulary rows %s", weights.path, abs(has - rows), what)
+    log.warning("%s: %d vocabulary rows %s", weights.path, abs(has - rows), what)
     tensors = dict(weights.tensors)
     for name, axis in (("token_embedder/embedding", 0), ("decoder/logits_dense/kernel", 1)):
         if name in tensors:
@@ -173,23 +198,13 @@ def _resized(tensor: Tensor, rows: int, axis: int) -> Tensor:
     )
 
 
-def save_params(params: dict, path: str, to: str, config: dict | None = None) -> None:
-    """Writes a parameter tree.
-
-    Args:
-        params: nested dictionaries of arrays, under T5X's names.
-        path: a folder that is empty or does not exist.
-        to: 'hf', 't5x' or 'orbax'.
-        config: fields of `T5Config` where the shapes do not tell (the MLP's activations).
-    """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    tensors = {name: Tensor.of(np.asarray(value)) for name, value in flat.items()}
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    known = recognise(shapes, "the parameter tree") | (config or {})
-    _write(Weights("", tensors, known), path, to)
-
-
-def convert(source: str, destination: str, to: str, vocab_size: int | None = None) -> Weights:
+def convert(
+    source: str,
+    destination: str,
+    to: str,
+    vocab_size: int | None = None,
+    vocabulary: bytes | None = None,
+) -> Weights:
     """Writes a checkpoint again in another format, bit by bit the same values.
 
     Args:
@@ -197,6 +212,7 @@ def convert(source: str, destination: str, to: str, vocab_size: int | None = Non
         destination: a folder that is empty or does not exist.
         to: 'hf', 't5x' or 'orbax'.
         vocab_size: 32,100 or 32,128, to cut off or add padding rows; None to leave them.
+        vocabulary: see `write_weights`.
 
     Returns:
         What was written.
@@ -210,15 +226,41 @@ def convert(source: str, destination: str, to: str, vocab_size: int | None = Non
                 f"{weights.path} has {has:,} vocabulary rows: only {REAL_ROWS:,} and "
                 f"{PADDED_ROWS:,} can be made of each other"
             )
-    _write(weights, destination, to)
+    write_weights(weights, destination, to, vocabulary)
     return weights
 
 
-def _write(weights: Weights, destination: str, to: str) -> None:
+def write_weights(
+    weights: Weights, destination: str, to: str, vocabulary: bytes | None = None
+) -> None:
+    """Writes parameters as a checkpoint.
+
+    Args:
+        weights: what to write.
+        destination: a folder that is empty or does not exist.
+        to: 'hf', 't5x' or 'orbax'.
+        vocabulary: a SentencePiece model, which a folder of transformers' has beside the
+            parameters; without it, what lies beside them in such a folder already is kept.
+
+    Raises:
+        UserError: the format is not known, the folder not empty, or the vocabulary too large for
+            the parameters.
+    """
     if to not in FORMATS:
         raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
-    folder = epath.Path(destination)
+    folder = epath.Path(destination).expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{destination} is there already and not empty: name another folder")
+    if vocabulary is not None and to == "hf":
+        tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
     folder.mkdir(parents=True, exist_ok=True)
-    FORMATS[to].write(folder.resolve(), weights.tensors, weights.config)
+    if to != "hf":
+        FORMATS[to].write(folder, weights.tensors, weights.config)
+        return
+    source = epath.Path(weights.path) if weights.path else None
+    source = source if source and hf.found(source) else None
+    if vocabulary is not None:
+        tokenizer.write(folder, vocabulary)
+    elif source:
+        tokenizer.copy(source, folder)
+    hf.write(folder, weights.tensors, weights.config, source)

@@ -9,8 +9,14 @@ import re
 
 from etils import epath
 
+from recalign.engine.network.config import (
+    NORM_EPSILON,
+    RELATIVE_BUCKETS,
+    RELATIVE_MAX_DISTANCE,
+    recognise,
+)
 from recalign.engine.weights import safetensors
-from recalign.engine.weights.tensor import Flat
+from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
 
 SINGLE = "model.safetensors"
@@ -30,15 +36,39 @@ _FIXED = {
         "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     ),
 }
-# Copies of shared.weight, and a table that T5 1.0 stored without ever reading it.
-_IGNORED = {
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-}
+HEAD, TABLE = "lm_head.weight", "shared.weight"
+# Other names of the one table, of which transformers may store several or but one.
+_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# T5 1.0 stored it without ever reading it.
+_UNREAD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 # Names of the activation in config.json, beside those of `flax.linen`, whose gelu is the tanh
 # approximation by default.
 _ACTIVATIONS = {"gelu_new": "gelu", "relu": "relu", "silu": "silu"}
+_GENERATION = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+# What config.json may say where the network knows one value only.
+_CONSTANTS = {
+    "is_encoder_decoder": True,
+    "relative_attention_num_buckets": RELATIVE_BUCKETS,
+    "relative_attention_max_distance": RELATIVE_MAX_DISTANCE,
+    "layer_norm_epsilon": NORM_EPSILON,
+    **_GENERATION,
+    "quantization_config": None,
+}
+# What config.json says again of the parameters' shapes.
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "d_model": "emb_dim",
+    "d_kv": "head_dim",
+    "d_ff": "mlp_dim",
+    "num_heads": "num_heads",
+    "num_layers": "num_encoder_layers",
+    "num_decoder_layers": "num_decoder_layers",
+}
+# What transformers takes for granted where config.json is silent.
+_DEFAULTS = {
+    "t5": {"tie_word_embeddings": True, "feed_forward_proj": "relu"},
+    "mt5": {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"},
+}
 
 
 def _layer_names(stack: str, gated: bool) -> dict[str, str]:
@@ -83,19 +113,20 @@ def found(path: epath.Path) -> bool:
 
 
 def read(path: epath.Path) -> tuple[Flat, dict]:
-    """The parameters under our names, and what config.json tells beyond their shapes.
+    """The parameters under our names, and the fields of `T5Config`.
 
     Raises:
-        UserError: no safetensors, not a T5, or parameters too few or too many.
+        UserError: no safetensors, not a T5, parameters too few or too many; or config.json says
+            something that the parameters or the network contradict.
     """
-    config = json.loads((path / "config.json").read_text())
-    if config.get("model_type") not in ("t5", "mt5"):
-        raise UserError(f"{path}/config.json: model_type is {config.get('model_type')!r}, not t5")
+    config = _config(path)
     tensors = _tensors(path)
-    tied = "lm_head.weight" not in tensors
-    gated = any(name.endswith(".wi_0.weight") for name in tensors)
+    tensors.pop(_UNREAD, None)
+    tensors = _without_copies(tensors, path)
+    tensors = _with_head(tensors, config, path)
+    tied, gated = HEAD not in tensors, any(name.endswith(".wi_0.weight") for name in tensors)
     pairs = names(_depth(tensors, "encoder"), _depth(tensors, "decoder"), gated, tied)
-    odd = sorted(set(pairs.values()) ^ (tensors.keys() - _IGNORED))
+    odd = sorted(set(pairs.values()) ^ tensors.keys())
     if odd:
         kind = "no" if odd[0] not in tensors else "an unknown"
         raise UserError(f"{path} is not a T5: it has {kind} parameter {odd[0]}")
@@ -103,7 +134,79 @@ def read(path: epath.Path) -> tuple[Flat, dict]:
         ours: tensors[theirs].transposed if _turned(ours) else tensors[theirs]
         for ours, theirs in pairs.items()
     }
-    return flat, {"mlp_activations": _activations(config, gated, path)}
+    fields = recognise({name: tensor.shape for name, tensor in flat.items()}, str(path))
+    for theirs, ours in _SIZES.items():
+        said = config.get(theirs)
+        if said is None and theirs == "num_decoder_layers":
+            said = config.get("num_layers")
+        if said not in (None, fields[ours]):
+            raise UserError(
+                f"{path}/config.json says {theirs} = {said}, but its parameters {fields[ours]}"
+            )
+    return flat, fields | {"mlp_activations": _activations(config, gated, path)}
+
+
+def _config(path: epath.Path) -> dict:
+    """The content of config.json, which holds nothing that the network cannot do."""
+    config = json.loads((path / "config.json").read_text())
+    kind = config.get("model_type")
+    if kind not in _DEFAULTS:
+        raise UserError(f"{path}/config.json: model_type is {kind!r}, not t5")
+    for name, value in _CONSTANTS.items():
+        if config.get(name) not in (None, value):
+            raise UserError(
+                f"{path}/config.json says {name} = {config[name]}, where the network has {value}"
+            )
+    return _DEFAULTS[kind] | config
+
+
+def _without_copies(tensors: Flat, path: epath.Path) -> Flat:
+    """The tensors with the table under one name, whichever of its names were stored."""
+    stored = [name for name in (TABLE, *_COPIES) if name in tensors]
+    for name in stored[1:]:
+        if not _same(tensors[stored[0]], tensors[name]):
+            raise UserError(
+                f"{path}: {name} is not {stored[0]}, where a T5 has one table for both stacks"
+            )
+    rest = {name: tensor for name, tensor in tensors.items() if name not in stored}
+    return rest | {TABLE: tensors[stored[0]]} if stored else rest
+
+
+def _with_head(tensors: Flat, config: dict, path: epath.Path) -> Flat:
+    """The tensors with the output projection, if it is apart from the table.
+
+    Up to transformers 4 tie_word_embeddings means a projection that is the table, scaled by
+    1/sqrt(d_model). From 5 on that factor has a field of its own, and tie_word_embeddings says true
+    whatever is stored.
+    """
+    tied = config["tie_word_embeddings"]
+    scaled = config.get("scale_decoder_outputs", tied)
+    table, head = tensors.get(TABLE), tensors.get(HEAD)
+    if scaled and not tied:
+        raise UserError(
+            f"{path}/config.json says scale_decoder_outputs = true and tie_word_embeddings = false:"
+            " the network scales only what is tied"
+        )
+    if scaled:
+        if table and head and not _same(table, head):
+            raise UserError(
+                f"{path}/config.json says tie_word_embeddings = true, but {HEAD} is not {TABLE}: "
+                "if the model was trained with a projection of its own, say false there"
+            )
+        rest = {name: tensor for name, tensor in tensors.items() if name != HEAD}
+        return rest | {TABLE: table or head} if table or head else rest
+    if not head and not tied:
+        raise UserError(
+            f"{path}/config.json says tie_word_embeddings = false, but there is no {HEAD}"
+        )
+    return tensors | {HEAD: head or table} if head or table else tensors
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same bit by bit."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return one.read().tobytes() == other.read().tobytes()
 
 
 def _tensors(path: epath.Path) -> Flat:
@@ -132,10 +235,22 @@ def _depth(tensors: Flat, stack: str) -> int:
 
 
 def _activations(config: dict, gated: bool, path: epath.Path) -> tuple[str, ...]:
-    name = config.get("dense_act_fn")
-    if name is None:  # before transformers 4.21 only this field was there
-        name = config.get("feed_forward_proj", "relu").removeprefix("gated-")
-        name = "gelu_new" if (name, gated) == ("gelu", True) else name
+    """The activations of the MLP, of which config.json tells in two ways."""
+    projection = config["feed_forward_proj"]
+    name = projection.removeprefix("gated-")
+    # So does transformers; other activations are called the same in both fields.
+    name = "gelu_new" if projection == "gated-gelu" else name
+    if projection.startswith("gated-") != gated:
+        raise UserError(
+            f"{path}/config.json says feed_forward_proj = {projection}, but its MLP has "
+            f"{'two branches' if gated else 'one branch'}"
+        )
+    for field, implied in (("dense_act_fn", name), ("is_gated_act", gated)):
+        if config.get(field) not in (None, implied):
+            raise UserError(
+                f"{path}/config.json says {field} = {config[field]}, but feed_forward_proj = "
+                f"{projection}"
+            )
     if name not in _ACTIVATIONS:
         raise UserError(
             f"{path}/config.json: the activation {name!r} is not one of {', '.join(_ACTIVATIONS)}"
@@ -143,13 +258,21 @@ def _activations(config: dict, gated: bool, path: epath.Path) -> tuple[str, ...]
     return (_ACTIVATIONS[name], "linear") if gated else (_ACTIVATIONS[name],)
 
 
-def write(path: epath.Path, tensors: Flat, config: dict, shard_bytes: int = SHARD_BYTES) -> None:
+def write(
+    path: epath.Path,
+    tensors: Flat,
+    config: dict,
+    source: epath.Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Writes the folder; config.json, which makes it one, comes last.
 
     Args:
         path: the folder, which exists.
         tensors: under our names.
         config: fields of `T5Config`.
+        source: a folder of transformers' that they are from: what its configuration says beyond the
+            parameters (dropout, how to generate) is kept.
         shard_bytes: the largest file, unless one tensor is larger.
     """
     activation = config["mlp_activations"][0]
@@ -166,39 +289,32 @@ def write(path: epath.Path, tensors: Flat, config: dict, shard_bytes: int = SHAR
     }
     _write_tensors(path, dict(sorted(theirs.items())), shard_bytes)
     act = {ours: hf for hf, ours in _ACTIVATIONS.items()}[activation]
-    _write_json(path / "generation_config.json", _generation())
+    kept = {}
+    generation = _GENERATION
+    if source:
+        kept = json.loads((source / "config.json").read_text())
+        if (source / "generation_config.json").exists():
+            generation = json.loads((source / "generation_config.json").read_text())
+    _write_json(path / "generation_config.json", generation)
     _write_json(
         path / "config.json",
         {
             "architectures": ["T5ForConditionalGeneration"],
             "model_type": "t5",
-            "is_encoder_decoder": True,
-            "vocab_size": config["vocab_size"],
-            "d_model": config["emb_dim"],
-            "d_kv": config["head_dim"],
-            "d_ff": config["mlp_dim"],
-            "num_heads": config["num_heads"],
-            "num_layers": config["num_encoder_layers"],
-            "num_decoder_layers": config["num_decoder_layers"],
-            # transformers reads "gated-gelu" as its tanh approximation, gelu_new
-            "feed_forward_proj": ("gated-" if gated else "") + act.replace("gelu_new", "gelu"),
+            "dropout_rate": 0.1,
+            "initializer_factor": 1.0,
+            "use_cache": True,
+            **{name: value for name, value in _CONSTANTS.items() if value is not None},
+            **kept,
+            **{theirs: config[ours] for theirs, ours in _SIZES.items()},
+            # What transformers calls gated-gelu is its tanh approximation, gelu_new.
+            "feed_forward_proj": f"gated-{act.replace('gelu_new', 'gelu')}" if gated else act,
             "dense_act_fn": act,
             "is_gated_act": gated,
             "tie_word_embeddings": config["logits_via_embedding"],
-            "relative_attention_num_buckets": 32,
-            "relative_attention_max_distance": 128,
-            "layer_norm_epsilon": 1e-6,
-            "dropout_rate": config.get("dropout_rate", 0.1),
-            "initializer_factor": 1.0,
             "torch_dtype": next(iter(tensors.values())).dtype.name,
-            "use_cache": True,
-            **_generation(),
         },
     )
-
-
-def _generation() -> dict:
-    return {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 
 
 def _write_tensors(path: epath.Path, tensors: Flat, shard_bytes: int) -> None:

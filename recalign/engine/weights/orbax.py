@@ -1,5 +1,9 @@
 """Orbax checkpoints: parameters alone, or those within a train state of ours."""
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -9,13 +13,29 @@ from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
 
 METADATA = "_METADATA"
-ITEMS = ("", "state", "default")  # the checkpoint itself, a step of a run, Orbax's own name
-ROOTS = ("params", "target")
+STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)_)?(\d+)")  # a folder among several checkpoints
+# Where the parameters stand: a checkpoint may hold a train state, a module's variables, or one in
+# the other. Other branches, such as an optimiser's moments, may have the parameters' names too.
+ROOTS = ("params", "target", "variables", "model", "state", "train_state", "optimizer")
 
 
 def found(path: epath.Path) -> bool:
     """Whether the folder is an Orbax checkpoint, or a step of a run."""
-    return any((path / item / METADATA).exists() for item in ITEMS)
+    return bool(_items(path))
+
+
+def _items(path: epath.Path) -> list[epath.Path]:
+    """The checkpoint itself, or the items that a manager wrote beside each other in a step."""
+    if (path / METADATA).exists():
+        return [path]
+    if not path.is_dir():
+        return []
+    items = [
+        child
+        for child in path.iterdir()
+        if not STEP.fullmatch(child.name) and (child / METADATA).exists()
+    ]
+    return sorted(items, key=lambda item: (item.name not in ROOTS, item.name))
 
 
 def read(path: epath.Path) -> tuple[Flat, dict]:
@@ -24,14 +44,30 @@ def read(path: epath.Path) -> tuple[Flat, dict]:
     Raises:
         UserError: there are no parameters in it.
     """
-    path = next(path / item for item in ITEMS if (path / item / METADATA).exists())
-    tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
-    root = next((root for root in ROOTS if root in tree), None)
-    leaves = traverse_util.flatten_dict(tree[root] if root else tree, sep="/")
-    if "token_embedder/embedding" not in leaves:
-        raise UserError(f"{path} holds no T5 parameters: its first entry is {min(leaves)!r}")
-    prefix = f"{root}/" if root else ""
-    return {name: _tensor(path, prefix + name, leaf) for name, leaf in leaves.items()}, {}
+    for item in _items(path):
+        tree = ocp.PyTreeCheckpointHandler().metadata(item).tree
+        if (root := _find_root(tree)) is not None:
+            for name in root:
+                tree = tree[name]
+            leaves = traverse_util.flatten_dict(tree, sep="/")
+            prefix = "".join(f"{name}/" for name in root)
+            return {name: _tensor(item, prefix + name, leaf) for name, leaf in leaves.items()}, {}
+    raise UserError(
+        f"{path} holds no T5 parameters: its first entry is "
+        f"{min(traverse_util.flatten_dict(tree, sep='/'), default=None)!r}"
+    )
+
+
+def _find_root(tree: Any) -> tuple[str, ...] | None:
+    """The path to the parameters of a T5 within a tree, or None."""
+    if not isinstance(tree, Mapping):
+        return None
+    if "token_embedder" in tree:
+        return ()
+    for name in ROOTS:
+        if (rest := _find_root(tree.get(name))) is not None:
+            return (name, *rest)
+    return None
 
 
 def _tensor(path: epath.Path, name: str, metadata) -> Tensor:

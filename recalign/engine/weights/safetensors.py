@@ -44,10 +44,15 @@ def read(path: epath.Path) -> Flat:
     end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != end:
         raise UserError(f"{path} has {size:,} bytes and its header asks for {end:,}")
-    return {name: _tensor(path, start, entry) for name, entry in header.items()}
+    return {name: _tensor(path, start, name, entry) for name, entry in header.items()}
 
 
-def _tensor(path: epath.Path, start: int, entry: Mapping) -> Tensor:
+def _tensor(path: epath.Path, start: int, name: str, entry: Mapping) -> Tensor:
+    if entry["dtype"] not in DTYPES:
+        raise UserError(
+            f"{path}: {name} has the dtype {entry['dtype']}, which is not supported: save the "
+            f"model in one of {', '.join(DTYPES)}"
+        )
     dtype = np.dtype(DTYPES[entry["dtype"]])
     shape = tuple(entry["shape"])
     first, last = entry["data_offsets"]

@@ -4,6 +4,7 @@ Sequences and histories are CSR pairs: sequence s is `events[offsets[s] : offset
 indices, oldest first.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, Self
 
@@ -66,37 +67,37 @@ class Ranker(Protocol):
         """
 
 
-class VectorRanker:
-    """A ranker whose scores are products of a vector for each history with one for each item.
+class DenseRanker:
+    """A ranker that scores the whole catalogue for each history, a chunk of histories at a time.
 
-    Equal scores are ordered by item index. A subclass sets `items`, float32[N, D], in `fit`.
+    Equal scores are ordered by item index. A subclass gives the scores.
     """
 
-    items: np.ndarray
+    def score_chunks(self, histories: Histories) -> Iterator[tuple[slice, np.ndarray]]:
+        """Scores of all items, float32[rows, N], for one slice of the histories after another.
 
-    def vectors(self, histories: Histories) -> np.ndarray:
-        """The vectors float32[m, D] of histories."""
+        The arrays may be overwritten by whoever takes them.
+        """
         raise NotImplementedError
 
     def rank(self, histories: Histories, k: int, remove_seen: bool) -> np.ndarray:
         """See `Ranker`."""
         ranked = np.full((len(histories.offsets) - 1, k), EMPTY, np.int32)
         for rows, scores in self._scores(histories, remove_seen):
-            best = _best(scores, min(k, scores.shape[1]))
+            best = best_columns(scores, min(k, scores.shape[1]))
             possible = np.take_along_axis(scores, best, axis=1) > -np.inf
             ranked[rows, : best.shape[1]] = np.where(possible, best, EMPTY)
         return ranked
 
     def score(self, histories: Histories, candidates: np.ndarray) -> np.ndarray:
         """See `Ranker`."""
-        vectors = self.vectors(histories)
-        scores = np.empty(candidates.shape, np.float32)
-        for rows in chunks(np.full(len(scores), vectors.shape[1] * scores.shape[1]), CHUNK_ENTRIES):
-            np.einsum("md,mcd->mc", vectors[rows], self.items[candidates[rows]], out=scores[rows])
-        return scores
+        found = np.empty(candidates.shape, np.float32)
+        for rows, scores in self.score_chunks(histories):
+            found[rows] = np.take_along_axis(scores, candidates[rows], axis=1)
+        return found
 
     def unseen_ndcg(self, histories: Histories, targets: np.ndarray, k: int = 10) -> float:
-        """NDCG@k with seen items removed, without making lists: what early stopping looks at.
+        """NDCG@k with seen items removed, without making lists: what choices are made by.
 
         Equal scores count against the target, as among candidates; a target that stands in its
         own history is a miss.
@@ -113,15 +114,40 @@ class VectorRanker:
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Scores float32[rows, N], a chunk of histories at a time; −∞ at what is removed."""
         offsets, events = histories.offsets, histories.events
-        checked(offsets, events, len(self.items))
-        vectors = self.vectors(histories)
-        for rows in chunks(np.full(len(vectors), len(self.items)), CHUNK_ENTRIES):
-            scores = vectors[rows] @ self.items.T
+        for rows, scores in self.score_chunks(histories):
             if remove_seen:
                 bounds = offsets[rows.start : rows.stop + 1]
                 owners = np.repeat(np.arange(len(scores)), np.diff(bounds))
                 scores[owners, events[bounds[0] : bounds[-1]]] = -np.inf
             yield rows, scores
+
+
+class VectorRanker(DenseRanker):
+    """A ranker whose scores are products of a vector for each history with one for each item.
+
+    A subclass sets `items`, float32[N, D], in `fit`.
+    """
+
+    items: np.ndarray
+
+    def vectors(self, histories: Histories) -> np.ndarray:
+        """The vectors float32[m, D] of histories."""
+        raise NotImplementedError
+
+    def score_chunks(self, histories: Histories) -> Iterator[tuple[slice, np.ndarray]]:
+        """See `DenseRanker`."""
+        checked(histories.offsets, histories.events, len(self.items))
+        vectors = self.vectors(histories)
+        for rows in chunks(np.full(len(vectors), len(self.items)), CHUNK_ENTRIES):
+            yield rows, vectors[rows] @ self.items.T
+
+    def score(self, histories: Histories, candidates: np.ndarray) -> np.ndarray:
+        """See `Ranker`."""
+        vectors = self.vectors(histories)
+        scores = np.empty(candidates.shape, np.float32)
+        for rows in chunks(np.full(len(scores), vectors.shape[1] * scores.shape[1]), CHUNK_ENTRIES):
+            np.einsum("md,mcd->mc", vectors[rows], self.items[candidates[rows]], out=scores[rows])
+        return scores
 
 
 def checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarray:
@@ -137,16 +163,15 @@ def checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarr
 
 def chunks(costs: np.ndarray, budget: int) -> list[slice]:
     """Cuts rows into runs whose costs add up to the budget at most, or single rows."""
-    cuts, spent = [0], 0
-    for row, cost in enumerate(costs.tolist()):
-        if spent + cost > budget and row > cuts[-1]:
-            cuts.append(row)
-            spent = 0
-        spent += cost
-    return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(costs)], strict=True) if a < b]
+    spent = np.concatenate([[0], np.cumsum(costs)])
+    cuts = [0]
+    while cuts[-1] < len(costs):
+        most = np.searchsorted(spent, spent[cuts[-1]] + budget, side="right") - 1
+        cuts.append(max(int(most), cuts[-1] + 1))
+    return [slice(a, b) for a, b in itertools.pairwise(cuts)]
 
 
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
+def best_columns(scores: np.ndarray, k: int) -> np.ndarray:
     """The columns of the k highest scores of each row, ties to the lower one: int64[m, k]."""
     last = scores.shape[1] - k
     chosen = scores >= np.partition(scores, last, axis=1)[:, last, None]

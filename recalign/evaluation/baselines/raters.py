@@ -3,6 +3,7 @@
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from recalign.evaluation.baselines.rankers import CHUNK_ENTRIES, chunks
@@ -147,41 +148,47 @@ class BiasedMF:
         items = rng.normal(0, 0.1, (num_items, 1 + self.factors))
         items[:, 0] = 0
         deviations = np.asarray(train.ratings, float) - self.mean
+        of_users = _table(train.users, train.items, deviations, (num_users, num_items))
+        of_items = _table(train.items, train.users, deviations, (num_items, num_users))
         for _ in range(self.sweeps):
-            _least_squares(users, train.users, items[train.items], deviations, regularization)
-            _least_squares(items, train.items, users[train.users], deviations, regularization)
+            _least_squares(users, of_users, items, regularization)
+            _least_squares(items, of_items, users, regularization)
         return users, items
 
 
+def _table(
+    owners: np.ndarray, others: np.ndarray, deviations: np.ndarray, shape: tuple[int, int]
+) -> csr_array:
+    """The deviations of each owner in a row; those of one pair stay apart."""
+    order = np.argsort(owners, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=shape[0]))])
+    return csr_array((deviations[order], others[order], starts), shape)
+
+
 def _least_squares(
-    vectors: np.ndarray,
-    owners: np.ndarray,
-    others: np.ndarray,
-    deviations: np.ndarray,
-    regularization: float,
+    vectors: np.ndarray, deviations: csr_array, others: np.ndarray, regularization: float
 ) -> None:
     """Sets each row of `vectors` to the ridge solution given the vectors of the other side.
 
     Args:
       vectors: float64[rows, 1 + F], written in place; rows without ratings become 0.
-      owners: int[n], the row that each rating belongs to.
-      others: float64[n, 1 + F], the other side's vector of each rating.
-      deviations: float64[n], ratings less the mean.
+      deviations: float64[rows, columns], a row's ratings less the mean.
+      others: float64[columns, 1 + F], the other side's vectors.
       regularization: λ.
     """
-    order = np.argsort(owners, kind="stable")
-    counts = np.bincount(owners, minlength=len(vectors))
     # The unknowns are bias and factors; the bias meets 1, and the other side's bias is known.
-    features = np.concatenate([np.ones((len(others), 1)), others[:, 1:]], axis=1)[order]
-    wanted = (deviations - others[:, 0])[order]
+    features = np.concatenate([np.ones((len(others), 1)), others[:, 1:]], axis=1)
+    known = features * others[:, :1]
+    # The Gram matrix of a row is the sum of its columns' outer products, of which half is enough.
     width = vectors.shape[1]
+    upper = np.triu_indices(width)
+    products = features[:, upper[0]] * features[:, upper[1]]
+    rated = csr_array(
+        (np.ones(deviations.nnz), deviations.indices, deviations.indptr), deviations.shape
+    )
     for rows in chunks(np.full(len(vectors), width * width), CHUNK_ENTRIES):
         grams = np.empty((rows.stop - rows.start, width, width))
-        sums = np.empty((rows.stop - rows.start, width, 1))
-        stops = np.cumsum(counts[rows]) + counts[: rows.start].sum()
-        for row, (count, stop) in enumerate(zip(counts[rows], stops, strict=True)):
-            x = features[stop - count : stop]
-            np.matmul(x.T, x, out=grams[row])
-            np.matmul(x.T, wanted[stop - count : stop, None], out=sums[row])
+        grams[:, upper[0], upper[1]] = grams[:, upper[1], upper[0]] = rated[rows] @ products
         grams += regularization * np.eye(width)
-        vectors[rows] = np.linalg.solve(grams, sums)[:, :, 0]
+        sums = deviations[rows] @ features - rated[rows] @ known
+        vectors[rows] = np.linalg.solve(grams, sums[:, :, None])[:, :, 0]

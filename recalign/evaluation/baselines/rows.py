@@ -28,6 +28,18 @@ def _bpr(held: Split, seed: int) -> Ranker:
     return BPR(held, held.targets, seed=seed)
 
 
+def _ease(held: Split, seed: int) -> Ranker:
+    from recalign.evaluation.baselines.closed_form import EASE
+
+    return EASE(held, held.targets)
+
+
+def _slit(held: Split, seed: int) -> Ranker:
+    from recalign.evaluation.baselines.closed_form import SLIT
+
+    return SLIT(held, held.targets)
+
+
 def _sasrec(held: Split, seed: int) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
@@ -40,6 +52,8 @@ RANKERS: Mapping[str, tuple[str, Callable[[Split, int], Ranker]]] = {
     "popularity": ("popularity", lambda held, seed: Popularity()),
     "cooccurrence": ("item co-occurrence", lambda held, seed: ItemCooccurrence()),
     "bpr": ("BPR-MF", _bpr),
+    "ease": ("EASE", _ease),
+    "slit": ("SLIT", _slit),
     "sasrec": ("SASRec", _sasrec),
 }
 RATERS: Mapping[str, tuple[str, Callable[[Ratings, int], Rater]]] = {

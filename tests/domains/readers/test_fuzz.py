@@ -5,9 +5,11 @@ and so damaged), or is bytes from nowhere. RECALIGN_FUZZ_EXAMPLES sets how many 
 reader.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,6 +55,18 @@ def _zip(**members):
     return file.getvalue()
 
 
+def _gzip(data):
+    return gzip.compress(data, 1, mtime=0)
+
+
+def _zstd(data):
+    return pa.compress(data, "zstd", asbytes=True)
+
+
+def _utf16(data):
+    return data.decode("latin-1").encode("utf-16")
+
+
 NAMES = ["user_id", "item_id", "rating", "timestamp"]
 TITLES = [(f"i{n}", f'Item "{n}" &amp; é', "Acme", "A > B") for n in range(4)]
 ITEM_NAMES = ["item_id", "title", "brand", "categories"]
@@ -65,6 +80,7 @@ LITERALS = "".join(
 RATINGS = _delimited("\t", ["u0", "i0", "1", "7"], EVENTS)
 DAT = _delimited("::", ["u0", "i0", "1", "7"], EVENTS)
 FILMS = "".join(f"i{n}::Film {n} (199{n})::Drama|War\n" for n in range(4)).encode("latin-1")
+LATEST = b'movieId,title,genres\ni0,"Film, A (1990)",War|Drama\ni1,B,\n'
 KEYS_2014 = ["reviewerID", "asin", "overall", "unixReviewTime"]
 KEYS_2023 = ["user_id", "parent_asin", "rating", "timestamp"]
 
@@ -77,6 +93,13 @@ READERS = {
     "csv": (
         table.read, ("x.csv", "y.csv"),
         (_delimited(",", NAMES, EVENTS), b'item_id,title\ni0,"a ""b"", c"\ni1,d\n'),
+    ),
+    "tsv": (
+        table.read, ("x.tsv", "y"),
+        (_delimited("\t", NAMES, EVENTS), _delimited("|", ITEM_NAMES, TITLES)),
+    ),
+    "jsonl": (
+        table.read, ("x.jsonl", "y.json"), (_json(NAMES, EVENTS), _json(ITEM_NAMES, TITLES)),
     ),
     "parquet": (
         table.read, ("x.parquet", "y.parquet"),
@@ -97,6 +120,10 @@ READERS = {
     "movielens_1m": (
         lambda one, two: movielens.read(one.parent), ("ratings.dat", "movies.dat"), (DAT, FILMS),
     ),
+    "movielens_latest": (
+        lambda one, two: movielens.read(one.parent), ("ratings.csv", "movies.csv"),
+        (_delimited(",", ["userId", "movieId", *NAMES[2:]], EVENTS), LATEST),
+    ),
     "movielens_archive": (
         lambda one, two: movielens.read(one), ("ml.zip", "unused"),
         (_zip(ratings_dat=DAT, movies_dat=FILMS), b"-"),
@@ -112,7 +139,8 @@ TOKENS = st.sampled_from(
         b"-" * 3000 + b"1", b"{}", b"[[]]", b"[]", b"()", b"b''", b"1j", b"...", b"{1: 2}",
         b"{[]: 1}", b"__import__('os').abort()", b"&#0;", b"&#xD800;", b"<b>", b"\x1f\x8b", b"\x1f",
         b"PK\x03\x04", b"user_id", b"item_id:token", b"title", b"key", b"\xc2\xa0", b"i0", b"u0",
-        b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"-0.0",
+        b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"-0.0", b"1e+05", b"3.0", b"nan}", b"BZh9", b"<script>",
+        b'"a" b', b"2014-05-13 16:53:20 UTC", b"\xff\xfe", b"(\xb5/\xfd", b"{", b"[", b";", b"\\N",
     ]
 )  # fmt: skip
 
@@ -136,7 +164,8 @@ def mutated(draw, valid):
             fields = sorted({data[:start].rfind(mark) + 1 for mark in (b"\t", b",", b" ", b":")})
             data = data[: fields[-1]] + draw(TOKENS) + data[start:]
     if draw(st.integers(0, 3)) == 0:
-        data = gzip.compress(data, 1, mtime=0)
+        pack = draw(st.sampled_from([_gzip, _gzip, bz2.compress, lzma.compress, _zstd, _utf16]))
+        data = pack(data)
         if draw(st.integers(0, 2)) == 0 and len(data) > 1:
             cut = draw(st.integers(1, len(data) - 1))
             data = data[:cut] + draw(st.binary(max_size=2)) + data[cut + draw(st.integers(0, 9)) :]

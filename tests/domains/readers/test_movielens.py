@@ -16,7 +16,14 @@ RATINGS = "1::1193::5::978300760\n1::661::3::978302109\n"
 MOVIES = (
     "661::James and the Giant Peach (1996)::Animation|Children's\n1193::Misérables, Les::Drama\n"
 )
+RATINGS_CSV = "userId,movieId,rating,timestamp\n1,11,4.5,1260759144\n1,7,3.0,1260759179\n"
+MOVIES_CSV = (
+    'movieId,title,genres\n11,"American President, The (1995)",Comedy|Drama\n'
+    "7,Amélie,(no genres listed)\n"
+)
 FILES = {
+    "ratings.csv": RATINGS_CSV.encode(),
+    "movies.csv": MOVIES_CSV.encode(),
     "u.data": DATA.encode(),
     "u.item": ITEM,
     "ratings.dat": RATINGS.encode(),
@@ -70,6 +77,39 @@ def test_1m(place, archive):
     assert items["release_year"].isna().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("archive", [False, True])
+def test_latest(place, archive):
+    domain = movielens.read(place(["ratings.csv", "movies.csv"], archive))
+    assert domain.interactions.to_numpy().tolist() == [
+        ["1", "11", 1260759144, 4.5],
+        ["1", "7", 1260759179, 3],
+    ]
+    items = domain.items.set_index("key")
+    assert items["title"]["11"] == "American President, The (1995)"
+    assert items["categories"].to_dict() == {"11": "Comedy, Drama", "7": ""}
+    assert items["release_year"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("name", ["u.data", "ratings.dat", "ratings.csv"])
+def test_ratings_without_movies(place, name, archive):
+    path = place([name], archive)
+    domain = movielens.read(path)
+    assert len(domain.interactions) >= 2
+    assert domain.items is None
+    if not archive:
+        file = path / "deeper" / name
+        assert movielens.list_sources(path) == {"interactions": file}
+        assert movielens.list_sources(file) == {"interactions": file}
+        assert movielens.read(file).interactions.equals(domain.interactions)
+
+
+def test_a_file_of_ratings_stands_for_the_pair(place):
+    file = place(["ratings.dat", "movies.dat"]) / "deeper" / "ratings.dat"
+    assert len(movielens.read(file).items) == 2
+    assert [*movielens.list_sources(file)] == ["interactions", "items"]
+
+
 def test_the_copy_in_the_wheel_of_recbole(tmp_path):
     path = tmp_path / "recbole-1.2.1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -91,12 +131,12 @@ def test_the_copy_in_the_wheel_of_recbole(tmp_path):
 
 def test_what_is_read_decides_whether_a_domain_is_the_same(place):
     folder = place(["u.data", "u.item"])
-    assert movielens.sources(folder) == {
+    assert movielens.list_sources(folder) == {
         "interactions": folder / "deeper" / "u.data",
         "items": folder / "deeper" / "u.item",
     }
     archive = place(["u.data", "u.item"], archive=True)
-    assert movielens.sources(archive) == {"archive": archive}
+    assert movielens.list_sources(archive) == {"archive": archive}
 
 
 def refuse(path, *words):
@@ -109,7 +149,7 @@ def refuse(path, *words):
 def test_nothing_of_the_kind_and_too_much_of_it(place, tmp_path, put):
     refuse(tmp_path / "none", "No such file")
     refuse(put("x.zip", "no zip"), "neither a folder nor a readable zip")
-    refuse(place(["u.data"], archive=True), "u.data and u.item, or", "nothing like it")
+    refuse(place(["u.item"], archive=True), "u.data and u.item, or", "nothing like it")
     refuse(place(FILES), "found", "u.data", "ratings.dat")
 
 

@@ -1,12 +1,14 @@
 """CSV, TSV and Parquet tables with named columns."""
 
 import datetime
+import decimal
 import gzip
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from recalign.domains.assemble import assemble
 from recalign.domains.readers import table
 from recalign.errors import UserError
 
@@ -18,13 +20,18 @@ def interactions(domain):
     return domain.interactions[["user", "item"]].to_numpy().tolist()
 
 
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "tsv.gz", "TAB", "parquet"])
+@pytest.mark.parametrize(
+    "kind", ["csv", "csv.gz", "tsv", "tsv.gz", "TAB", "parquet", "feather", "orc", "jsonl", "json"]
+)
 def test_every_format_reads_the_same(tmp_path, kind):
     path = tmp_path / f"orders.{kind}"
     text = CSV if "csv" in kind else CSV.replace(",", "\t")
-    if kind == "parquet":
-        lines = [line.split(",") for line in CSV.splitlines()]
-        pd.DataFrame(lines[1:], columns=lines[0]).to_parquet(path)
+    lines = [line.split(",") for line in CSV.splitlines()]
+    frame = pd.DataFrame(lines[1:], columns=lines[0])
+    if kind in ("parquet", "feather", "orc"):
+        getattr(frame, f"to_{kind}")(path)
+    elif kind in ("jsonl", "json"):
+        frame.to_json(path, orient="records", lines=kind == "jsonl")
     else:
         path.write_bytes(gzip.compress(text.encode()) if kind.endswith("gz") else text.encode())
     domain = table.read(path, columns=NAMED)
@@ -109,3 +116,162 @@ def test_files_that_are_no_tables(put, tmp_path):
     pd.DataFrame({"user": [], "item": []}).to_parquet(tmp_path / "e.parquet")
     refuse(lambda: table.read(tmp_path / "e.parquet"), "no rows")
     refuse(lambda: table.read(put("o.csv", "user,price\nu,1\n")), "'item_id'", "'user', 'price'")
+
+
+BASE = pd.DataFrame(
+    [(f"u{n % 6}", f"i{n % 12}", 1400000000 + n, n % 5 + 1) for n in range(30)],
+    columns=["user_id", "item_id", "timestamp", "rating"],
+)
+
+
+def check_base(path):
+    pd.testing.assert_frame_equal(
+        table.read(path).interactions,
+        BASE.set_axis(["user", "item", "timestamp", "rating"], axis=1),
+        check_dtype=False,
+    )
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t", " "])
+@pytest.mark.parametrize("name", ["o.csv", "o.tsv", "o.txt", "part-00000"])
+def test_the_separator_is_the_one_that_is_there(put, name, separator):
+    check_base(put(name, BASE.to_csv(sep=separator, index=False)))
+
+
+def test_what_pandas_writes_by_default(put):
+    check_base(put("o.csv", BASE.to_csv()))
+    check_base(put("p.csv", BASE.rename_axis("Unnamed: 0").to_csv()))
+
+
+def test_spaces_beside_separators(put):
+    check_base(put("o.csv", BASE.to_csv(index=False).replace(",", " , ")))
+    domain = table.read(
+        put("e.csv", BASE.to_csv()), put("i.csv", 'item_id, title\ni0, "Ant, the"\n i1,Bee\n')
+    )
+    assert domain.items[["key", "title"]].to_numpy().tolist() == [["i0", "Ant, the"], ["i1", "Bee"]]
+
+
+def test_a_folder_and_a_pattern(tmp_path):
+    for number, start in ((2, 0), (10, 20)):
+        part = BASE.iloc[start : start + 20]
+        part.to_parquet(tmp_path / f"part-{number}.snappy.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    check_base(tmp_path)
+    check_base(tmp_path / "part-*.parquet")
+    with pytest.raises(UserError, match="No such file"):
+        table.read(tmp_path / "part-*.csv")
+
+
+def test_folders_that_name_a_column(tmp_path):
+    BASE.to_parquet(tmp_path, partition_cols=["rating"])
+    domain = table.read(tmp_path)
+    found = domain.interactions.sort_values("timestamp", ignore_index=True)
+    assert found["rating"].tolist() == BASE["rating"].tolist()
+    assert len(table.read(tmp_path / "rating=[12]").interactions) == 12
+    # The folders above have no say.
+    part = next((tmp_path / "rating=5").iterdir())
+    assert "rating" not in table.read(part).interactions
+    assert "rating" not in table.read(part.parent).interactions
+    (tmp_path / "rating=5").rename(tmp_path / "rating=__HIVE_DEFAULT_PARTITION__")
+    assert table.read(tmp_path).counts["ratings_missing"] == 6
+
+
+def test_a_place_in_a_folder_is_the_part_and_its_line(tmp_path):
+    BASE[:10].to_csv(tmp_path / "a.csv", index=False)
+    BASE[10:].assign(rating="five").to_csv(tmp_path / "b.csv", index=False)
+    refuse(lambda: table.read(tmp_path), f"{tmp_path / 'b.csv'}, line 2", "'rating' is 'five'")
+    BASE[:10].to_json(tmp_path / "c.jsonl", orient="records", lines=True)
+    (tmp_path / "b.csv").write_text("user_id,item_id,timestamp,rating\n")  # a part without rows
+    assert len(table.read(tmp_path).interactions) == 20
+    (tmp_path / "a.csv").unlink()
+    (tmp_path / "c.jsonl").unlink()
+    refuse(lambda: table.read(tmp_path), "no rows")
+
+
+def test_integers_of_which_some_are_missing_keep_their_digits(put, tmp_path):
+    """Nanoseconds as 64-bit integers, a user without one of them, and events in reverse."""
+    times = [None, 2**60 + 3, 2**60 + 2, 2**60 + 1]
+    frame = pd.DataFrame({"user": ["v", "u", "u", "u"], "item": list("abcd")})
+    frame["time"] = pd.array(times, "Int64")
+    frame.to_parquet(tmp_path / "o.parquet")
+    frame.to_json(tmp_path / "o.jsonl", orient="records", lines=True)
+    frame.to_csv(tmp_path / "o.csv")
+    frame.to_csv(tmp_path / "p.csv", na_rep="NULL")
+    for name in ("o.parquet", "o.jsonl", "o.csv", "p.csv"):
+        found = table.read(tmp_path / name).interactions["timestamp"]
+        assert found[1:].tolist() == times[1:], name
+
+
+def test_quotes_that_are_not_of_the_format_are_of_the_title(put):
+    titles = ['"Weird" Al Hits', 'x "y"', '12" vinyl', 'say "a", "b"']
+    for name, separator in (("i.tsv", "\t"), ("i.csv", "|")):
+        lines = [f"i{n}{separator}{title}" for n, title in enumerate(titles)]
+        text = "\n".join([f"item_id{separator}title", *lines, f'i9{separator}"a ""b"" c"'])
+        domain = table.read(put("e.csv", BASE.to_csv()), put(name, text))
+        assert domain.items["title"].tolist() == [*titles, 'a "b" c']
+    opened = table.read(put("e.csv", BASE.to_csv()), put("j.tsv", 'item_id\ttitle\ni0\t"Open\n'))
+    assert opened.items["title"].tolist() == ['"Open']
+
+
+def test_events_and_items_of_which_one_has_whole_floats_are_the_same_items(put):
+    events = BASE.assign(item_id=[float(item[1:]) for item in BASE["item_id"]])
+    items = "item_id,title\n" + "".join(f"{n},Item {n}\n" for n in range(12))
+    domain = table.read(put("e.csv", events.to_csv()), put("i.csv", items))
+    assert set(domain.interactions["item"]) == set(domain.items["key"])
+
+
+def test_columns_named_as_ours_are_all_kept(put):
+    items = "item_id,key,key_,title,title_,brand\ni0,1,2,T,3,B\n"
+    domain = table.read(
+        put("e.csv", BASE.to_csv()), put("i.csv", items), {"title": "title_", "brand": "key"}
+    )
+    row = domain.items.iloc[0].to_dict()
+    assert sorted(row.values()) == sorted(["i0", "1", "2", "T", "3", "B", ""])
+    assert row["key"] == "i0"
+    assert row["title"] == "3"
+    assert row["brand"] == "1"
+    assert len(domain.columns["items_kept"]) == 3
+
+
+def test_a_doubled_name_matters_only_where_it_plays_a_role(put):
+    assert len(table.read(put("o.csv", "user,item,x,x\nu,a,1,2\n")).interactions) == 1
+    refuse(lambda: table.read(put("o.csv", "user,item,item\nu,a,b\n")), "'item' more than once")
+
+
+def test_pictures_and_other_types_stop_nothing(put, tmp_path):
+    rows = {"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "thumbnail": [b"\xff", b"\0", None]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "e.parquet")
+    items = {
+        "item_id": ["a", "b"],
+        "thumbnail": [b"\xff", None],
+        "image": [{"bytes": b"\xff"}, None],
+        "sold": [True, None],
+        "price": [decimal.Decimal("1.50"), None],
+        "added": [datetime.date(2014, 5, 13), None],
+    }
+    pd.DataFrame(items).to_parquet(tmp_path / "i.parquet")
+    domain = table.read(tmp_path / "e.parquet", tmp_path / "i.parquet")
+    assert domain.columns["items_ignored"] == ["thumbnail", "image"]
+    assert domain.items.iloc[0, 4:].tolist() == [True, 1.5, "2014-05-13"]
+    # Items that the table lacks join it, and all of it can be written.
+    prepared = assemble(domain, "x")
+    prepared.items.to_parquet(tmp_path / "written.parquet")
+    assert prepared.num_items == 3
+
+
+def test_lines_of_json_of_several_types(put):
+    text = (
+        '{"user": 5, "item": 7.0, "rating": null, "x": {"a": [1]}}\n'
+        '\n{"user": "u\\ud800", "item": "b", "rating": "4", "time": "2014-05-13"}\n'
+    )
+    domain = table.read(put("o.jsonl", text))
+    assert interactions(domain) == [["5", "7"], ["u?", "b"]]
+    assert domain.counts == {
+        "timestamps_missing": 1, "ratings_missing": 1, "duplicate_interactions_kept": 0
+    }  # fmt: skip
+    path = put("p.jsonl", text.replace('"4"', '"four"'))
+    refuse(lambda: table.read(path), f"{path}, line 3", "'four'")
+    refuse(lambda: table.read(put("q.jsonl", text + "{")), "line 4", "not JSON", "cut off")
+    refuse(lambda: table.read(put("r.json", "[1]")), "object 1", "not an object")
+    refuse(lambda: table.read(put("s.json", '[{"a": 1}')), "begins like a JSON list")
+    refuse(lambda: table.read(put("t.jsonl", '{"user": ["u"], "item": "a"}')), "not one value")

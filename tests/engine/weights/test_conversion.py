@@ -14,9 +14,11 @@ from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.network.transformer import Transformer
 from recalign.engine.training.losses import batch_loss
 from recalign.engine.weights import hf, safetensors
-from recalign.engine.weights.conversion import convert, load_params, open_weights, save_params
+from recalign.engine.weights.conversion import FORMATS as FORMATS_BY_NAME
+from recalign.engine.weights.conversion import convert, load_params, open_weights
 from recalign.engine.weights.tensor import Tensor
 from recalign.errors import UserError
+from tests.engine.weights.saving import save_params
 
 FORMATS = ("t5x", "hf", "orbax")
 
@@ -292,3 +294,83 @@ def test_nothing_is_overwritten(tmp_path, tiny):
     save_params(tiny, tmp_path / "c", "t5x")
     with pytest.raises(UserError, match="not empty"):
         convert(tmp_path / "c", tmp_path / "c", "hf")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_relative_paths_are_as_good_as_absolute_ones(tmp_path, tiny, to, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_params(tiny, "first", to)
+    convert("first", "folder/second", to)
+    assert_same(load_params("folder/second")[1], tiny)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_same(load_params("~/folder/second")[1], tiny)
+
+
+@pytest.mark.parametrize("name", ["hf/model.safetensors", "hf/config.json", "t5x/checkpoint"])
+def test_a_file_in_the_place_of_its_folder_is_told(tmp_path, tiny, name):
+    for to in ("hf", "t5x"):
+        save_params(tiny, tmp_path / to, to)
+    with pytest.raises(UserError, match="is a file, but a checkpoint is a folder"):
+        convert(tmp_path / name, tmp_path / "out", "orbax")
+
+
+def moments(tiny):
+    """What an optimiser keeps, under the parameters' names."""
+    return {"opt_state": {"mu": jax.tree.map(np.zeros_like, tiny)}, "step": np.int32(3)}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tiny: tiny,
+        lambda tiny: {"params": tiny},
+        lambda tiny: {"params": {"params": tiny}},
+        lambda tiny: {"params": {"params": tiny}, **moments(tiny)},
+        lambda tiny: {"state": {"params": tiny, **moments(tiny)}},
+        lambda tiny: {"optimizer": {"target": tiny, "state": moments(tiny)}},
+    ],
+    ids=["bare", "params", "variables", "variables in a state", "state", "optimizer"],
+)
+def test_parameters_are_found_wherever_orbax_keeps_them(tmp_path, tiny, wrap):
+    import orbax.checkpoint as ocp
+
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "c", wrap(tiny))
+    assert_same(load_params(tmp_path / "c")[1], tiny)
+    with ocp.PyTreeCheckpointer() as checkpointer:  # a manager of old, several steps
+        for step in (9, 10):
+            checkpointer.save(tmp_path / f"several/step_{step}", wrap(tiny))
+    assert open_weights(tmp_path / "several").path.endswith("step_10")
+
+
+@pytest.mark.parametrize("names", [("params",), ("opt_state", "params"), ("model", "extra")])
+def test_parameters_as_an_item_of_a_composite(tmp_path, tiny, names):
+    import orbax.checkpoint as ocp
+
+    items = {name: {"mu": jax.tree.map(np.zeros_like, tiny)} for name in names}
+    items[next(name for name in names if name in ("params", "model"))] = {"params": tiny}
+    saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    with ocp.CheckpointManager(tmp_path / "c") as manager:
+        manager.save(4, args=ocp.args.Composite(**saved))
+    for path in (tmp_path / "c", tmp_path / "c/4"):
+        assert_same(load_params(path)[1], tiny)
+
+
+def test_what_orbax_keeps_beside_the_parameters_is_none(tmp_path, tiny):
+    import orbax.checkpoint as ocp
+
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "c", moments(tiny))
+    with pytest.raises(UserError, match="holds no T5 parameters"):
+        open_weights(tmp_path / "c")
+
+
+def test_running_out_of_memory_is_no_damage(tmp_path, tiny, monkeypatch):
+    save_params(tiny, tmp_path / "c", "t5x")
+
+    def read(path):
+        raise MemoryError("32 GiB")
+
+    monkeypatch.setattr(FORMATS_BY_NAME["t5x"], "read", read)
+    with pytest.raises(MemoryError, match="32 GiB"):
+        open_weights(tmp_path / "c")

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.weights import hf
-from recalign.engine.weights.conversion import load_params, save_params
+from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
+from tests.engine.weights.saving import save_params
 
 EXAMPLES = int(os.environ.get("RECALIGN_FUZZ_EXAMPLES", 40))
 CONFIG = T5Config(

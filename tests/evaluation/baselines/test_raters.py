@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.evaluation.baselines.raters import BiasedMF, GlobalMean, GroupMean, Ratings
+from tests.evaluation.baselines.lines import count_lines
 
 
 def table(seed, users=7, items=5, n=20):
@@ -56,6 +57,15 @@ def test_factorisation_ends_at_a_minimum_of_its_loss():
                 vectors[index] += step
                 assert loss(model, train, 0.5) >= least - 1e-9
                 vectors[index] -= step
+
+
+def test_python_s_part_does_not_grow_with_users_items_or_ratings():
+    few, many = (table(0, users=n, items=n, n=n) for n in (500, 20_000))
+
+    def fit(train, size):
+        return lambda: BiasedMF(factors=2, sweeps=2).fit(train, size, size)
+
+    assert count_lines(fit(many, 20_000)) < 2 * count_lines(fit(few, 500))
 
 
 def planted(seed=0, users=60, items=40, rank=2):

@@ -35,8 +35,8 @@ def brief(monkeypatch):
 @pytest.mark.usefixtures("brief")
 def test_all_baselines_of_a_rated_domain():
     rows = baselines.domain_rows(domain(rated=True), "test")
-    rankers, raters = list(rows)[:4], list(rows)[4:]
-    assert rankers == ["popularity", "item co-occurrence", "BPR-MF", "SASRec"]
+    rankers, raters = list(rows)[:6], list(rows)[6:]
+    assert rankers == ["popularity", "item co-occurrence", "BPR-MF", "EASE", "SLIT", "SASRec"]
     assert raters == ["global mean", "user mean", "item mean", "biased MF"]
     ranking = {"full/hr@10", "full_unseen/ndcg@10", "cand100/hr@10", "cand100/ndcg@5"}
     for name in rankers:

@@ -1,5 +1,6 @@
 """Short sequences laid side by side into rows of one length, so that little is padding."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,11 @@ class Packed(NamedTuple):
 
 
 def slots(lengths: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Finds each sequence a place, in the given order, in the fullest row that has room.
+    """Finds each sequence a place, the longest first, in the fullest row that has room.
 
-    That is best fit; its rows are at most 1.7 times as many as the fewest possible (Johnson 1974),
-    and with many short sequences nearly full.
+    That is best fit decreasing; its rows are at most 11/9 of the fewest possible and four more
+    (Johnson et al. 1974), and with many short sequences nearly full. Sequences of one length take
+    their places together, so that there are no more turns than pairs of a length and a room.
 
     Args:
       lengths: int[n], each 1 … row_length.
@@ -33,17 +35,31 @@ def slots(lengths: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray,
       The row and first column of each sequence, int64[n] each, and the number of rows.
     """
     rows, columns = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
-    by_room: list[list[int]] = [[] for _ in range(row_length + 1)]
+    by_room = [np.empty(0, np.int64)] * (row_length + 1)
     count = 0
-    for index, length in enumerate(lengths.tolist()):
-        room = next((r for r in range(length, row_length) if by_room[r]), row_length)
-        if room < row_length:
-            row = by_room[room].pop()
-        else:
-            row, count = count, count + 1
-        rows[index], columns[index] = row, row_length - room
-        by_room[room - length].append(row)
+    for length, waiting in _longest_first(lengths):
+        while len(waiting):
+            room = next((r for r in range(length, row_length) if len(by_room[r])), row_length)
+            fit = room // length  # so many find a place in each row
+            needed = -(-len(waiting) // fit)
+            if room == row_length:
+                by_room[room] = np.arange(count, count + needed)
+                count += needed
+            chosen, by_room[room] = np.split(by_room[room], [needed])
+            placed, waiting = np.split(waiting, [len(chosen) * fit])
+            row, turn = np.divmod(np.arange(len(placed)), fit)
+            rows[placed], columns[placed] = chosen[row], row_length - room + turn * length
+            left = room - np.bincount(row) * length  # the last row may have got fewer
+            for value in np.unique(left):
+                by_room[value] = np.concatenate([by_room[value], chosen[left == value]])
     return rows, columns, count
+
+
+def _longest_first(lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each length that occurs, and the sequences that have it, int64[…]."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    stops = np.cumsum(np.bincount(lengths)[::-1])
+    yield from zip(range(len(stops) - 1, 0, -1), np.split(order, stops), strict=False)
 
 
 def pack(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.evaluation.baselines.sasrec import packing
+from tests.evaluation.baselines.lines import count_lines
 
 lengths_of = st.lists(st.integers(1, 9), min_size=1, max_size=40).map(np.array)
 
@@ -35,6 +36,29 @@ def test_short_sequences_fill_rows():
     lengths = np.random.default_rng(0).geometric(1 / 6, 5000).clip(1, 50)
     _, _, rows = packing.slots(lengths, 50)
     assert lengths.sum() / (rows * 50) > 0.99
+
+
+@given(lengths_of, st.integers(9, 20))
+@settings(deadline=None)
+def test_places_are_those_of_best_fit_decreasing_one_by_one(lengths, row_length):
+    rooms = []
+    for length in sorted(lengths, reverse=True):
+        room = min((r for r in rooms if r >= length), default=row_length)
+        if room in rooms:
+            rooms.remove(room)
+        rooms.append(room - length)
+    rows, columns, count = packing.slots(lengths, row_length)
+    filled = np.bincount(rows, lengths, count)
+    assert sorted(row_length - filled) == sorted(rooms)
+    ends = columns + lengths
+    for row in range(count):
+        here = rows == row
+        assert sorted(columns[here]) == [0, *sorted(ends[here])[:-1]]
+
+
+def test_python_s_part_does_not_grow_with_the_sequences():
+    lengths = np.random.default_rng(0).integers(1, 51, 100_000)
+    assert count_lines(lambda: packing.slots(lengths, 50)) < 10_000
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 5))

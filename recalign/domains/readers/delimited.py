@@ -1,0 +1,169 @@
+"""Reading delimited text, with errors that name file and line."""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from recalign.domains.readers import opening
+from recalign.domains.source import Source
+from recalign.errors import UserError
+
+# Of a table whose name does not tell its separator, the one that the header has most of; where it
+# has none of them, a space.
+SEPARATORS = (",", "\t", ";", "|")
+
+
+def read(path: Path, separator: str | None, quoted: bool) -> Source:
+    """Reads a table of text with a header line.
+
+    Args:
+      path: one file, packed or not, UTF-8 with or without a byte order mark, or UTF-16.
+      separator: the field separator; where the header has none, that of `SEPARATORS` that it has
+        most of. None for that one.
+      quoted: whether a field may stand in double quotes (and then hold separators and line ends).
+        Without, a quote is a character like any other.
+
+    Returns:
+      A source whose columns are all str, "" where a field is empty. Blank lines are skipped.
+
+    Raises:
+      UserError: naming file and line where something is wrong with the text.
+    """
+    return parse(path, opening.read_content(path), separator, quoted)
+
+
+def parse(
+    path: Path | str,
+    data: bytes,
+    separator: str | None,
+    quoted: bool,
+    names: Sequence[str] | None = None,
+) -> Source:
+    """As `read`, of what a file holds.
+
+    Args:
+      path: for messages.
+      data: the file's content, in UTF-8.
+      separator: as for `read`.
+      quoted: as for `read`.
+      names: the columns of a table without a header line.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise UserError(f"{path}: the file is empty")
+    _check_encoding(path, data)
+    if names is None:
+        separator = _find_separator(data, separator)
+    # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
+    lines = {} if quoted else {"lineterminator": "\n"}
+    data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(data),
+            sep=separator,
+            dtype="str",
+            keep_default_na=False,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            skipinitialspace=quoted,
+            header=None,
+            engine="c",
+            **lines,
+        )
+    except pd.errors.EmptyDataError as error:  # a byte order mark or two
+        raise UserError(f"{path}: the file is empty") from error
+    except pd.errors.ParserError as error:
+        raise UserError(f"{path}: {_explain(str(error))}") from error
+    above = 1 if names is None else 0  # records above the rows
+    header = frame.iloc[0].to_list() if names is None else list(names)
+    if len(header) != frame.shape[1]:
+        raise UserError(f"{path}, line 1 has {frame.shape[1]} fields, not {len(header)}")
+    # The parser fills a short row up with empty fields; only then need the fields be counted.
+    if (frame.iloc[:, -1] == "").any():
+        _refuse_short_rows(path, len(header), _records(data, separator, quoted))
+
+    def place(row: int) -> str:
+        line, _ = next(itertools.islice(_records(data, separator, quoted), row + above, None))
+        return f"{path}, line {line}"
+
+    rows = frame.iloc[above:].reset_index(drop=True).set_axis(header, axis=1)
+    return Source.of(path, rows, place)
+
+
+def _find_separator(data: bytes, preferred: str | None) -> str:
+    header = data.lstrip().partition(b"\n")[0].decode()
+    if preferred and preferred in header:
+        return preferred
+    most = max(SEPARATORS, key=header.count)
+    return most if most in header or " " not in header.strip() else " "
+
+
+def _check_encoding(path: Path | str, data: bytes) -> None:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if b"\0" in data:
+            raise UserError(f"{path}: not a file of text") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file "
+            f"from the encoding that it was written in, e.g. iconv -f WINDOWS-1252 -t UTF-8 {path}"
+        ) from error
+
+
+def _quote_whole(data: bytes, separator: str) -> bytes:
+    """Puts what begins with a quote but is not in quotes, `"Weird" Al`, in quotes as a whole.
+
+    Its quotes are its own; a parser would drop them. A quote that is never closed is one too
+    where tabs separate, since tables of tabs mostly know no quotes; else it is for the parser to
+    refuse.
+    """
+    mark = re.escape(separator.encode())
+    never_closed = b"" if separator == "\t" else rb"|\Z"
+    field = re.compile(
+        rb'(?<![^%b\r\n]) *(?:"[^"]*(?:""[^"]*)*(?:"(?= *(?:[%b\r\n]|\Z))%b)|(?P<own>"[^%b\r\n]*))'
+        % (mark, mark, never_closed, mark)
+    )
+    if all(match["own"] is None for match in field.finditer(data)):
+        return data
+    return field.sub(
+        lambda m: m[0] if m["own"] is None else b'"%b"' % m["own"].replace(b'"', b'""'), data
+    )
+
+
+def _explain(message: str) -> str:
+    match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
+    if match:
+        expected, line, seen = match.groups()
+        return f"line {line} has {seen} fields where the header has {expected}"
+    if "EOF inside string" in message:
+        row = re.search(r"row (\d+)", message)
+        return f"a double quote is opened and never closed{' near row ' + row[1] if row else ''}"
+    return message
+
+
+def _refuse_short_rows(path: Path | str, width: int, records: Iterator[tuple[int, int]]) -> None:
+    for line, fields in records:
+        if fields < width:
+            raise UserError(f"{path}, line {line} has {fields} fields where the header has {width}")
+
+
+def _records(data: bytes, separator: str, quoted: bool) -> Iterator[tuple[int, int]]:
+    """Of each record, the header included: its first line, from 1, and how many fields it has."""
+    text = data.decode("utf-8")
+    if not quoted:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip(" "):  # blank lines are no records
+                yield number, line.count(separator) + 1
+        return
+    csv.field_size_limit(len(data))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    start = 1
+    for fields in reader:
+        if len(fields) > 1 or "".join(fields).strip():
+            yield start, len(fields)
+        start = reader.line_num + 1

@@ -1,0 +1,142 @@
+"""A table as a file has it, before anything is made of its values."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from recalign.errors import UserError, shown
+
+# Column names that are understood without being told, most specific first.
+CANDIDATES: Mapping[str, Sequence[str]] = {
+    "user": ("user_id", "user", "userId", "reviewerID"),
+    "item": ("item_id", "item", "itemId", "movieId", "parent_asin", "asin"),
+    "timestamp": ("timestamp", "time", "unixReviewTime", "date"),
+    "rating": ("rating", "overall", "stars"),
+    "title": ("title", "item_name", "movie_title", "product_name", "name"),
+    "brand": ("brand", "store", "manufacturer"),
+    "categories": ("categories", "category", "genres", "genre", "class"),
+}
+REQUIRED = ("user", "item")
+# What pandas and Arrow call an index that has no name.
+_INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+
+
+# pandas' own choice for integers of which some are missing are floats, which lose digits.
+_NULLABLE = {
+    pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(), pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(), pa.bool_(): pd.BooleanDtype(),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One table of a source, with what is needed to name a place in it.
+
+    Attributes:
+      path: the file, or what the user gave for several.
+      frame: its rows, columns of distinct names; text columns hold str with "" for missing, others
+        what their type gives.
+      place: tells where a row is, for an error message.
+      doubled: names that the file has more than once; `frame` has the first column of each.
+    """
+
+    path: Path | str
+    frame: pd.DataFrame
+    place: Callable[[int], str]
+    doubled: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, path: Path | str, frame: pd.DataFrame, place: Callable[[int], str]) -> "Source":
+        """A table with the names as they stand in the file.
+
+        They are stripped, and a column without a name is left out: it is the index that pandas
+        writes, or comes of a separator at the end of each line.
+        """
+        names = [str(name).strip() for name in frame.columns]
+        named = [name for name in names if not _INDEX.fullmatch(name)]
+        columns = [names.index(name) for name in dict.fromkeys(named)]
+        return cls(
+            path,
+            frame.iloc[:, columns].set_axis(list(dict.fromkeys(named)), axis=1),
+            place,
+            frozenset(name for name in named if named.count(name) > 1),
+        )
+
+
+def convert_arrow(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as a frame; integers stay integers, and categories are their values."""
+    columns = [
+        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
+    table = pa.Table.from_arrays(columns, names=table.column_names)
+    # What pandas may have noted of an index is no concern of ours.
+    return table.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
+
+
+def concatenate(path: Path, sources: Sequence[Source]) -> Source:
+    """The rows of several parts, one after the other; a column may lack in some of them."""
+    if len(sources) == 1:
+        return sources[0]
+    starts = np.cumsum([0, *(len(source.frame) for source in sources)])
+
+    def place(row: int) -> str:
+        part = int(np.searchsorted(starts, row, side="right")) - 1
+        return sources[part].place(row - int(starts[part]))
+
+    frame = pd.concat([source.frame for source in sources], ignore_index=True)
+    return Source(path, frame, place, frozenset().union(*(s.doubled for s in sources)))
+
+
+def resolve(
+    source: Source, roles: Sequence[str], chosen: Mapping[str, str | None]
+) -> dict[str, str]:
+    """Finds the column of each role: the one chosen, or else the first candidate that is there.
+
+    Returns:
+      {role: column}, without the optional roles that have no column.
+
+    Raises:
+      UserError: a chosen column or a required role's column is not in the file, or is there twice;
+        or the file has no rows.
+    """
+    there = list(source.frame.columns)
+    found = {}
+    for role in roles:
+        name = chosen.get(role)
+        wanted = [name.strip()] if name else CANDIDATES[role]
+        column = next((c for c in wanted if c in there), None)
+        if column:
+            found[role] = column
+        elif name or role in REQUIRED:
+            raise UserError(
+                f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; "
+                f"columns there: {', '.join(map(shown, there[:30]))}{', …' * (len(there) > 30)}"
+            )
+        if column in source.doubled:
+            raise UserError(f"{source.path}: the header names {shown(column)} more than once")
+    _refuse_double_use(source.path, found)
+    if source.frame.empty:
+        raise UserError(f"{source.path}: there is a header but no rows")
+    return found
+
+
+def _refuse_double_use(path: Path | str, found: Mapping[str, str]) -> None:
+    roles: dict[str, str] = {}
+    for role, column in found.items():
+        if column in roles:
+            raise UserError(
+                f"{path}: column {shown(column)} cannot be both {roles[column]} and {role}"
+            )
+        roles[column] = role
+
+
+def unused(source: Source, columns: Mapping[str, str]) -> list[str]:
+    """The columns of a table that play no role."""
+    return [name for name in source.frame.columns if name not in columns.values()]

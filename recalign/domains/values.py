@@ -1,0 +1,233 @@
+"""The values of a source's columns: ids, texts, numbers and times, of whatever type they come.
+
+Every reader's columns come through here, so that the same value means the same in all formats: what
+is missing, which ids are one, what is a date.
+"""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+
+from recalign.domains.source import Source
+from recalign.errors import UserError, shown
+
+# How tables write a number or a time that is not there, in lower case.
+_NO_NUMBER = frozenset(
+    ["", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "nil", "\\n", "-", "--",
+     "\u2013", "\u2014", "?"]
+)  # fmt: skip
+# Of a text, what programs alone write: a film may be called "None", a country "NA".
+_NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
+# Whole numbers as floats are written: "3.0", "1e+05".
+_WHOLE = r"^([+-]?\d+)\.0*$"
+_POWER = r"^[+-]?\d+(?:\.\d+)?[eE]\+\d{1,2}$"
+# Dates that can be read in one way only; "05/06/2014" can not.
+_DATES = (
+    "ISO8601",
+    "%a, %d %b %Y %H:%M:%S%z",  # of mails
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Y",
+    "%d %b %Y",
+    "%d-%b-%Y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+)
+_BLOCK = 1 << 18  # rows
+
+
+def read_ids(source: Source, column: str) -> pd.Series:
+    """A column of ids as str, without surrounding white space.
+
+    Whole numbers are written without a decimal point, as which missing values or another program
+    may have left them, so that the ids of two tables agree.
+
+    Raises:
+      UserError: an id is empty, or a list.
+    """
+    values = _write(source, column, _write_one).fillna("").str.strip()
+    values = _write_whole(values)
+    empty = np.flatnonzero((values == "").to_numpy())
+    if len(empty):
+        raise UserError(f"{source.place(empty[0])}: {column!r} is empty; every row needs an id")
+    return values.reset_index(drop=True)
+
+
+def read_texts(source: Source, column: str) -> pd.Series:
+    """A column as str, "" where missing; the elements of a list are joined by ", ".
+
+    Raises:
+      UserError: a value is no text but bytes.
+    """
+    values = _write(source, column, write_any).fillna("")
+    return values.mask(values.isin(_NO_TEXT), "").astype(object).reset_index(drop=True)
+
+
+def read_any(source: Source, column: str) -> pd.Series | None:
+    """A column that plays no role: numbers stay numbers, all else is text, and bytes are left out.
+
+    Returns:
+      The column; None where it holds bytes, such as pictures.
+    """
+    values = source.frame[column].reset_index(drop=True)
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    if values.dtype == object:
+        if {type(value) for value in values.dropna()} == {Decimal}:
+            return read_numbers(source, column)
+        if any(map(_holds_bytes, values)):
+            return None
+    return read_texts(source, column)
+
+
+def read_numbers(source: Source, column: str, lenient: bool = False) -> pd.Series:
+    """A column of numbers as Int64 (where all are whole) or Float64, <NA> where missing.
+
+    Raises:
+      UserError: a value that is neither a finite number nor missing, unless `lenient`: then it is
+        taken to be missing.
+    """
+    values = source.frame[column].reset_index(drop=True)
+    if pd.api.types.is_numeric_dtype(values):
+        given = (values.astype("Int64") if pd.api.types.is_bool_dtype(values) else values).dropna()
+        parsed = given
+    else:
+        given = _drop_missing(source, column)
+        parsed = _parse(given)
+    bad = ~np.isfinite(parsed.to_numpy(np.float64, na_value=np.nan))
+    if bad.any() and not lenient:
+        row = given.index[int(np.argmax(bad))]
+        value = given[row].item() if isinstance(given[row], np.generic) else given[row]
+        raise UserError(f"{source.place(row)}: {column!r} is {shown(value)}, not a number")
+    parsed = parsed[~bad]
+    whole = pd.api.types.is_integer_dtype(parsed) and not (parsed > np.iinfo(np.int64).max).any()
+    return parsed.astype("Int64" if whole else "Float64").reindex(values.index)
+
+
+def read_times(source: Source, column: str) -> pd.Series:
+    """A column of times: numbers as they are, dates as seconds since 1970 (UTC).
+
+    Dates with parts of a microsecond are whole nanoseconds instead, which seconds cannot hold.
+
+    Raises:
+      UserError: a value that is neither, or numbers and dates mixed.
+    """
+    values = source.frame[column].reset_index(drop=True)
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return _count_seconds(pd.to_datetime(values, utc=True))
+    if pd.api.types.is_numeric_dtype(values):
+        return read_numbers(source, column)
+    given = _drop_missing(source, column)
+    if given.empty or _parse(given.iloc[:1]).notna().all():
+        return read_numbers(source, column)
+    parsed = _parse_dates(given)
+    if parsed.isna().any():
+        row = parsed.index[int(np.argmax(parsed.isna().to_numpy()))]
+        raise UserError(
+            f"{source.place(row)}: {column!r} is {shown(given[row])}, not an ISO 8601 date "
+            "(such as 2014-07-23 or 2014-07-23T10:00:00Z) like the values before it"
+        )
+    return _count_seconds(parsed).reindex(values.index)
+
+
+def _write(source: Source, column: str, write: Callable[[object], str | None]) -> pd.Series:
+    """A column as "string", <NA> where missing; `write` gives the text of a Python object."""
+    values = source.frame[column].reset_index(drop=True)
+    if pd.api.types.is_float_dtype(values):
+        given = values.dropna()
+        if ((given % 1 == 0) & (given.abs() < 2**63)).all():
+            values = values.astype("Int64")
+    elif values.dtype == object:
+        texts = []
+        for row, value in enumerate(values):
+            try:
+                texts.append(write(value))
+            except ValueError as error:
+                raise UserError(f"{source.place(row)}: {column!r} is {error}") from error
+        values = pd.Series(texts, dtype="string")
+    return values.astype("string")
+
+
+def _write_one(value: object) -> str | None:
+    """A scalar as text; a ValueError says what else it is."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise ValueError("bytes, not text") from None
+    if isinstance(value, list | tuple | dict | set | np.ndarray):
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        raise ValueError(f"{shown(value)}, not one value")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if pd.isna(value) else str(value)
+
+
+def write_any(value: object) -> str | None:
+    """As `_write_one`, and lists too: their elements, those of lists in them too, joined."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return ", ".join(text for text in map(write_any, value) if text)
+    return _write_one(value)
+
+
+def _holds_bytes(value: object) -> bool:
+    if isinstance(value, list | tuple | np.ndarray):
+        return any(map(_holds_bytes, value))
+    if isinstance(value, dict):
+        return any(map(_holds_bytes, value.values()))
+    return isinstance(value, bytes)
+
+
+def _write_whole(texts: pd.Series) -> pd.Series:
+    texts = texts.str.replace(_WHOLE, r"\1", regex=True)
+    powers = texts[texts.str.contains(_POWER, regex=True)].unique()
+    whole = {p: f"{Decimal(p):.0f}" for p in powers if Decimal(p).to_integral_value() == Decimal(p)}
+    return texts.replace(whole) if whole else texts
+
+
+def _drop_missing(source: Source, column: str) -> pd.Series:
+    """The texts of a column of numbers or times, stripped, without those that are missing."""
+    texts = _write(source, column, _write_one).str.strip()
+    return texts[~texts.str.lower().isin(_NO_NUMBER).to_numpy(bool) & texts.notna()]
+
+
+def _parse(texts: pd.Series) -> pd.Series:
+    """Texts as int64 (where all are whole) or float64, nan where one is no number."""
+    texts = texts.str.replace(_WHOLE, r"\1", regex=True)
+    texts = texts.replace({"True": "1", "true": "1", "False": "0", "false": "0"})
+    # By the block: as Python objects they take ten times the memory of the numbers.
+    blocks = [texts.iloc[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
+    numbers = [pd.to_numeric(block.astype(object), errors="coerce") for block in blocks]
+    whole = all(part.dtype == np.int64 for part in numbers)
+    values = [part.to_numpy(np.int64 if whole else np.float64) for part in numbers]
+    return pd.Series(np.concatenate([*values, np.zeros(0, np.int64)]), texts.index)
+
+
+def _parse_dates(texts: pd.Series) -> pd.Series:
+    """Texts as times in UTC, NaT where one is no date."""
+    texts = texts.str.replace(r"\s*(?:UTC|GMT|Z)$", "+00:00", regex=True, case=False)
+    texts = texts.str.replace(r"\s+([+-]\d\d:?\d\d)$", r"\1", regex=True).astype(object)
+    parsed = pd.to_datetime(texts, utc=True, format=_DATES[0], errors="coerce")
+    for form in _DATES[1:]:
+        left = parsed.isna()
+        if not left.any():
+            break
+        parsed[left] = pd.to_datetime(texts[left], utc=True, format=form, errors="coerce")
+    return parsed
+
+
+def _count_seconds(moments: pd.Series) -> pd.Series:
+    given = moments.dropna()
+    if given.dt.unit == "ns" and (nanoseconds := given.astype("int64")).mod(1000).any():
+        return nanoseconds.astype("Int64").reindex(moments.index)
+    given = given.dt.as_unit("us").astype("int64").astype("Int64")
+    # Whole seconds stay integers: ties are then exact.
+    whole = (given % 1_000_000 == 0).all()
+    seconds = given // 1_000_000 if whole else (given / 1e6).astype("Float64")
+    return seconds.reindex(moments.index)

@@ -1,0 +1,101 @@
+"""The notice that a machine is about to be taken away: SIGTERM.
+
+A process that is alone hears it itself, and whatever it is at ends at once by `Preempted`; only
+what is `deferred` goes on to its next `arrived` or `safe_point`. Of several processes each hears of
+its own machine only, and all must stop at the same place: there JAX's coordination service catches
+the signal, and they agree on one of the places that every process passes in the same order.
+"""
+
+import contextlib
+import itertools
+import signal
+import threading
+from collections.abc import Iterator
+
+from recalign.errors import Preempted
+
+
+class _Notice:
+    """There is one signal, and so there is one of these."""
+
+    listening = False
+    arrived = False
+    deferred = False
+    places = itertools.count(1)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Within the block SIGTERM is a notice; a block within another changes nothing."""
+    if _Notice.listening or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _on_signal)
+    _Notice.listening, _Notice.arrived = True, False
+    try:
+        yield
+    finally:
+        _Notice.listening = _Notice.arrived = False
+        if not _are_several():
+            # None is a handler that some library installed below Python.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within the block nothing is cut off."""
+    before, _Notice.deferred = _Notice.deferred, True
+    try:
+        yield
+    finally:
+        _Notice.deferred = before
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Amid what is deferred, a block that may be cut off; a safe point begins it."""
+    safe_point()
+    before, _Notice.deferred = _Notice.deferred, False
+    try:
+        yield
+    finally:
+        _Notice.deferred = before
+
+
+def arrived() -> bool:
+    """Whether to stop here; several processes ask at the same places, and hear the same."""
+    if not _Notice.arrived and _are_several():
+        from jax.experimental import multihost_utils
+
+        # Once it has been agreed on a place it is told there alone, whatever is made of it.
+        _Notice.arrived = multihost_utils.reached_preemption_sync_point(next(_Notice.places))
+    return _Notice.arrived
+
+
+def safe_point() -> None:
+    """Ends what runs if it is to stop here; several processes must pass the same safe points.
+
+    Raises:
+      Preempted: it was told to stop.
+    """
+    if arrived():
+        raise Preempted()
+
+
+def pass_on() -> None:
+    """Gives a signal that this process caught, alone, to the service that now listens for all."""
+    if _Notice.arrived:
+        _Notice.arrived = False
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _on_signal(*_) -> None:
+    first, _Notice.arrived = not _Notice.arrived, True
+    if first and not _Notice.deferred:
+        raise Preempted()
+
+
+def _are_several() -> bool:
+    import jax
+
+    return jax.distributed.is_initialized()

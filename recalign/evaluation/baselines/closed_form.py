@@ -1,0 +1,266 @@
+"""Linear item-to-item rankers that are solved for, not trained: EASE and SLIT.
+
+Both hold one matrix B [N, N] over the catalogue, so that memory grows with its square; it is asked
+for before it is taken. What they may choose, they choose by NDCG@10 on validation.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import psutil
+import scipy.linalg
+import scipy.sparse as sp
+import tqdm
+
+from recalign.errors import UserError
+from recalign.evaluation.baselines.rankers import (
+    CHUNK_ENTRIES,
+    DenseRanker,
+    Histories,
+    checked,
+    chunks,
+)
+
+log = logging.getLogger(__name__)
+
+MATRICES = 4
+"""So many float32[N, N] are held at once: a Gram matrix, its inverse, a B and the best so far."""
+
+LONGEST_PREFIX = 50
+"""Of a longer prefix SLIT reads the newest items alone: its cost grows with the square of this."""
+
+JUDGED = 5_000
+"""So many validation histories, the first ones, are enough to choose by."""
+
+
+class _Choice(NamedTuple):
+    """A solution and what it was solved with; the first field orders them."""
+
+    ndcg: float
+    setting: tuple[float, ...]
+    decay: float
+    weights: np.ndarray | None
+
+
+class ItemToItem(DenseRanker):
+    """Scores are sums of rows of a matrix: Σ_t decay^t · B[history item t], t = 0 for the newest.
+
+    Args:
+      validation: histories to choose by.
+      targets: int[m], their next items.
+      decays: to choose from.
+    """
+
+    weights: np.ndarray
+    decay: float
+    setting: tuple[float, ...]
+
+    def __init__(self, validation: Histories, targets: np.ndarray, decays: Sequence[float]):
+        judged = min(JUDGED, len(targets))
+        offsets = validation.offsets[: judged + 1]
+        self._validation = Histories(offsets, validation.events[: offsets[-1]])
+        self._targets = targets[:judged]
+        self._decays = tuple(decays)
+
+    def score_chunks(self, histories: Histories) -> Iterator[tuple[slice, np.ndarray]]:
+        """See `DenseRanker`."""
+        offsets, events = histories.offsets, histories.events
+        num_items = len(self.weights)
+        owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        age = offsets[1:][owners] - 1 - np.arange(len(checked(offsets, events, num_items)))
+        shape = (len(offsets) - 1, num_items)
+        read = _matrix(self.decay ** age.astype(float), owners, events, shape)
+        for rows in chunks(np.full(shape[0], num_items), CHUNK_ENTRIES):
+            yield rows, read[rows] @ self.weights
+
+    def _choose(
+        self,
+        solve: Callable[..., np.ndarray],
+        settings: Sequence[tuple[float, ...]],
+        best: _Choice | None = None,
+    ) -> _Choice:
+        """Solves for B with each of some settings; the best, also beside one found before."""
+        name = type(self).__name__
+        quiet = not sys.stderr.isatty()
+        for setting in tqdm.tqdm(settings, desc=name, unit="solve", disable=quiet):
+            self.weights = solve(*setting)
+            for decay in self._decays:
+                self.decay = decay
+                ndcg = self.unseen_ndcg(self._validation, self._targets)
+                log.info("%s %s, decay %.3f: validation %.5f", name, setting, decay, ndcg)
+                if best is None or ndcg > best.ndcg:
+                    best = _Choice(ndcg, setting, decay, self.weights)
+        return best
+
+    def _take(self, choice: _Choice) -> None:
+        self.setting, self.decay, self.weights = choice.setting, choice.decay, choice.weights
+
+
+class EASE(ItemToItem):
+    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv:1905.03375).
+
+        B = I − P · diag(1 / diag(P)),  P = (XᵀX + λI)⁻¹,
+
+    with X the binary user-by-item matrix of train interactions; the diagonal of B is zero.
+
+    Args:
+      validation: histories to choose λ and the decay by.
+      targets: int[m], their next items.
+      penalties: the λ to choose from.
+      decays: of older items of a history; the paper's has none, 1.
+    """
+
+    def __init__(
+        self,
+        validation: Histories,
+        targets: np.ndarray,
+        penalties: Sequence[float] = (50.0, 200.0, 800.0),
+        decays: Sequence[float] = (0.6, 1.0),
+    ):
+        super().__init__(validation, targets, decays)
+        self._penalties = tuple(penalties)
+
+    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
+        """See `Ranker`.
+
+        Raises:
+          UserError: the matrices do not fit into memory.
+        """
+        check_memory(num_items, "EASE")
+        users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        shape = (len(offsets) - 1, num_items)
+        taken = _matrix(np.ones(len(events)), users, checked(offsets, events, num_items), shape)
+        taken.data[:] = 1  # what a user took twice was added up
+        gram = taken.T @ taken
+
+        def solve(penalty: float) -> np.ndarray:
+            inverse = _inverse(gram, penalty)
+            inverse /= -np.diag(inverse)
+            np.fill_diagonal(inverse, 0)
+            return inverse
+
+        self._take(self._choose(solve, [(penalty,) for penalty in self._penalties]))
+        return self
+
+
+class SLIT(ItemToItem):
+    """Next items regressed on what came before them, newest counting most.
+
+    For every proper prefix of a train sequence there is one row: S holds its items, the k-th newest
+    weighted by max(exp(−k / τ), c), T the item that came next. Then
+
+        B = (SᵀS + λI)⁻¹ SᵀT,  score(x) = Σ_k exp(−k / τ′) · B[k-th newest, x].
+
+    That is the transition part of SLIST (Choi et al., WWW 2021, arXiv:2103.16104), trained on
+    single targets and with a floor c under its decay as in TALE (Park et al., WSDM 2025). Distances
+    are counted in events.
+
+    Args:
+      validation: histories to choose λ, τ and τ′ by.
+      targets: int[m], their next items.
+      penalties: the λ to choose from, with the first of `spans`.
+      spans: the τ to choose from, with the best λ.
+      reading_spans: the τ′ to choose from, for each B.
+      floor: c.
+    """
+
+    def __init__(
+        self,
+        validation: Histories,
+        targets: np.ndarray,
+        penalties: Sequence[float] = (10.0, 40.0),
+        spans: Sequence[float] = (2.0, 5.0),
+        reading_spans: Sequence[float] = (1.0, 2.0, 4.0),
+        floor: float = 0.1,
+    ):
+        super().__init__(validation, targets, [float(np.exp(-1 / span)) for span in reading_spans])
+        self._penalties, self._spans, self._floor = tuple(penalties), tuple(spans), floor
+
+    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
+        """See `Ranker`.
+
+        Raises:
+          UserError: the matrices do not fit into memory.
+        """
+        check_memory(num_items, "SLIT")
+        rows, items, ages, targets = prefixes(offsets, checked(offsets, events, num_items))
+        shape = (len(targets), num_items)
+        came_next = _matrix(np.ones(len(targets)), np.arange(len(targets)), targets, shape)
+
+        def solve(penalty: float, span: float) -> np.ndarray:
+            read = _matrix(np.maximum(np.exp(-ages / span), self._floor), rows, items, shape)
+            inverse = _inverse(read.T @ read, penalty)  # symmetric
+            return np.ascontiguousarray(((came_next.T @ read) @ inverse).T)
+
+        first, *others = self._spans
+        best = self._choose(solve, [(penalty, first) for penalty in self._penalties])
+        penalty, _ = best.setting
+        self._take(self._choose(solve, [(penalty, span) for span in others], best))
+        return self
+
+
+def prefixes(
+    offsets: np.ndarray, events: np.ndarray, longest: int = LONGEST_PREFIX
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of every proper prefix of every sequence, and the item after each prefix.
+
+    Args:
+      offsets: int[n + 1]; sequence s is `events[offsets[s]:offsets[s + 1]]`, oldest first.
+      events: int[…], item indices.
+      longest: so many newest items of a prefix are read.
+
+    Returns:
+      Of each entry its prefix, its item and its age, 0 for the newest, int64[e] each; of each
+      prefix the next item, int[p].
+    """
+    within = np.arange(len(events)) - np.repeat(offsets[:-1], np.diff(offsets))
+    nexts = np.flatnonzero(within)  # every item but the first of a sequence follows a prefix
+    lengths = np.minimum(within[nexts], longest)
+    rows = np.repeat(np.arange(len(nexts)), lengths)
+    ages = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return rows, events[nexts[rows] - 1 - ages], ages, events[nexts]
+
+
+def check_memory(num_items: int, name: str) -> None:
+    """Says what a closed form over a catalogue takes, and refuses what the machine lacks.
+
+    Raises:
+      UserError: too large; what would fit is said.
+    """
+    needed = MATRICES * 4 * num_items**2
+    free = psutil.virtual_memory().available
+    log.info("%s over %d items takes %.1f GiB of memory", name, num_items, needed / 2**30)
+    if needed > free:
+        fits = int((free / (4 * MATRICES)) ** 0.5)
+        raise UserError(
+            f"{name} over {num_items} items takes {needed / 2**30:.1f} GiB of memory, of which "
+            f"{free / 2**30:.1f} are free: it fits catalogues of up to {fits} items. Choose "
+            "another baseline, such as cooccurrence, or prepare the domain with fewer items"
+        )
+
+
+def _inverse(gram: sp.sparray, penalty: float) -> np.ndarray:
+    """(G + λI)⁻¹ of a sparse positive semi-definite G, float32[N, N], by Cholesky."""
+    dense = np.asfortranarray(gram.astype(np.float32).toarray())
+    dense[np.diag_indices_from(dense)] += penalty
+    factor, failed = scipy.linalg.lapack.spotrf(dense, lower=True, overwrite_a=True)
+    if failed:
+        raise np.linalg.LinAlgError(f"G + {penalty} I is not positive definite")
+    inverse, _ = scipy.linalg.lapack.spotri(factor, lower=True, overwrite_c=True)
+    # LAPACK writes one triangle of what it lays out by columns.
+    for start in range(0, len(inverse), 1024):
+        block, after = slice(start, start + 1024), slice(start + 1024, None)
+        lower = np.tril(inverse[block, block])
+        inverse[block, block] = lower + np.tril(lower, -1).T
+        inverse[block, after] = inverse[after, block].T
+    return inverse.T
+
+
+def _matrix(
+    values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]
+) -> sp.csr_array:
+    """A sparse float32 matrix; what is named twice is added up."""
+    return sp.csr_array((values.astype(np.float32), (rows, columns)), shape=shape)

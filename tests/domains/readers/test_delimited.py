@@ -1,0 +1,130 @@
+"""Delimited text: what is read, and what is refused with file and line."""
+
+import csv
+import gzip
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.domains.readers import delimited
+from recalign.errors import UserError
+
+
+def rows(source):
+    return source.frame.to_numpy().tolist()
+
+
+def test_fields_are_text_and_empty_fields_stay_empty(put):
+    source = delimited.read(put("a.tsv", "u\ti\tt\n1\tNA\t\n02\tnull\t7\n"), "\t", False)
+    assert list(source.frame.columns) == ["u", "i", "t"]
+    assert rows(source) == [["1", "NA", ""], ["02", "null", "7"]]
+
+
+def test_byte_order_mark_line_ends_and_blank_lines(put):
+    source = delimited.read(put("a.tsv", b"\xef\xbb\xbfu\ti\r\n\r\n1\t2\r\n   \n3\t4"), "\t", False)
+    assert rows(source) == [["1", "2"], ["3", "4"]]
+    assert source.place(1).endswith("a.tsv, line 5")
+
+
+def test_unquoted_text_takes_quotes_and_carriage_returns_literally(put):
+    source = delimited.read(put("a.tsv", 'i\tt\n1\t"24" mirror\n2\tone\rtwo\n'), "\t", False)
+    assert rows(source) == [["1", '"24" mirror'], ["2", "one\rtwo"]]
+
+
+def test_quoted_fields_may_hold_separators_and_line_ends(put):
+    text = 'i,t\n1,"a, ""b""\nand c"\n\n2,d\n'
+    source = delimited.read(put("a.csv", text), ",", True)
+    assert rows(source) == [["1", 'a, "b"\nand c'], ["2", "d"]]
+    assert source.place(1).endswith("line 5")
+
+
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.tsv"])
+def test_gzip_is_known_by_its_content(put, name):
+    path = put(name, gzip.compress(b"u\ti\n1\t2\n"))
+    assert rows(delimited.read(path, "\t", False)) == [["1", "2"]]
+
+
+def refuse(path, *words, quoted=False):
+    with pytest.raises(UserError) as error:
+        delimited.read(path, "," if quoted else "\t", quoted)
+    message = str(error.value)
+    for word in (str(path), *words):
+        assert word in message
+
+
+def test_truncated_and_damaged_gzip(put):
+    whole = gzip.compress(b"u\ti\n" + b"1\t2\n" * 500)
+    refuse(put("a.gz", whole[:-12]), "truncated")
+    refuse(put("b.gz", whole[:12] + b"\x00\xff\x00\xff" + whole[16:]), "damaged")
+
+
+def test_empty_files(put):
+    refuse(put("a.tsv", ""), "empty")
+    refuse(put("b.tsv", "\n \n"), "empty")
+    refuse(put("c.tsv.gz", gzip.compress(b"")), "empty")
+    refuse(put("e.tsv", b"\xef\xbb\xbf" * 2), "empty")
+
+
+def test_absent_file(tmp_path):
+    refuse(tmp_path / "none.tsv", "No such file")
+
+
+def test_bytes_that_are_not_utf8(put):
+    refuse(put("a.tsv", b"u\ti\n1\t2\ncaf\xe9\t3\n"), "line 3", "0xe9", "not UTF-8")
+
+
+def test_bytes_that_are_no_text_at_all(put):
+    refuse(put("a.csv", b"\x80\x05\x95\0\0\xff"), "not a file of text")
+
+
+def test_too_many_and_too_few_fields(put):
+    refuse(put("a.tsv", "u\ti\n1\t2\n3\t4\t5\n"), "line 3 has 3 fields", "header has 2")
+    refuse(put("b.tsv", "u\ti\tt\n1\t2\t3\n\n4\t5\n"), "line 4 has 2 fields", "header has 3")
+    refuse(put("c.tsv", "u\ti\n1\t2\t3\n4\t5\t6\n"), "line 2 has 3 fields", "header has 2")
+
+
+def test_a_column_without_a_name_is_left_out(put):
+    """It is the index that pandas writes, or what a separator at the end of each line makes."""
+    source = delimited.read(put("a.csv", ",u,i,\n0,1,2,\n1,3,4,\n"), ",", True)
+    assert list(source.frame.columns) == ["u", "i"]
+    assert rows(source) == [["1", "2"], ["3", "4"]]
+
+
+def test_a_name_that_stands_twice_is_noted(put):
+    source = delimited.read(put("a.tsv", "u\tx\tx\n1\t2\t3\n"), "\t", False)
+    assert rows(source) == [["1", "2"]]
+    assert source.doubled == {"x"}
+
+
+def test_a_quote_that_is_never_closed(put):
+    refuse(put("a.csv", 'u,i\n1,"2\n3,4\n'), "double quote", quoted=True)
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.sampled_from('"ab,\n '), max_size=6), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, records):
+    """Quoting what begins with a quote but is not in quotes leaves proper quotes alone."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["a", "b", "c"], *records])
+    path = tmp_path_factory.mktemp("x") / "x.csv"
+    path.write_text(text.getvalue())
+
+    def stripped(rows):  # spaces around fields are no part of them, as elsewhere
+        return [[field.strip(" ") for field in row] for row in rows]
+
+    assert stripped(rows(delimited.read(path, ",", True))) == stripped(records)
+
+
+@given(st.lists(st.text(st.sampled_from('"ab '), min_size=1, max_size=8), min_size=1))
+def test_a_title_with_quotes_of_its_own_keeps_them(tmp_path_factory, titles):
+    titles = [f'"{title}" by "x"' for title in titles]
+    path = tmp_path_factory.mktemp("x") / "x.tsv"
+    path.write_text("".join(f"{line}\n" for line in ["t\tn", *(f"{t}\t1" for t in titles)]))
+    assert [title for title, _ in rows(delimited.read(path, "\t", True))] == titles

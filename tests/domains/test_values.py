@@ -1,0 +1,229 @@
+"""Ids, texts, numbers and times, whatever type and spelling they come in."""
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.domains import values
+from recalign.domains.source import Source, convert_arrow
+from recalign.errors import UserError
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+def source_of(column):
+    """A table with the column "x": a list of texts, as text files give it, or an Arrow array."""
+    if isinstance(column, pa.Array):
+        frame = convert_arrow(pa.table({"x": column}))
+    else:
+        frame = pd.DataFrame({"x": pd.Series(column, dtype="str")})
+    return Source("t", frame, lambda row: f"t, row {row + 1}")
+
+
+def missing_as_none(column):
+    return [None if value is pd.NA else value for value in column]
+
+
+def refuse(read, *words):
+    with pytest.raises(UserError) as error:
+        read()
+    for word in words:
+        assert word in str(error.value)
+
+
+MISSING = [
+    "",
+    " ",
+    "NaN",
+    "nan",
+    "NA",
+    "N/A",
+    "null",
+    "NULL",
+    "None",
+    "NaT",
+    "<NA>",
+    "\\N",
+    "-",
+    "—",
+]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_ways_to_write_that_there_is_no_number_or_time(missing):
+    column = source_of(["1", missing, "3"])
+    assert missing_as_none(values.read_numbers(column, "x")) == [1, None, 3]
+    assert missing_as_none(values.read_times(column, "x")) == [1, None, 3]
+    dates = source_of([missing, "2014-05-13", missing])
+    assert missing_as_none(values.read_times(dates, "x")) == [None, 1399939200, None]
+
+
+@given(st.lists(st.none() | INT64, min_size=1))
+def test_integers_stay_integers_in_all_formats(numbers):
+    arrow = source_of(pa.array(numbers, pa.int64()))
+    text = source_of(["" if number is None else str(number) for number in numbers])
+    floats = source_of(["" if number is None else f"{number}.0" for number in numbers])
+    for column in (arrow, text, floats):
+        for read in (values.read_numbers, values.read_times):
+            assert missing_as_none(read(column, "x")) == numbers
+
+
+@given(st.lists(st.none() | INT64, min_size=1))
+def test_the_same_id_is_the_same_in_all_formats(numbers):
+    """Two tables agree on whole numbers, one of which went through floats, decimals or text."""
+    given_ = [number for number in numbers if number is not None] or [0]
+    expected = [str(number) for number in given_]
+    columns = [
+        pa.array(given_, pa.int64()),
+        pa.array(map(Decimal, given_), pa.decimal128(30, 3)),
+        pa.array([str(number).encode() for number in given_]),
+        pa.array(map(str, given_)).dictionary_encode(),
+        [f" {number} " for number in given_],
+        [f"{number}.0" for number in given_],
+        [f"{number}." for number in given_],
+    ]
+    if max(map(abs, given_)) < 2**53:
+        columns += [pa.array(given_, pa.float64()), [f"{number:.17e}" for number in given_]]
+    for column in columns:
+        assert values.read_ids(source_of(column), "x").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5", "1e5", "12e3", "007", "1.0.0", "v1.0", "0x1F", "1E-3", "NA"]
+)
+def test_ids_that_only_look_like_whole_numbers_are_left_alone(text):
+    assert values.read_ids(source_of([text]), "x").tolist() == [text]
+
+
+def test_ids_beyond_64_bits():
+    column = pa.array([2**64 - 1, 1], pa.uint64())
+    assert values.read_ids(source_of(column), "x").tolist() == [str(2**64 - 1), "1"]
+    numbers = values.read_numbers(source_of(column), "x")
+    assert numbers.dtype == "Float64"
+    assert values.read_ids(source_of(["9" * 40 + ".0"]), "x").tolist() == ["9" * 40]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([["u0"], ["u1"]]),
+        pa.array([{"id": 1}, {"id": 2}]),
+        pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+        pa.array([b"\xff\xfe"]),
+    ],
+)
+def test_what_is_no_id(column):
+    refuse(lambda: values.read_ids(source_of(column), "x"), "t, row 1: 'x' is", "not")
+
+
+def test_an_id_that_is_missing():
+    for column in (["a", " "], pa.array([1, None]), pa.array([1.0, float("nan")])):
+        refuse(lambda column=column: values.read_ids(source_of(column), "x"), "t, row 2", "empty")
+
+
+@pytest.mark.parametrize("value", ["soon", "inf", "1e999", "12,5", "$12.99", "4 stars", "0x10"])
+def test_what_is_no_number(value):
+    column = source_of(["1", value])
+    refuse(lambda: values.read_numbers(column, "x"), "t, row 2", repr(value), "not a number")
+    assert missing_as_none(values.read_numbers(column, "x", lenient=True)) == [1, None]
+
+
+def test_numbers_of_other_types():
+    for column, expected in (
+        (pa.array([True, None, False]), [1, None, 0]),
+        (["True", "", "False"], [1, None, 0]),
+        (pa.array([Decimal("3.50"), None, Decimal("2")]), [3.5, None, 2]),
+        (pa.array([1.5, None, float("nan")]), [1.5, None, None]),
+        (pa.array(["1", None, "2.5"]), [1, None, 2.5]),
+        (pa.array(["5", "5", None]).dictionary_encode(), [5, 5, None]),
+        (pa.array([None, None], pa.null()), [None, None]),
+    ):
+        assert missing_as_none(values.read_numbers(source_of(column), "x")) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2014-05-13T16:53:20Z",
+        "2014-05-13 16:53:20",
+        "2014-05-13 16:53:20 UTC",
+        "2014-05-13 16:53:20.000 UTC",
+        "2014-05-13 16:53:20 GMT",
+        "2014-05-13 16:53:20+00",
+        "2014-05-13 18:53:20 +0200",
+        "2014/05/13 16:53:20",
+        "Tue, 13 May 2014 16:53:20 GMT",
+        "Tue, 13 May 2014 16:53:20 +0000",
+        "Tue May 13 16:53:20 +0000 2014",
+        "Tue May 13 16:53:20 2014",
+    ],
+)
+def test_ways_to_write_a_date(text):
+    assert values.read_times(source_of([text, ""]), "x")[0] == 1400000000
+
+
+def test_days_without_a_time_of_day():
+    for text in ("2014-05-13", "13 May 2014", "13-May-2014", "May 13, 2014"):
+        assert values.read_times(source_of([text]), "x")[0] == 1399939200
+    day = pa.array([datetime.date(2014, 5, 13), None])
+    assert values.read_times(source_of(day), "x")[0] == 1399939200
+
+
+@pytest.mark.parametrize(
+    "text", ["05/06/2014", "13.05.2014", "yesterday", "2014-13-01", "16:53:20"]
+)
+def test_dates_that_cannot_be_read_in_one_way(text):
+    refuse(lambda: values.read_times(source_of([text]), "x"), "t, row 1", repr(text), "ISO 8601")
+
+
+def test_nanoseconds_of_dates_are_kept():
+    times = pa.array([2**60 + 1, None, 2**60], pa.timestamp("ns", tz="UTC"))
+    assert missing_as_none(values.read_times(source_of(times), "x")) == [2**60 + 1, None, 2**60]
+    text = ["2014-05-13T16:53:20.000000002Z", "2014-05-13T16:53:20.000000001Z"]
+    assert values.read_times(source_of(text), "x").tolist() == [14 * 10**17 + 2, 14 * 10**17 + 1]
+
+
+def test_columns_without_a_role():
+    columns = {
+        "numbers": (pa.array([1, None]), [1, pd.NA]),
+        "flags": (pa.array([True, None]), [True, pd.NA]),
+        "decimals": (pa.array([Decimal("1.5"), None]), [1.5, pd.NA]),
+        "lists": (pa.array([["a", "b"], None]), ["a, b", ""]),
+        "lists of lists": (pa.array([[["a"], ["b"]], []]), ["a, b", ""]),
+        "structs": (pa.array([{"a": 1}, None]), ['{"a": 1}', ""]),
+        "days": (pa.array([datetime.date(2014, 5, 13), None]), ["2014-05-13", ""]),
+        "spans": (pa.array([1, None], pa.duration("s")), ["0 days 00:00:01", ""]),
+        "texts": (["None", "nan"], ["None", ""]),
+    }
+    for name, (column, expected) in columns.items():
+        found = values.read_any(source_of(column), "x").tolist()
+        assert found == expected or (found[0] == expected[0] and pd.isna(found[1])), name
+
+
+@pytest.mark.parametrize(
+    "column", [[b"\xff", None], [[b"\xff"], None], [{"bytes": b"\xff", "path": "a.png"}, None]]
+)
+def test_pictures_are_left_out(column):
+    assert values.read_any(source_of(pa.array(column)), "x") is None
+
+
+def test_texts():
+    assert values.read_texts(source_of(pa.array([1917.0, None])), "x").tolist() == ["1917", ""]
+    assert values.read_texts(source_of(["2.0", "NaN", "NULL"]), "x").tolist() == ["2.0", "", ""]
+    assert values.read_texts(source_of(pa.array([b"a", None])), "x").tolist() == ["a", ""]
+    assert values.read_texts(source_of(pa.array([["a", None, "b"]])), "x").tolist() == ["a, b"]
+
+
+@given(st.lists(st.floats(allow_infinity=False) | st.none(), min_size=1))
+def test_floats_are_what_they_were(numbers):
+    column = pa.array(numbers, pa.float64(), from_pandas=True)
+    expected = np.array([np.nan if number is None else number for number in numbers])
+    for source in (source_of(column), source_of([repr(float(number)) for number in expected])):
+        found = values.read_numbers(source, "x").to_numpy(np.float64, na_value=np.nan)
+        np.testing.assert_array_equal(found, expected)

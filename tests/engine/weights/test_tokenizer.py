@@ -1,0 +1,148 @@
+"""A vocabulary beside Hugging Face weights: transformers reads it as SentencePiece does."""
+
+import json
+import random
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import sentencepiece
+from etils import epath
+
+from recalign.domains import vocabulary
+from recalign.engine.weights import tokenizer
+from recalign.engine.weights.conversion import convert
+from recalign.errors import UserError
+from tests.engine.weights.test_hf import folder, logits
+
+ITEMS = 300
+TEXTS = (
+    "history: #000 Red car, #127 Blue car.",
+    "#127",
+    "(#127) #1279#128  #300",
+    "  two  spaces ",
+    "Ünïcode ½ ﬁ \uff21\uff22 \u200b — 日本語 ♥",
+    "a<b\nc\td",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A domain's own vocabulary: byte pairs, bytes, and a piece for each item."""
+    path = tmp_path_factory.mktemp("domain")
+    words = ("Red", "Blue", "small", "wooden", "Car", "Train", "Doll", "Kite")
+    rng = random.Random(0)
+    titles = [" ".join(rng.choices(words, k=3)) for _ in range(ITEMS)]
+    items = {"title": titles, "brand": [""] * ITEMS, "categories": [[]] * ITEMS}
+    vocabulary.train(pd.DataFrame(items), 400, path)
+    return (path / vocabulary.FILE_NAME).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def t5(shared):
+    """The public one."""
+    return (shared / "vocab/t5/spiece.model").read_bytes()
+
+
+def with_sentinels(model):
+    """As SeqIO gives it, and `recalign cache` keeps it."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for number in reversed(range(100)):
+        proto.pieces.add(piece=f"\u2581<extra_id_{number}>", type=proto.pieces[-1].USER_DEFINED)
+    return proto.SerializeToString()
+
+
+def texts(model):
+    """Sentences, pieces in a row, and characters in a row."""
+    rng, processor = random.Random(1), sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
+    pieces = [p.replace("\u2581", " ") for p in pieces if not re.fullmatch("<0x..>", p)]
+    characters = "abcdefghijklmnopqrstuvwxyz  #0123456789,.:ABCé½\t—日"
+    yield from TEXTS
+    for _ in range(300):
+        yield "".join(rng.choices(pieces, k=rng.randrange(1, 12)))
+        yield "".join(rng.choices(characters, k=rng.randrange(1, 40)))
+
+
+@pytest.mark.parametrize("which", ["own", "t5"])
+@pytest.mark.parametrize("kind", ["AutoTokenizer", "T5Tokenizer"])
+def test_transformers_gives_the_tokens_of_sentencepiece(tmp_path, request, which, kind):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    model = request.getfixturevalue(which)
+    tokenizer.write(epath.Path(tmp_path), with_sentinels(model))
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    found = getattr(transformers, kind).from_pretrained(tmp_path)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = processor.get_piece_size()
+    assert len(found) == pieces + 100
+    assert (found.pad_token_id, found.eos_token_id, found.unk_token_id) == (0, 1, 2)
+    for text in texts(model):
+        expected = processor.encode(text)
+        assert found(text).input_ids == [*expected, 1], text
+        if which == "own":  # an unknown piece is written in several ways, and here there is none
+            assert found.decode(expected) == processor.decode(expected), text
+    sentinels = found("red <extra_id_0> car <extra_id_99>").input_ids
+    assert [i for i in sentinels if i >= pieces] == [pieces + 99, pieces]
+
+
+def test_the_folder_alone_answers_in_transformers(tmp_path, own):
+    """From parameters and vocabulary to text, and the numbers are the network's."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rows = 1024
+    source = folder(tmp_path / "source", vocab_size=rows)
+    convert(source, tmp_path / "hf", "hf", vocabulary=own)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    tokens = torch.arange(2, 14).reshape(2, 6)
+    start = torch.arange(2, 14).reshape(2, 6)[:, :4]
+    with torch.no_grad():
+        theirs = model(input_ids=tokens, decoder_input_ids=start).logits.numpy()
+    np.testing.assert_allclose(logits(tmp_path / "hf"), theirs, rtol=1e-4, atol=1e-4)
+    answer = model.generate(**found(["history: #127"], return_tensors="pt"), max_new_tokens=3)
+    assert isinstance(found.decode(answer[0]), str)
+    assert answer.max() < rows
+
+
+def test_sentinels_are_no_pieces_of_the_file(tmp_path, own):
+    """They are what transformers adds itself."""
+    written = []
+    for number, model in enumerate((own, with_sentinels(own))):
+        path = tmp_path / str(number)
+        path.mkdir()
+        tokenizer.write(epath.Path(path), model)
+        written.append({file.name: file.read_bytes() for file in path.iterdir()})
+    assert written[0] == written[1]
+    processor = sentencepiece.SentencePieceProcessor(model_proto=written[0]["spiece.model"])
+    vocab = json.loads(written[0]["tokenizer.json"])["model"]["vocab"]
+    assert len(vocab) == processor.get_piece_size() + 100
+    assert vocab["<extra_id_0>"] == len(vocab) - 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pattern_matches_its_texts_and_the_longest_of_them(seed):
+    rng = random.Random(seed)
+    texts = {"".join(rng.choices("ab.[", k=rng.randrange(1, 5))) for _ in range(12)}
+    pattern = re.compile(tokenizer.pattern(texts))
+    for _ in range(300):
+        text = "".join(rng.choices("ab.[", k=6))
+        longest = max((t for t in texts if text.startswith(t)), key=len, default=None)
+        match = pattern.match(text)
+        assert (match and match[0]) == longest, text
+
+
+def test_the_pattern_of_many_ids_is_short():
+    assert len(tokenizer.pattern({f"\u2581#{i:06}" for i in range(123_456)})) < 400
+
+
+def test_a_vocabulary_that_is_none_or_another_s_is_refused(tmp_path, own):
+    source = folder(tmp_path / "source")
+    with pytest.raises(UserError, match="only 40 rows: it is not theirs"):
+        convert(source, tmp_path / "out", "hf", vocabulary=own)
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        convert(source, tmp_path / "out", "hf", vocabulary=b"\xff\xff")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,123 @@
+"""Closed forms against a dense solve in float64 of their equations, and their refusals."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from recalign.errors import UserError
+from recalign.evaluation.baselines import closed_form
+from recalign.evaluation.baselines.closed_form import EASE, SLIT, check_memory, prefixes
+from recalign.evaluation.baselines.rankers import Histories
+
+ITEMS = 40
+
+
+def sequences(count, longest, seed):
+    rng = np.random.default_rng(seed)
+    found = [rng.integers(0, ITEMS, rng.integers(1, longest)) for _ in range(count)]
+    return np.cumsum([0, *map(len, found)]), np.concatenate(found).astype(np.int32)
+
+
+@pytest.fixture
+def shop():
+    offsets, events = sequences(60, 9, seed=0)
+    held = Histories(*sequences(30, 7, seed=1))
+    targets = np.random.default_rng(2).integers(0, ITEMS, 30)
+    return offsets, events, held, targets
+
+
+def rows_of(offsets, events):
+    return [events[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+
+
+def scores_by_hand(weights, histories, decay):
+    found = np.zeros((len(histories), ITEMS))
+    for row, history in zip(found, histories, strict=True):
+        for age, item in enumerate(reversed(history)):
+            row += decay**age * weights[item]
+    return found
+
+
+def test_ease_solves_its_equation(shop):
+    offsets, events, held, targets = shop
+    ease = EASE(held, targets, penalties=[3.0], decays=[0.6]).fit(offsets, events, ITEMS)
+    taken = np.zeros((60, ITEMS))
+    for user, items in enumerate(rows_of(offsets, events)):
+        taken[user, items] = 1
+    inverse = np.linalg.inv(taken.T @ taken + 3.0 * np.eye(ITEMS))
+    expected = np.eye(ITEMS) - inverse / np.diag(inverse)
+    np.testing.assert_allclose(ease.weights, expected, atol=2e-5)
+    assert np.all(np.diag(ease.weights) == 0)
+    by_hand = scores_by_hand(expected, rows_of(*held[:2]), 0.6)
+    candidates = np.tile(np.arange(ITEMS), (30, 1))
+    np.testing.assert_allclose(ease.score(held, candidates), by_hand, atol=1e-4)
+
+
+def test_slit_solves_its_equation(shop):
+    offsets, events, held, targets = shop
+    slit = SLIT(held, targets, penalties=[2.0], spans=[1.5], reading_spans=[2.0], floor=0.3)
+    slit.fit(offsets, events, ITEMS)
+    pairs = [
+        (items[:p], items[p]) for items in rows_of(offsets, events) for p in range(1, len(items))
+    ]
+    read, nexts = np.zeros((len(pairs), ITEMS)), np.zeros((len(pairs), ITEMS))
+    for row, (prefix, item) in enumerate(pairs):
+        for age, earlier in enumerate(reversed(prefix)):
+            read[row, earlier] += max(np.exp(-age / 1.5), 0.3)
+        nexts[row, item] = 1
+    expected = np.linalg.solve(read.T @ read + 2.0 * np.eye(ITEMS), read.T @ nexts)
+    np.testing.assert_allclose(slit.weights, expected, atol=2e-5)
+    by_hand = scores_by_hand(expected, rows_of(*held[:2]), np.exp(-1 / 2.0))
+    candidates = np.tile(np.arange(ITEMS), (30, 1))
+    np.testing.assert_allclose(slit.score(held, candidates), by_hand, atol=1e-4)
+
+
+def test_prefixes_are_all_proper_ones_newest_first():
+    offsets, events = np.array([0, 3, 4, 6]), np.array([5, 6, 7, 8, 9, 1])
+    rows, items, ages, targets = prefixes(offsets, events)
+    assert targets.tolist() == [6, 7, 1]
+    assert rows.tolist() == [0, 1, 1, 2]
+    assert items.tolist() == [5, 6, 5, 9]
+    assert ages.tolist() == [0, 0, 1, 0]
+    rows, items, *_ = prefixes(offsets, events, longest=1)
+    assert (rows.tolist(), items.tolist()) == ([0, 1, 2], [5, 6, 9])
+
+
+@pytest.mark.parametrize(
+    ("make", "grid"),
+    [
+        (EASE, {"penalties": [1.0, 30.0], "decays": [0.5, 1.0]}),
+        (SLIT, {"penalties": [1.0, 30.0], "spans": [1.0, 3.0], "reading_spans": [1.0, 3.0]}),
+    ],
+)
+def test_what_validation_says_is_taken(shop, make, grid, caplog):
+    offsets, events, held, targets = shop
+    with caplog.at_level("INFO"):
+        chosen = make(held, targets, **grid).fit(offsets, events, ITEMS)
+    told = [float(r.getMessage().split()[-1]) for r in caplog.records if "validation" in r.msg]
+    assert len(told) >= 4
+    assert chosen.unseen_ndcg(held, targets) == pytest.approx(max(told), abs=1e-5)
+
+
+def test_a_catalogue_too_large_is_refused_before_memory_is_taken(monkeypatch):
+    class Little:
+        available = 2**30
+
+    monkeypatch.setattr(closed_form.psutil, "virtual_memory", lambda: Little)
+    with pytest.raises(
+        UserError, match=r"EASE over 100000 items takes 149\.0 GiB.* up to 8192 items"
+    ):
+        check_memory(100_000, "EASE")
+    check_memory(8192, "EASE")
+
+
+def test_the_inverse_of_more_than_one_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    read = closed_form.sp.csr_array((rng.random((3000, 1100)) < 0.01).astype(np.float32))
+    gram = read.T @ read
+    found = closed_form._inverse(gram, 5.0)
+    np.testing.assert_allclose(
+        found, np.linalg.inv(gram.toarray().astype(float) + 5.0 * np.eye(1100)), atol=1e-5
+    )
+    assert found.flags.c_contiguous

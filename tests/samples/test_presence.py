@@ -1,0 +1,176 @@
+"""A task without a sample is named, with what it lacks, before anything is trained."""
+
+import math
+
+import gin
+import pytest
+import seqio
+from click.testing import CliRunner
+
+from recalign.cli import recalign
+from recalign.errors import UserError
+from recalign.samples import inputs, judged
+from recalign.samples.registry import mixing_rate
+from tests.samples.shops import prepared
+
+LENGTHS = {"inputs": 128, "targets": 32}
+OF_EVENTS = ("retrieval", "ranking", "mim", "mlm", "bpr")
+
+
+def domain_of(name, events, folder):
+    rows = [f"{user},i{item},{time}" for user, items in events for time, item in enumerate(items)]
+    (folder / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    table = ["--interactions", str(folder / "events.csv"), "--vocab_size", "400"]
+    return prepared(name, folder, "table", *table)
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scarce")
+    three = [(f"u{u}", [(u + e) % 9 for e in range(3)]) for u in range(9)]
+    every = [(f"u{u}", [(u + e) % 5 for e in range(5)]) for u in range(9)]
+    domain_of("threeshop", three, folder)
+    domain_of("everyshop", [*every, ("v", [5])], folder)
+    domain_of("wholeshop", every, folder)
+    return folder
+
+
+def train_batches(name):
+    return inputs.train_batches(name, LENGTHS, 4, 0)
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("kind", OF_EVENTS)
+def test_users_of_three_events_leave_nothing_to_learn_from(kind):
+    message = f"threeshop_{kind} has no sample in train: no user of threeshop has two events to"
+    with pytest.raises(UserError, match=message):
+        train_batches(f"threeshop_{kind}")
+    inputs.check_samples(seqio.TaskRegistry.get(f"threeshop_{kind}"), LENGTHS, "test")
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("kind", OF_EVENTS)
+def test_one_empty_task_of_a_mixture_is_named(kind):
+    name = f"some_{kind}"
+    seqio.MixtureRegistry.add(name, ["wholeshop_retrieval", f"threeshop_{kind}"], 1.0)
+    mixture = seqio.MixtureRegistry.get(name)
+    with pytest.raises(UserError, match=f"threeshop_{kind} has no sample in train"):
+        inputs.check_samples(mixture, LENGTHS, "train")
+
+
+@pytest.mark.usefixtures("domains")
+def test_users_who_have_every_item_leave_none_to_set_against_another():
+    with pytest.raises(UserError, match=r"wholeshop_bpr has no sample in test: every .* all 5 "):
+        inputs.check_samples(seqio.TaskRegistry.get("wholeshop_bpr"), LENGTHS, "test")
+    next(train_batches("everyshop_aligned"))  # of the train events alone, some are left
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_task_of_ones_own_is_named_too():
+    given = seqio.TaskRegistry.get("ratedshop_rating")
+    steps = [*given.preprocessors, lambda data: data.filter(lambda example: False)]
+    seqio.TaskRegistry.add("ratedshop_none", given.source, given.output_features, steps)
+    with pytest.raises(UserError, match="ratedshop_none has no sample in train: none of its rec"):
+        train_batches("ratedshop_none")
+
+
+@pytest.mark.usefixtures("domains")
+def test_what_is_not_drawn_from_needs_no_sample():
+    rates = {"threeshop_mim": 0.0, "wholeshop_retrieval": 1.0}
+    seqio.MixtureRegistry.add("some_undrawn", [*rates.items()])
+    inputs.check_samples(seqio.MixtureRegistry.get("some_undrawn"), LENGTHS, "train")
+    seqio.MixtureRegistry.add("some_zero", ["wholeshop_retrieval"], 0.0)
+    with pytest.raises(UserError, match=r"some_zero .* mixing rate 0"):
+        inputs.check_samples(seqio.MixtureRegistry.get("some_zero"), LENGTHS, "train")
+
+
+def shown(*arguments, data):
+    result = CliRunner().invoke(recalign, ["tasks", *arguments, "--data_dir", str(data)])
+    return result.exception or result.output
+
+
+def test_tasks_tells_it_too(domains):
+    for kind in OF_EVENTS:
+        error = shown(f"threeshop_{kind}", data=domains)
+        assert isinstance(error, UserError)
+        assert f"threeshop_{kind} has no sample in train" in str(error)
+
+
+def test_lengths_given_to_tasks_are_what_samples_are_measured_against(domains):
+    override = "--gin.TASK_FEATURE_LENGTHS={'inputs': 40, 'targets': 8}"
+    assert "limit 40" in shown("wholeshop_retrieval", override, data=domains)
+    assert "limit 512" in shown("wholeshop_retrieval", data=domains)
+    recipe = ["--gin_file=toyshop.gin", "--gin.MODEL_DIR=none"]
+    assert "limit 256" in shown("wholeshop_retrieval", *recipe, data=domains)
+    assert "limit 40" in shown("wholeshop_retrieval", *recipe, override, data=domains)
+
+
+def test_tasks_of_a_domain_that_is_not_prepared(domains):
+    error = shown("beauty_retrieval", data=domains)
+    assert isinstance(error, UserError)
+    assert "domain 'beauty' is not prepared" in str(error)
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_examples_to_evaluate_are_not_all(number):
+    with pytest.raises(UserError, match=f"EVAL_EXAMPLES is {number}, but must be at least 1"):
+        judged.examples("wholeshop_retrieval", LENGTHS, "test", num_examples=number)
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rates": {"nope": 1.0}}, "mixing_rate.rates names nope, but the kinds of task are ret"),
+        ({"left_out": ("mim", "mlmm")}, "mixing_rate.left_out names mlmm"),
+        ({"rates": {"mim": -1}}, r"mixing_rate.rates\['mim'\] is -1, but must be 0 or more"),
+        ({"rates": {"mim": math.nan}}, r"mixing_rate.rates\['mim'\] is nan"),
+    ],
+)
+def test_a_rate_of_no_task_is_refused(options, message):
+    for name, value in options.items():
+        gin.bind_parameter(f"registry.mixing_rate.{name}", value)
+    try:
+        with pytest.raises(UserError, match=message):
+            train_batches("wholeshop_aligned")
+    finally:
+        gin.clear_config()
+    assert mixing_rate(seqio.TaskRegistry.get("wholeshop_mim")) == 1
+
+
+@pytest.mark.usefixtures("rated")
+@pytest.mark.parametrize("kind", [*OF_EVENTS, "rating"])
+@pytest.mark.parametrize("number", [0, -3])
+def test_no_history_is_not_the_whole_one(kind, number):
+    gin.bind_parameter(f"{kind}.{kind}.max_history", number)
+    try:
+        with pytest.raises(UserError, match=f"{kind}.max_history is {number}, but must be at lea"):
+            train_batches(f"ratedshop_{kind}")
+    finally:
+        gin.clear_config()
+
+
+@pytest.mark.usefixtures("rated")
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        ("mim", "mim.mask_rate", -0.1),
+        ("mim", "mim.mask_rate", 1.5),
+        ("mlm", "mlm.noise_density", 0),
+        ("mlm", "mlm.noise_density", 1.0),
+        ("mlm", "mlm.mean_span", 0.5),
+        ("retrieval", "verbaliser.Verbaliser.paraphrases", 0),
+        ("retrieval", "items.item_texts.max_title_words", 0),
+        ("retrieval", "items.item_texts.history_form", "name"),
+        ("ranking", "ranking.candidate_form", "name"),
+    ],
+)
+def test_options_out_of_range_are_named(kind, option, value):
+    option = {"items": option.replace("items.", "samples.")}.get(option.partition(".")[0], option)
+    gin.bind_parameter(option, value)
+    try:
+        with pytest.raises(UserError, match=rf"{option.split('.')[-1]} is {value!r}, but must be"):
+            train_batches(f"ratedshop_{kind}")
+    finally:
+        gin.clear_config()
