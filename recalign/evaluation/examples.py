@@ -3,10 +3,18 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from recalign.domains import Domain
+
+
+class Asked(NamedTuple):
+    """Questions; `inputs` and `given` as in `Examples`."""
+
+    inputs: Sequence[np.ndarray]
+    given: Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +26,14 @@ class Examples:
       split: "validation" or "test".
       domain: which they come from.
       inputs: int32[tokens] an example, the question with EOS, without padding.
+      given: int32[tokens] an example, what its answer begins with; () if nothing in any.
     """
 
     task: str
     split: str
     domain: Domain
     inputs: Sequence[np.ndarray]
+    given: Sequence[np.ndarray] = dataclasses.field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -37,16 +47,17 @@ class RetrievalExamples(Examples):
       offsets: int64[m + 1]; example e's whole history is `events[offsets[e]:offsets[e + 1]]`.
       events: int32[n], item indices, oldest first.
       targets: int32[m], the item to find.
-      catalogue: int32[n, tokens], how the model must write each item: EOS included, 0 padded.
-      ask: writes any other histories (item indices, oldest first, none empty) as such inputs; None
-        where a task asks about more than the history.
+      catalogue: int32[n, tokens], how the model must write each item, EOS included if that is
+        written; 0 padded.
+      ask: asks the same of any other histories (item indices, oldest first, none empty); None where
+        a task asks about more than the history.
     """
 
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
     catalogue: np.ndarray
-    ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]] | None = dataclasses.field(
+    ask: Callable[[Sequence[Sequence[int]]], Asked] | None = dataclasses.field(
         default=None, kw_only=True
     )
 

@@ -13,6 +13,7 @@ from clu.data import dataset_iterator
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
+from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import check_readable
 from recalign.samples.registry import domain_of
 
@@ -68,7 +69,7 @@ def train_batches(
         # What is cached in memory would be a part of every checkpoint.
         try_in_mem_cache=False,
     )
-    converter = seqio.EncDecFeatureConverter(pack=pack)
+    converter = FeatureConverter(pack=pack)
     dataset = converter(dataset, lengths).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True

@@ -45,6 +45,14 @@ _BINDINGS = {
 }
 
 
+# What is no token needs fewer bytes.
+_SMALL = {
+    "encoder_segment_ids": np.uint16,
+    "decoder_segment_ids": np.uint16,
+    "decoder_loss_weights": np.uint8,
+}
+
+
 def write(run: Run, mixture_or_task_name: str, module: str, folder: Path) -> int:
     """Writes what a run reads: the batches of all its steps, and the examples it is judged by.
 
@@ -149,7 +157,7 @@ def write_batches(
                 files[name] = np.lib.format.open_memmap(
                     folder / f"{name}.npy",
                     mode="w+",
-                    dtype=np.uint16 if name.endswith("segment_ids") else dtype,
+                    dtype=_SMALL.get(name, dtype),
                     shape=(num_batches * len(values), values.shape[1]),
                 )
             files[name][number * len(values) : (number + 1) * len(values)] = values

@@ -14,6 +14,7 @@ import pytest
 
 from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
+from recalign.evaluation.examples import Asked
 from recalign.serving import server
 from recalign.serving.app import Limits
 from recalign.serving.recommender import Recommender
@@ -36,7 +37,7 @@ class Ranking:
     def warm_up(self, *bounds) -> None:
         """There is nothing to compile."""
 
-    def best(self, params, inputs, excluded, depth, exact=None) -> Ranked:
+    def best(self, params, inputs, excluded, depth, exact=None, given=()) -> Ranked:
         time.sleep(params["seconds"])
         params["calls"].append(len(inputs))
         items = np.full((len(inputs), depth), -1, np.int32)
@@ -74,8 +75,12 @@ class Ask:
 
     longest = 100
 
-    def __call__(self, histories) -> list[np.ndarray]:
-        return [np.zeros(len(history), np.int32) for history in histories]
+    def __call__(self, histories) -> Asked:
+        nothing = np.zeros(0, np.int32)
+        return Asked(
+            inputs=[np.zeros(len(history), np.int32) for history in histories],
+            given=[nothing] * len(histories),
+        )
 
 
 @pytest.fixture(scope="session")

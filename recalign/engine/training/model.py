@@ -84,7 +84,8 @@ class EncoderDecoderModel:
         targets = batch["decoder_target_tokens"]
         logits = self._logits(params, batch, enable_dropout=False)
         loss, _ = losses.token_cross_entropy(logits, targets, self.z_loss, self.label_smoothing)
-        return jnp.sum(jnp.where(targets > 0, loss, 0.0), axis=-1)
+        _, weights = losses.normalizer_and_weights(batch, None)
+        return jnp.sum(jnp.where(weights > 0, loss, 0.0), axis=-1)
 
     def _logits(self, params: dict, batch: Batch, **options) -> jax.Array:
         return self.module.apply(
