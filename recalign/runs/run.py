@@ -36,7 +36,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
-from recalign.runs import configuration, safety
+from recalign.runs import configuration, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
 from recalign.runs.result import Result, commit, read
@@ -119,6 +119,20 @@ class Run:
                 f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
                 "afterwards"
             )
+        macros.check(
+            {
+                "MODEL_DIR": self.model_dir,
+                "TRAIN_STEPS": self.total_steps,
+                "EVAL_PERIOD": self.eval_period,
+                "EVAL_PERIODS": self.eval_periods,
+                "EVAL_EXAMPLES": self.eval_examples,
+                "CHECKPOINT_PERIOD": self.checkpoint_period,
+                "BEST_METRIC": self.best_metric,
+                "PATIENCE": self.patience,
+                "INITIAL_CHECKPOINT_PATH": self.initial_checkpoint_path,
+                "ON_NONFINITE": self.nonfinite,
+            }
+        )
         if self.patience is not None and self.best_metric is None:
             raise UserError(
                 f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"

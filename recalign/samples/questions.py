@@ -30,6 +30,11 @@ class Questions:
         self._dataset = self._pipeline()
         self._most_given = self._measure_given()
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a question has."""
+        return self._lengths["inputs"]
+
     def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
         """The question about each history (item indices, oldest first, none of them empty).
 

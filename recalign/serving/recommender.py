@@ -22,7 +22,8 @@ class Recommender:
 
     Args:
       domain: the catalogue and the users.
-      ask: writes histories (item indices, oldest first) as the model is asked about them.
+      ask: writes histories (item indices, oldest first) as the model is asked about them, in
+        `ask.longest` tokens at most.
       model: the network over the catalogue.
       params: the network's.
       exact: scores every item of the catalogue, whatever the run's own options say.
@@ -46,6 +47,18 @@ class Recommender:
     def depth(self) -> int:
         """How many items a beam of the run's own width can give."""
         return min(self._model.num_beams, self.domain.num_items)
+
+    def warm_up(self, histories: Sequence[int], most: int) -> None:
+        """Compiles all that rankings to `depth` may need, so that none waits for it.
+
+        Args:
+          histories: how many are asked at once: each such number.
+          most: items of a history.
+        """
+        [given] = self._ask([[0]]).given  # of one length for every history
+        self._model.warm_up(
+            self._params, histories, self._ask.longest, most, self.depth, self._exact, len(given)
+        )
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
