@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.linalg
 import scipy.sparse
 
 from recalign.domains.catalogue import TEXT_COLUMNS
@@ -14,6 +15,8 @@ from recalign.errors import UserError
 # A matrix with so many rows or columns is decomposed exactly.
 DENSE = 1000
 OVERSAMPLING, POWER_ITERATIONS = 32, 6
+# Of texts, so many directions are looked at for what explains co-occurrence.
+TEXT_DIRECTIONS, SHRINKAGE = 768, 5
 
 _WORD = re.compile(r"\w+")
 
@@ -62,6 +65,39 @@ def co_occurrence_vectors(
       num_items: n.
       size: at most so many components; a small catalogue has fewer.
     """
+    lifts, _ = _log_lifts(offsets, events, num_items)
+    left, values = _singular_vectors(lifts, size)
+    return (left * np.sqrt(values)).astype(np.float32)
+
+
+def explaining_vectors(
+    items: pd.DataFrame, offsets: np.ndarray, events: np.ndarray, size: int
+) -> np.ndarray:
+    """What of the items' texts explains who bought them together, float32[n, k] with k <= `size`.
+
+    Of a space that many text vectors span, the orthonormal directions v with the largest v · A v: A
+    is the matrix of `co_occurrence_vectors`, each entry divided by the root of (n(i) + 5) ·
+    (n(j) + 5), so that items that few have bought count for less than what they are said to share.
+    An item that nobody bought is told by its words like any other.
+
+    Args:
+      items: the catalogue in index order.
+      offsets: as for `co_occurrence_vectors`.
+      events: likewise.
+      size: at most so many components.
+    """
+    lifts, number = _log_lifts(offsets, events, len(items))
+    scale = scipy.sparse.diags(1 / np.sqrt(number + SHRINKAGE))
+    texts = text_vectors(items, TEXT_DIRECTIONS).astype(np.float64)
+    basis = scipy.linalg.orth(texts - texts.mean(axis=0), rcond=1e-6)
+    _, turn = np.linalg.eigh(basis.T @ (scale @ lifts @ scale @ basis))  # ascending
+    return (basis @ turn[:, ::-1][:, :size]).astype(np.float32)
+
+
+def _log_lifts(
+    offsets: np.ndarray, events: np.ndarray, num_items: int
+) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    """The matrix of `co_occurrence_vectors`, and how many users have each item, float64[n]."""
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     bought = _counts(users, events, (len(offsets) - 1, num_items))
     bought.data[:] = 1
@@ -71,10 +107,7 @@ def co_occurrence_vectors(
     row, column, together = pairs.row[apart], pairs.col[apart], pairs.data[apart]
     lift = together * bought.shape[0] / (number[row] * number[column])
     shape = (num_items, num_items)
-    left, values = _singular_vectors(
-        scipy.sparse.csr_matrix((np.log1p(lift), (row, column)), shape=shape), size
-    )
-    return (left * np.sqrt(values)).astype(np.float32)
+    return scipy.sparse.csr_matrix((np.log1p(lift), (row, column)), shape=shape), number
 
 
 def read_vectors(path: str | os.PathLike, keys: np.ndarray) -> np.ndarray:

@@ -5,10 +5,16 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
 
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import toyshop
-from recalign.domains.vectors import co_occurrence_vectors, read_vectors, text_vectors
+from recalign.domains.vectors import (
+    co_occurrence_vectors,
+    explaining_vectors,
+    read_vectors,
+    text_vectors,
+)
 from recalign.errors import UserError
 
 
@@ -70,6 +76,24 @@ def test_co_occurrence_is_decomposed_by_singular_values(shop, size):
     found = co_occurrence_vectors(*train, shop.num_items, size)
     np.testing.assert_allclose(found @ found.T, kept @ kept.T, atol=1e-5)
     np.testing.assert_array_equal(found, co_occurrence_vectors(*train, shop.num_items, size))
+
+
+def test_what_of_texts_explains_co_occurrence(shop):
+    train, size = shop.train(), 4
+    number = np.bincount(
+        np.concatenate([np.unique(part) for part in np.split(train.events, train.offsets[1:-1])]),
+        minlength=shop.num_items,
+    )
+    weighted = of_users(*train, shop.num_items) / np.sqrt(np.outer(number + 5, number + 5))
+    left, values, _ = np.linalg.svd(of_texts(shop.items), full_matrices=False)
+    texts = left[:, values > 1e-9]
+    texts = texts - texts.mean(axis=0)
+    space = scipy.linalg.orth(texts, rcond=1e-6)
+    best = np.sort(np.linalg.eigvalsh(space.T @ weighted @ space))[::-1][:size]
+    found = explaining_vectors(shop.items, *train, size)
+    np.testing.assert_allclose(found.T @ found, np.eye(size), atol=1e-5)
+    np.testing.assert_allclose(np.diag(found.T @ weighted @ found), best, atol=1e-5)
+    np.testing.assert_array_equal(found, explaining_vectors(shop.items, *train, size))
 
 
 def test_a_large_catalogue_is_decomposed_nearly_as_well():
