@@ -380,6 +380,10 @@ def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
     found = sentencepiece.SentencePieceProcessor(model_proto=written)
     text = "#01 Red car, #17 Blue train"
     assert found.encode(text) == own.encode(text)
+    options = ["train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=runs/again", *SMALL]
+    run(*options, "--gin.TRAIN_STEPS=0", "--gin.INITIAL_CHECKPOINT_PATH='my_shop_t5'")
+    run("eval", "--model_dir", "runs/my_shop")
+    assert metrics(tmp_path / "runs/again") == metrics(folder)
     config = (folder / "config.gin").read_text()
     (folder / "config.gin").write_text(config.replace("'toyshop_aligned'", "'gone_aligned'"))
     command = ["convert", "runs/my_shop/checkpoints/3", "again", "--to=hf"]
@@ -388,9 +392,6 @@ def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
     assert "no vocabulary is written beside the parameters" in result.stderr
     assert "gone_aligned" in result.stderr
     assert not (tmp_path / "again/spiece.model").exists()
-    options = ["train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=runs/again", *SMALL]
-    run(*options, "--gin.TRAIN_STEPS=0", "--gin.INITIAL_CHECKPOINT_PATH='my_shop_t5'")
-    assert metrics(tmp_path / "runs/again") == metrics(folder)
 
 
 def test_an_input_that_the_position_does_not_fit_starts_anew_if_that_is_accepted(
