@@ -188,6 +188,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", choices=MODELS, default="base")
     add("--domains", default=",".join(CATEGORIES), help="default: %(default)s")
+    add("--mixtures", default=",".join(MIXTURES), help="default: %(default)s")
     add("--output", type=Path, default=Path("runs"), help="default: %(default)s")
     add("--raw", type=Path, default=Path("raw"), help="McAuley's files; default: %(default)s")
     add("--source", default=SOURCE, help="where they are fetched from; default: %(default)s")
@@ -195,9 +196,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--slice", choices=sizing.TYPES, help="for --dry_run; default: one that it fits on")
     add("--dry_run", action="store_true", help="tell commands and chip-hours, do nothing")
     options = parser.parse_args(arguments[:at])
-    options.domains = options.domains.split(",")
-    if unknown := [name for name in options.domains if name not in CATEGORIES]:
-        parser.error(f"--domains: no {unknown[0]!r}: there are {', '.join(CATEGORIES)}")
+    for option, known in (("domains", CATEGORIES), ("mixtures", MIXTURES)):
+        names = getattr(options, option).split(",")
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f"--{option}: no {unknown[0]!r}: there are {', '.join(known)}")
+        setattr(options, option, names)
     options.flags = tuple(arguments[at + 1 :])
     return options
 
@@ -208,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
     trainings = [
         Training(options.model, domain, mixture, options.output, options.flags)
         for domain in options.domains
-        for mixture in MIXTURES
+        for mixture in options.mixtures
     ]
     if options.dry_run:
         tell(trainings, options.slice or SLICES[options.model])

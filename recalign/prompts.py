@@ -30,11 +30,12 @@ RANKING = (
     "One of {candidates} is what this customer will want next: {history} Name it.",
 )
 
-# In the history of ratings, stars follow each item.
+# In the history of ratings, stars follow each item. Ratings are split at random, so that some of
+# them may be later than the one that is asked for: nothing is said of when that was.
 RATING = (
-    "Ratings so far, oldest first: {history} How many stars for {item}?",
+    "Ratings, oldest first: {history} How many stars for {item}?",
     "A customer's ratings: {history} Predict the rating of {item}.",
-    "{history} Given these ratings, what will the customer give {item}?",
+    "{history} Given these ratings, what does the customer give {item}?",
     "How is {item} rated by someone who rated as follows? {history}",
 )
 RATED = " rated "

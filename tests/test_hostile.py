@@ -1,6 +1,7 @@
 """Hostile gin text is one clear error, and nothing of recalign's runs what it reads."""
 
 import ast
+import contextlib
 import os
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def test_any_gin_file_is_taken_or_refused(tmp_path_factory, content):
         gin.clear_config()
 
 
-def test_bindings_of_any_text_are_bindings():
-    assert configuration.bindings("a = 1\nnot a binding\nb.c = [\n") == {"a": "1", "b.c": "["}
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(TEXT)
+@example("a = 1\nnot a binding\n")
+@example("b.c = [\n")
+def test_any_text_holds_bindings_or_is_refused(text):
+    with contextlib.suppress(UserError):
+        assert all(isinstance(name, str) for name in configuration.bindings(text))
 
 
 RUNS_WHAT_IT_READS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

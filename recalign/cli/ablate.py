@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options
+from recalign.cli.options import data_dir_option, gin_options, output_folder
 from recalign.engine import preemption
 from recalign.errors import UserError
 
@@ -27,23 +27,48 @@ from recalign.errors import UserError
 )
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N")
 @click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="The folder of the runs."
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_folder,
+    help="The folder of the runs.",
+)
+@click.option(
+    "--split",
+    default="validation",
+    show_default=True,
+    type=click.Choice(["validation", "test"]),
+    help="What the table is of. Decide on validation; test is looked at once, at the end.",
+)
+@click.option(
+    "--domains",
+    metavar="NAME,NAME",
+    help="Train on each of these instead of the recipe's own domain, a table each.",
 )
 @data_dir_option
 @preemption.listening()
-def ablate(configure, ablations: str, seeds: str, output: Path) -> None:
-    """Trains variations of a recipe and prints a table of their metrics on test.
+def ablate(
+    configure, ablations: str, seeds: str, output: Path, split: str, domains: str | None
+) -> None:
+    """Trains variations of a recipe and prints a table of their metrics on validation.
 
-    Each is trained with each seed, in OUTPUT/NAME/seed_N; the table has means and standard
-    deviations. Called again, it goes on where it stopped.
+    Each is trained with each seed, in OUTPUT/NAME/seed_N, or OUTPUT/DOMAIN/NAME/seed_N; the table
+    has means and standard deviations, of the checkpoints that validation chose. A run that has
+    ended leaves a result.json: called again, this goes on where it stopped, and in the end it only
+    prints.
     """
     numbers = _numbers(seeds)
 
     from recalign.runs import ablations as variations
 
     names = variations.known() if ablations == "all" else list(dict.fromkeys(ablations.split(",")))
-    found = dict(variations.run(configure, names, numbers, output))
-    click.echo(variations.format_table(found))
+    chosen = list(dict.fromkeys(domains.split(","))) if domains else [None]
+    folders = {domain: output / domain if domain else output for domain in chosen}
+    for domain, folder in folders.items():
+        variations.check(configure, names, numbers[0], folder, domain)
+    for domain, folder in folders.items():
+        found = variations.run(configure, names, numbers, folder, split, domain)
+        click.echo((f"{domain}\n\n" if domain else "") + variations.format_table(found, split))
 
 
 def _numbers(seeds: str) -> list[int]:

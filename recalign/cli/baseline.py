@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option
+from recalign.cli.options import data_dir_option, output_file
 
 
 @click.command(
@@ -30,7 +30,8 @@ from recalign.cli.options import data_dir_option
 @click.option("--seed", default=0, show_default=True, help="Of what is random in a baseline.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
+    callback=output_file,
     help='A JSON file that receives the numbers as "DOMAIN/NAME/SPLIT/PROTOCOL/METRIC".',
 )
 @data_dir_option

@@ -4,7 +4,21 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options
+from recalign.cli.options import data_dir_option, gin_options, output_folder
+from recalign.errors import UserError
+
+COMMAND = "# recalign train --gin_file=…/train.gin --gin.MODEL_DIR=…\n"
+READS_TOKENS = """\
+from recalign.runs import run
+from recalign.tokens import data
+MODEL_DIR = %gin.REQUIRED
+TOKENS_DIR = %RECIPE_DIR
+run.Run.data = @data.TokenData()
+data.TokenData.directory = %TOKENS_DIR
+data.TokenData.batch_size = %BATCH_SIZE
+data.TokenData.seed = %RANDOM_SEED
+run.Run.eval_examples = None
+"""
 
 
 @click.command(
@@ -16,7 +30,13 @@ from recalign.cli.options import data_dir_option, gin_options
 )
 @gin_options(required=True)
 @data_dir_option
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_folder,
+    help="A new folder.",
+)
 def cache(configure, output: Path) -> None:
     """Writes what a recipe trains on and is judged by, in tokens.
 
@@ -24,16 +44,14 @@ def cache(configure, output: Path) -> None:
     train.gin, the recipe that reads them: the same training, number for number, on a machine that
     needs no TensorFlow. A longer training passes over the rows again, in another order each time.
     """
+    if output.exists():
+        raise UserError(f"{output} is there already: name another folder, or remove it")
     configure("MODEL_DIR=none")
 
-    import gin
+    from recalign.runs import configuration, run
+    from recalign.tokens import writing
 
-    from recalign.runs import run as runs
-    from recalign.tokens import writing as writer
-
-    name, module = (
-        gin.query_parameter(f"%{macro}")
-        for macro in ("MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE")
-    )
-    rows = writer.write(gin.get_configurable(runs.Run)(), name, module, output)
+    found = run.make()
+    recipe = COMMAND + configuration.recipe_without("recalign.samples", READS_TOKENS)
+    rows = writing.write(found.data, found.total_steps, found.eval_examples, recipe, output)
     click.echo(f"{rows} rows written; train with: recalign train --gin_file={output}/train.gin …")

@@ -7,7 +7,9 @@ import click
 from recalign.cli.options import (
     data_dir_option,
     model_dir_option,
+    modules_option,
     multiprocess_options,
+    output_file,
     step_option,
 )
 from recalign.engine import preemption
@@ -20,6 +22,7 @@ _split = click.option(
 @click.command("eval")
 @model_dir_option
 @step_option
+@modules_option
 @_split
 @click.option(
     "--beam_recall",
@@ -31,17 +34,18 @@ _split = click.option(
 @data_dir_option
 @preemption.listening()
 @multiprocess_options
-def evaluate(model_dir: str, step: str, split: str, beam_recall: int | None) -> str:
+def evaluate(
+    model_dir: str, step: str, modules: tuple[str, ...], split: str, beam_recall: int | None
+) -> str:
     """Prints all metrics of a run on a split, beside the baselines.
 
     It is evaluated as its config.gin says; its metrics.json and metrics.jsonl receive the numbers.
     """
-    from recalign.evaluation import report
-    from recalign.runs import run as runs
+    from recalign.runs.run import load
 
-    run = runs.load(model_dir, step)
+    run = load(model_dir, step, modules)
     if beam_recall is None:
-        return report.format_report(run.evaluate(split))
+        return str(run.evaluate(split))
     found = run.beam_recall(split, beam_recall)
     return "\n".join(f"{name} {value:.4f}" for name, value in found.items())
 
@@ -49,11 +53,25 @@ def evaluate(model_dir: str, step: str, split: str, beam_recall: int | None) -> 
 @click.command()
 @model_dir_option
 @step_option
+@modules_option
 @_split
 @click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="A .jsonl file.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_file,
+    help="A .jsonl file.",
+)
 @data_dir_option
-def infer(model_dir: str, step: str, split: str, task: str | None, output: Path) -> None:
+def infer(
+    model_dir: str,
+    step: str,
+    modules: tuple[str, ...],
+    split: str,
+    task: str | None,
+    output: Path,
+) -> None:
     """Writes the predictions for every example of a split.
 
     One JSON line an example, with the source's item ids. Retrieval and ranking, in the order of the
@@ -61,7 +79,7 @@ def infer(model_dir: str, step: str, split: str, task: str | None, output: Path)
     `scores`, their log-probabilities. Rating, by user and item: `history` and `history_ratings`,
     `item`, `rating`, `answer` (the text), `written` (the number it is, or null) and `expected`.
     """
-    from recalign.runs import run as runs
+    from recalign.runs.run import load
 
-    count = runs.load(model_dir, step).predict(split, output, task)
+    count = load(model_dir, step, modules).predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
@@ -20,6 +21,50 @@ step_option = click.option(
     metavar="N|best|newest",
     help="Which checkpoint; `best` is the one that is best on validation by BEST_METRIC.",
 )
+
+modules_option = click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="NAME",
+    help="A module of yours that the run's config.gin may import, such as the one that registers "
+    "its tasks. May be given several times.",
+)
+
+
+def output_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """The callback of an option that names a file to write: what is wrong is told before any work.
+
+    Raises:
+      UserError: its folder is not there or cannot be written to, or the file is a folder.
+    """
+    del context
+    if path is None:
+        return None
+    if path.is_dir():
+        raise UserError(f"{option.opts[0]} {path}: there is a folder of that name")
+    _check_writable(option, path, path.parent)
+    return path
+
+
+def output_folder(context: click.Context, option: click.Parameter, path: Path) -> Path:
+    """The same of an option that names a folder, which need not exist, nor the ones it lies in.
+
+    Raises:
+      UserError: there is a file in its way, or no folder can be made there.
+    """
+    del context
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    _check_writable(option, path, there)
+    return path
+
+
+def _check_writable(option: click.Parameter, path: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        wrong = "is a file" if folder.exists() else "is not there: make it first"
+        raise UserError(f"{option.opts[0]} {path}: {folder} {wrong}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option.opts[0]} {path}: {folder} cannot be written to")
 
 
 def data_dir_option(command: Callable) -> Callable:
@@ -49,8 +94,8 @@ def data_dir_option(command: Callable) -> Callable:
 def gin_options(required: bool) -> Callable[[Callable], Callable]:
     """Adds T5X's gin flags; the command is given `configure()`, which parses them.
 
-    Its arguments are bindings that the flags may override, and files to include `first`, before
-    theirs, and after them.
+    Its arguments are bindings that the flags may override, files to include `first`, before theirs,
+    and after them, and `overrides`, bindings that no flag overrides.
 
     The command needs `context_settings={"ignore_unknown_options": True}`.
     """
@@ -76,11 +121,16 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             paths = [path for path in gin_search_paths.split(",") if path]
 
             def configure(
-                *defaults: str, first: Sequence[str] = (), files: Sequence[str] = ()
+                *defaults: str,
+                first: Sequence[str] = (),
+                files: Sequence[str] = (),
+                overrides: Sequence[str] = (),
             ) -> None:
                 from recalign.runs import configuration
 
-                configuration.parse([*first, *gin_file, *files], [*defaults, *bindings], paths)
+                configuration.parse(
+                    [*first, *gin_file, *files], [*defaults, *bindings, *overrides], paths
+                )
 
             return command(*args, configure=configure, **kwargs)
 

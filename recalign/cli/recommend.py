@@ -1,16 +1,21 @@
 """`recalign recommend`: what a trained run would recommend."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, step_option
+from recalign.cli.options import data_dir_option, model_dir_option, modules_option, step_option
 from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
 AT_ONCE = 1024
+
+GAP = "  "
+# Columns of a table where there is no terminal, and what a column is not cut below.
+WIDTH, NARROW = 120, 12
 
 
 @click.command(
@@ -22,6 +27,7 @@ AT_ONCE = 1024
 )
 @model_dir_option
 @step_option
+@modules_option
 @click.option("--history", metavar="ITEM,ITEM,…", help="Item ids, oldest first.")
 @click.option("--user", help="All that a user has bought, held-out items included.")
 @click.option(
@@ -41,6 +47,7 @@ AT_ONCE = 1024
 def recommend(
     model_dir: str,
     step: str,
+    modules: tuple[str, ...],
     history: str | None,
     user: str | None,
     histories: Path | None,
@@ -58,13 +65,14 @@ def recommend(
     if [history, user, histories].count(None) != 2:
         raise UserError("recommend to whom? Give one of --history, --user and --histories")
 
-    from recalign.runs import run as runs
+    from recalign.runs.run import load
     from recalign.serving import histories as history_files
+    from recalign.serving.recommender import of_run
 
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:
         asked = history_files.read(histories)
-    recommender = runs.load(model_dir, step).recommender(exact=exact)
+    recommender = of_run(load(model_dir, step, modules), exact)
     if user is not None:
         found = [recommender.history_of_user(user)]
     else:
@@ -76,7 +84,7 @@ def recommend(
         if histories is not None or as_json:
             click.echo("\n".join(_json_lines(recommender, part, answers)))
         else:
-            click.echo(_table(answers[0]))
+            click.echo(_table(answers[0]) if answers[0] else _nothing_left(recommender))
 
 
 def _items(recommender, keys: Sequence[str], number: int, source: Path | None) -> list[int]:
@@ -93,18 +101,40 @@ def _json_lines(recommender, histories, answers) -> Iterator[str]:
         yield json.dumps({"history": ids, "items": rows}, ensure_ascii=False)
 
 
+def _nothing_left(recommender) -> str:
+    domain = recommender.domain
+    return (
+        f"the history holds all {domain.num_items} items of {domain.name}, so none is left to "
+        "recommend: --include_seen ranks them"
+    )
+
+
 def _table(rows: Sequence[dict]) -> str:
-    """Rows under headings, in columns as wide as they need be."""
+    """Rows under headings, within the width of the terminal."""
     head = ("rank", "score", "id", "item", "title", "brand")
     cells = [head, *(tuple(_cell(row[name]) for name in head) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = _within(shutil.get_terminal_size((WIDTH, 0)).columns, widths)
+    cells = [tuple(map(_cut, row, widths)) for row in cells]
 
     def line(row: Sequence[str]) -> str:
         numbers = [f"{text:>{width}}" for text, width in zip(row[:2], widths[:2], strict=True)]
         texts = [f"{text:{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
-        return "  ".join([*numbers, *texts]).rstrip()
+        return GAP.join([*numbers, *texts]).rstrip()
 
     return "\n".join(map(line, cells))
+
+
+def _within(columns: int, widths: Sequence[int]) -> list[int]:
+    """Widths that fit beside each other: the widest columns give way, to `NARROW` at least."""
+    widths = list(widths)
+    while sum(widths) + len(GAP) * (len(widths) - 1) > columns and max(widths) > NARROW:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _cell(value: float | int | str) -> str:

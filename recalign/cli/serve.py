@@ -2,17 +2,18 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, step_option
+from recalign.cli.options import data_dir_option, model_dir_option, modules_option, step_option
 from recalign.errors import UserError
 
 
 @click.command(epilog="\b\nExample:\n  recalign serve --model_dir runs/toyshop")
 @model_dir_option
 @step_option
+@modules_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535))
 @data_dir_option
-def serve(model_dir: str, step: str, host: str, port: int) -> None:
+def serve(model_dir: str, step: str, modules: tuple[str, ...], host: str, port: int) -> None:
     """Serves a page: search the catalogue, click a history together, see what is recommended.
 
     The page asks /api/items?q=… and /api/recommend, which others may use as well. There is no
@@ -25,11 +26,12 @@ def serve(model_dir: str, step: str, host: str, port: int) -> None:
             f"`recalign serve` needs {error.name}: pip install 'recalign[serve]'"
         ) from error
 
-    from recalign.runs import run as runs
+    from recalign.runs.run import load
     from recalign.serving.app import Limits
+    from recalign.serving.recommender import of_run
 
     with server.listen(host, port) as bound:
-        recommender = runs.load(model_dir, step).recommender()
+        recommender = of_run(load(model_dir, step, modules))
         web = server.make_server(recommender, host, Limits())
         bound.listen()  # from here on nobody is refused, be it a moment before the server runs
         address = f"[{host}]" if ":" in host else host

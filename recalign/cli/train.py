@@ -40,7 +40,14 @@ from recalign.errors import UserError
 @click.option(
     "--accept_changes",
     is_flag=True,
-    help="Go on in MODEL_DIR although the run in it began with another configuration.",
+    help="Go on in MODEL_DIR although the run in it began with another configuration; where the "
+    "position in the input does not fit, the input starts anew.",
+)
+@click.option(
+    "--profile",
+    metavar="FIRST:COUNT",
+    help="Write a trace of COUNT steps from step FIRST on into MODEL_DIR, for TensorBoard's "
+    "profiler or Perfetto.",
 )
 @preemption.listening()
 @multiprocess_options
@@ -50,26 +57,34 @@ def train(
     dry_run: bool,
     topology: str | None,
     accept_changes: bool,
+    profile: str | None,
 ) -> str:
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
-    (every value in use), checkpoints/, TensorBoard events, metrics.jsonl and metrics.json. The
-    model is evaluated on validation every EVAL_PERIOD steps and at the end on test.
+    (every value in use), checkpoints/, TensorBoard events, metrics.jsonl, metrics.json and
+    result.json. The model is evaluated on validation every EVAL_PERIOD steps. At the end the
+    checkpoint that is best there, by BEST_METRIC, is evaluated on test.
     """
+    steps = _steps(profile) if profile else range(0)
     if dry_run:
         return _dry_run(configure, topology)
     if topology:
         raise UserError("--topology is for --dry_run")
 
-    import gin
-
-    from recalign.evaluation import report
-    from recalign.runs import run as runs
+    from recalign.runs import run
 
     folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
     configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
-    return report.format_report(gin.get_configurable(runs.Run)().train(accept_changes))
+    made = run.make()
+    return str(made.report("test", made.train(accept_changes, steps)))
+
+
+def _steps(profile: str) -> range:
+    first, colon, count = profile.partition(":")
+    if not (colon and first.isdecimal() and count.isdecimal() and int(first) and int(count)):
+        raise UserError(f"--profile is {profile!r}, but must be FIRST:COUNT, such as 10:5")
+    return range(int(first), int(first) + int(count))
 
 
 def _dry_run(configure, topology: str | None) -> str:
@@ -79,11 +94,11 @@ def _dry_run(configure, topology: str | None) -> str:
 
     import gin
 
-    from recalign.runs import run as runs
+    from recalign.runs import run
 
     # What a step's size does not depend on need not be chosen.
     configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")
     if devices:
         # Gin copies what is bound, which a function survives and a device does not.
         gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
-    return gin.get_configurable(runs.Run)().dry_run()
+    return run.make().dry_run()

@@ -3,10 +3,18 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from recalign.domains import Domain
+
+
+class Asked(NamedTuple):
+    """Questions; `inputs` and `given` as in `Examples`."""
+
+    inputs: Sequence[np.ndarray]
+    given: Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +26,14 @@ class Examples:
       split: "validation" or "test".
       domain: which they come from.
       inputs: int32[tokens] an example, the question with EOS, without padding.
+      given: int32[tokens] an example, what its answer begins with; () if nothing in any.
     """
 
     task: str
     split: str
     domain: Domain
     inputs: Sequence[np.ndarray]
+    given: Sequence[np.ndarray] = dataclasses.field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -37,18 +47,11 @@ class RetrievalExamples(Examples):
       offsets: int64[m + 1]; example e's whole history is `events[offsets[e]:offsets[e + 1]]`.
       events: int32[n], item indices, oldest first.
       targets: int32[m], the item to find.
-      catalogue: int32[n, tokens], how the model must write each item: EOS included, 0 padded.
-      ask: writes any other histories (item indices, oldest first, none empty) as such inputs; None
-        where a task asks about more than the history.
     """
 
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
-    catalogue: np.ndarray
-    ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]] | None = dataclasses.field(
-        default=None, kw_only=True
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,6 @@ class RatingExamples(Examples):
       ratings: float32[m], the true ones.
       values: float[s], every rating there is in train, ascending.
       stars: int32[tokens] a value, how the model must write it, EOS included.
-      decode: the text of token ids.
     """
 
     users: np.ndarray
@@ -85,48 +87,58 @@ class RatingExamples(Examples):
     ratings: np.ndarray
     values: np.ndarray
     stars: Sequence[np.ndarray]
-    decode: Callable[[Sequence[int]], str]
 
 
 KINDS = {kind.__name__: kind for kind in (RetrievalExamples, RankingExamples, RatingExamples)}
 _NAMES = ("task", "split")
-_GIVEN = ("domain", "decode", "ask")  # not arrays: whoever loads gives them, or does without
+_OF_ALL = ("domain", "values", "stars")  # not of one example each
 _ENDS = ".ends"
 
 
 def save(examples: Examples, path: Path) -> None:
-    """Writes examples as an .npz file, all but their domain, of which the name, and `decode`."""
+    """Writes examples as an .npz file, all but their domain, of which the name."""
     arrays = {"kind": type(examples).__name__, "domain": examples.domain.name}
     for field in dataclasses.fields(examples):
         value = getattr(examples, field.name)
         if field.name in _NAMES or isinstance(value, np.ndarray):
             arrays[field.name] = value
-        elif field.name not in _GIVEN:
+        elif field.name not in arrays:
             arrays[field.name] = np.concatenate([np.zeros(0, np.int32), *value])
             arrays[field.name + _ENDS] = np.cumsum([len(row) for row in value], dtype=np.int64)
     np.savez(path, **arrays)
 
 
-def load(
-    path: Path, domain: Callable[[str], Domain], decode: Callable[[Sequence[int]], str]
-) -> Examples:
+def load(path: Path, domain: Callable[[str], Domain]) -> Examples:
     """Reads what `save` wrote.
 
     Args:
       path: the file.
       domain: gives the domain of a name.
-      decode: the text of token ids.
     """
     with np.load(path, allow_pickle=False) as stored:
-        values = {name: stored[name] for name in stored.files}
-    kind = KINDS[str(values.pop("kind"))]
-    ragged = {name.removesuffix(_ENDS) for name in values if name.endswith(_ENDS)}
-    for name in ragged:
-        ends = values.pop(name + _ENDS)
-        values[name] = np.split(values[name], ends[:-1]) if len(ends) else []
+        kind = KINDS[str(stored["kind"])]
+        names = [field.name for field in dataclasses.fields(kind)]
+        values = {name: stored[name] for name in names if name in stored}  # once none was given
+        for name in values:
+            if name + _ENDS in stored:
+                ends = stored[name + _ENDS]
+                values[name] = np.split(values[name], ends[:-1]) if len(ends) else []
     for name in _NAMES:
         values[name] = str(values[name])
     values["domain"] = domain(str(values["domain"]))
-    if kind is RatingExamples:
-        values["decode"] = decode
     return kind(**values)
+
+
+def first(examples: Examples, number: int) -> Examples:
+    """The first so many examples, or all where there are fewer."""
+    if number >= len(examples):
+        return examples
+    changed = {
+        field.name: getattr(examples, field.name)[:number]
+        for field in dataclasses.fields(examples)
+        if field.name not in (*_NAMES, *_OF_ALL)
+    }
+    if isinstance(examples, RetrievalExamples):
+        changed["offsets"] = examples.offsets[: number + 1]
+        changed["events"] = examples.events[: examples.offsets[number]]
+    return dataclasses.replace(examples, **changed)

@@ -1,7 +1,7 @@
 """How each kind of task is judged: what the network is asked, and what is made of its answers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,10 +35,18 @@ class Judge(Protocol):
         """The same metrics of what stands beside the network, by name."""
 
 
-def judge(examples: Examples, model: CatalogueModel) -> Judge:
-    """The judge of the task that some examples are of, by a network over what may be answered."""
+def judge(
+    examples: Examples, model: CatalogueModel, decode: Callable[[Sequence[int]], str]
+) -> Judge:
+    """The judge of the task that some examples are of.
+
+    Args:
+      examples: of the task.
+      model: the network over what may be answered.
+      decode: gives the text of tokens.
+    """
     if isinstance(examples, RatingExamples):
-        return RatingJudge(model)
+        return RatingJudge(model, decode)
     if isinstance(examples, RankingExamples):
         return RankingJudge(model)
     return RetrievalJudge(model)
@@ -53,7 +61,9 @@ class RetrievalJudge:
 
     def metrics(self, params: Any, examples: RetrievalExamples) -> dict[str, float]:
         """See `Judge`."""
-        rankings = self._model.rank(params, examples.inputs, examples.offsets, examples.events)
+        rankings = self._model.rank(
+            params, examples.inputs, examples.offsets, examples.events, given=examples.given
+        )
         return {
             name: value
             for protocol, ranked in zip(("full", "full_unseen"), rankings, strict=True)
@@ -65,7 +75,7 @@ class RetrievalJudge:
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
         keys = examples.domain.items["key"].to_numpy()
-        ranked = self._model.best(params, examples.inputs, None, self._depth)
+        ranked = self._model.best(params, examples.inputs, None, self._depth, given=examples.given)
         for record, items, scores in zip(_questions(examples), *ranked, strict=True):
             found = items >= 0
             yield record | {"items": keys[items[found]].tolist(), "scores": scores[found].tolist()}
@@ -86,18 +96,21 @@ class RankingJudge:
 
     def metrics(self, params: Any, examples: RankingExamples) -> dict[str, float]:
         """See `Judge`."""
-        scores = self._model.score(params, examples.inputs, examples.candidates)
+        scores = self._scores(params, examples)
         return metrics.candidate_ranking(scores, examples.positives)
 
     def predictions(self, params: Any, examples: RankingExamples) -> Iterator[dict]:
         """`history`, `target`, and all candidates as `items` with `scores`, best first."""
         keys = examples.domain.items["key"].to_numpy()
-        scores = self._model.score(params, examples.inputs, examples.candidates)
+        scores = self._scores(params, examples)
         for record, items, own in zip(
             _questions(examples), examples.candidates, scores, strict=True
         ):
             order = np.argsort(-own, kind="stable")
             yield record | {"items": keys[items[order]].tolist(), "scores": own[order].tolist()}
+
+    def _scores(self, params: Any, examples: RankingExamples) -> np.ndarray:
+        return self._model.score(params, examples.inputs, examples.candidates, given=examples.given)
 
     def baselines(self, examples: RankingExamples) -> Rows:
         """See `Judge`."""
@@ -115,8 +128,9 @@ class RatingJudge:
     weighted by the probabilities of their texts.
     """
 
-    def __init__(self, model: CatalogueModel):
+    def __init__(self, model: CatalogueModel, decode: Callable[[Sequence[int]], str]):
         self._model = model
+        self._decode = decode
 
     def metrics(self, params: Any, examples: RatingExamples) -> dict[str, float]:
         """See `Judge`."""
@@ -167,7 +181,7 @@ class RatingJudge:
         length = max(map(len, examples.stars)) + SPARE_TOKENS
         tokens = self._model.generate(params, examples.inputs, length)
         ended = (tokens == examples.stars[0][-1]).any(axis=1)
-        texts = [examples.decode([t for t in row if t]) for row in tokens.tolist()]
+        texts = [self._decode([t for t in row if t]) for row in tokens.tolist()]
         low, high = examples.values.min(), examples.values.max()
         found = [
             metrics.rating_in(text, low, high) if done else math.nan

@@ -6,6 +6,7 @@
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -85,13 +86,10 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
 
     Args:
       path: the file.
-      metrics: full names and numbers.
-
-    Raises:
-      ValueError: a number is NaN or infinite, which JSON cannot hold.
+      metrics: full names and numbers; one that is not finite, which JSON cannot hold, becomes null.
     """
     path = Path(path)
-    text = json.dumps(_floats(metrics), indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(_numbers(metrics), indent=2, sort_keys=True, allow_nan=False)
     with replacing(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
 
@@ -105,12 +103,9 @@ def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str
       path: the file; made if absent.
       step: the train step evaluated.
       split: `validation` or `test`.
-      metrics: names and numbers.
-
-    Raises:
-      ValueError: a number is NaN or infinite, which JSON cannot hold.
+      metrics: as for `write_metrics`.
     """
-    record = {"step": int(step), "split": split} | _floats(metrics)
+    record = {"step": int(step), "split": split} | _numbers(metrics)
     before = read_metrics(path) if Path(path).exists() else []
     records = [r for r in before if (r.get("step"), r.get("split")) != (step, split)]
     lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
@@ -141,9 +136,9 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Plain floats in place of numpy's and JAX's scalars."""
-    return {name: float(value) for name, value in metrics.items()}
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Plain floats in place of numpy's and JAX's scalars, None for what is no finite number."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _cell(rows: Mapping[str, Mapping[str, float]], name: str, metric: str, baseline: str) -> str:

@@ -1,8 +1,9 @@
 """Ablations: a recipe and its variations, trained with the same seeds, side by side in a table."""
 
 import logging
+import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import gin
@@ -10,15 +11,15 @@ import gin
 import recalign.gin as gin_files
 from recalign.errors import UserError
 from recalign.evaluation.report import markdown
-from recalign.runs import run as runs
+from recalign.runs import configuration
+from recalign.runs.directory import FREE
+from recalign.runs.result import Result, read
+from recalign.runs.run import Run, make
 
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe"
 """The name of the recipe as it is, without an ablation."""
-
-MODEL = "recalign"
-"""The row of the model in a report."""
 
 METRICS = (
     "full/hr@10",
@@ -31,8 +32,17 @@ METRICS = (
     "rating_expected/rmse",
 )
 
+# "my_shop_retrieval_only": a domain, and what of it is trained on.
+_MIXTURE = re.compile(
+    r"(.+?)_(aligned|recommendation|auxiliary|mim|mlm|bpr|(?:retrieval|ranking|rating)(?:_only)?)"
+)
+
 Configure = Callable[..., None]
-"""Makes the recipe the configuration: given default bindings, and `files` to include after it."""
+"""Makes the recipe the configuration: given default bindings, `files` to include after it and
+`overrides` of all others."""
+
+Found = dict[str, list[Result]]
+"""Results by seed of each variation."""
 
 
 def known() -> list[str]:
@@ -44,73 +54,129 @@ def known() -> list[str]:
 
 
 def run(
-    configure: Configure, names: Sequence[str], seeds: Sequence[int], output: Path
-) -> Iterator[tuple[str, list[runs.Tables]]]:
+    configure: Configure,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    split: str = "validation",
+    domain: str | None = None,
+) -> Found:
     """Trains every ablation with every seed, one after the other.
 
-    Run again, it goes on where it stopped: each training has its folder, OUTPUT/NAME/seed_N.
+    Run again, it goes on where it stopped: each training has its folder, OUTPUT/NAME/seed_N, and
+    what is finished there is read from its result.json.
 
     Args:
       configure: see `Configure`.
       names: `RECIPE`, or files `ablations/NAME.gin`.
       seeds: of the parameters, dropout and data; the same for every ablation.
       output: the folder of the runs.
-
-    Yields:
-      Each name, with the reports on test of its seeds.
+      split: "validation", or "test" to evaluate that too.
+      domain: trains on this one instead of the recipe's.
 
     Raises:
-      UserError: an ablation does not exist or does not fit the recipe, before any is trained; or
-        the recipe sets a run's folder or seed itself.
+      UserError: as of `check` and of a training.
     """
+    found: Found = {}
     for name in names:
-        _configured(configure, name, seeds[0], output)
-    for name in names:
-        reports = []
         for seed in seeds:
-            log.info("ablation %s, seed %d", name, seed)
-            reports.append(_configured(configure, name, seed, output).train())
-        yield name, reports
-
-
-def _configured(configure: Configure, name: str, seed: int, output: Path) -> runs.Run:
-    folder = str(output / name / f"seed_{seed}")
-    files = [] if name == RECIPE else [f"ablations/{name}.gin"]
-    configure(f"MODEL_DIR={folder}", f"RANDOM_SEED={seed}", files=files)
-    found = gin.get_configurable(runs.Run)()
-    if (found.model_dir, found.trainer.seed) != (folder, seed):
-        raise UserError("--gin.MODEL_DIR and --gin.RANDOM_SEED: use --output and --seeds instead")
+            made = _configured(configure, name, seed, output, domain)
+            result = _finished(made)
+            if result is None:
+                log.info("%s, seed %d: %s", name, seed, made.model_dir)
+                made.train()
+            if split == "test" and not (result and result.test):
+                made.report(split)
+            found.setdefault(name, []).append(read(Path(made.model_dir)))
     return found
 
 
-def format_table(
-    found: Mapping[str, Sequence[runs.Tables]], metrics: Sequence[str] = METRICS
-) -> str:
+def check(
+    configure: Configure,
+    names: Sequence[str],
+    seed: int,
+    output: Path,
+    domain: str | None = None,
+) -> None:
+    """Finds out whether `run` can begin, whose arguments see.
+
+    Raises:
+      UserError: an ablation does not exist or does not fit the recipe; the domain is not prepared;
+        or the recipe sets a run's folder or seed itself.
+    """
+    for name in names:
+        made = _configured(configure, name, seed, output, domain)
+    made.data.vocabulary_size()
+
+
+def _finished(made: Run) -> Result | None:
+    """The result of the very run that is configured, if it came to its end."""
+    result = read(Path(made.model_dir))
+    # A run that was to be shorter is not finished.
+    free = [name for name in FREE if name != "TRAIN_STEPS"]
+    now = configuration.current()
+    before = result.configuration if result else {}
+    same = all(before.get(name) == now.get(name) for name in {*before, *now} - {*free})
+    return result if result and same else None
+
+
+def _configured(
+    configure: Configure, name: str, seed: int, output: Path, domain: str | None
+) -> Run:
+    folder = str(output / name / f"seed_{seed}")
+    files = [] if name == RECIPE else [f"ablations/{name}.gin"]
+    told = [f"MODEL_DIR={folder}", f"RANDOM_SEED={seed}"]
+    configure(*told, files=files)
+    if domain is not None:
+        mixture = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
+        if not (match := _MIXTURE.fullmatch(mixture)):
+            raise UserError(
+                f"--domains: {mixture!r} is no mixture of a domain, DOMAIN_aligned or so"
+            )
+        configure(*told, files=files, overrides=[f"MIXTURE_OR_TASK_NAME={domain}_{match[2]}"])
+    made = make()
+    if (made.model_dir, made.trainer.seed) != (folder, seed):
+        raise UserError("--gin.MODEL_DIR and --gin.RANDOM_SEED: use --output and --seeds instead")
+    return made
+
+
+def format_table(found: Mapping[str, Sequence[Result]], split: str = "validation") -> str:
     """A line an ablation: mean ± standard deviation of each metric over the seeds.
 
     Args:
-      found: what `run` yields.
-      metrics: `<protocol>/<metric>`, those of the model on test; one that no task has is left out.
+      found: what `run` gives.
+      split: "validation" or "test".
 
     Returns:
-      Markdown. The deviation is the sample's, and is left out where there is one seed.
+      Markdown: those of `METRICS` that a task has, then the mean seconds of training and each
+      seed's step that validation chose. The deviation is the sample's, and is left out where there
+      is one seed.
     """
     # The same for every ablation, since what a run is judged by does not depend on it.
     [first, *_], *_ = found.values()
     columns = [
-        (task, metric)
-        for task, rows in first.items()
-        for metric in metrics
-        if metric in rows[MODEL]
+        name for name in getattr(first, split) if name.endswith(tuple(f"/{m}" for m in METRICS))
     ]
-    head = ["", *(f"{task} {metric}" for task, metric in columns)]
+    columns.sort(key=lambda name: (name.split("/")[0], METRICS.index(_metric(name))))
+    head = ["", *(f"{name.split('/')[0]} {_metric(name)}" for name in columns), "seconds", "steps"]
     body = [
-        [name, *(_cell([r[task][MODEL][metric] for r in reports]) for task, metric in columns)]
-        for name, reports in found.items()
+        [
+            name,
+            *(_cell([getattr(result, split)[column] for result in results]) for column in columns),
+            f"{statistics.mean(result.seconds for result in results):.0f}",
+            " ".join(str(result.step) for result in results),
+        ]
+        for name, results in found.items()
     ]
     return markdown([head, *body])
 
 
-def _cell(values: Sequence[float]) -> str:
+def _metric(name: str) -> str:
+    return name.split("/", 2)[2]
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    if None in values:
+        return "-"
     mean = f"{statistics.mean(values):.4f}"
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean

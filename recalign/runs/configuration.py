@@ -1,23 +1,34 @@
 """Gin files and flags, in T5X's dialect, with every mistake in them an error."""
 
 import ast
+import contextlib
 import difflib
 import importlib.util  # noqa: F401 (gin asks for it without importing it)
+import inspect
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
+from gin.config_parser import (
+    BindingStatement,
+    ImportStatement,
+    IncludeStatement,
+)
 
 import recalign.gin as gin_files
+from recalign.bindings import Bindings
 from recalign.errors import UserError
-from recalign.runs import old_paths
+from recalign.runs import gin_text, macros, old_paths, safety
+from recalign.runs.gin_text import Reference, Statement
 
-# "runs.Run.model_dir = …", "train/inputs.train_batches.seed = …", "TRAIN_STEPS = …"
-_BINDING = re.compile(r"^([A-Za-z_][\w./]*) = ?(.*)$", re.MULTILINE)
-_REFERENCE = re.compile(r"@([A-Za-z_][\w./]*)")
-_MACRO = re.compile(r"%([A-Za-z_][\w./]*)")
+RECIPE_DIR = "RECIPE_DIR"
+"""In a gin file the folder that it lies in, so that what a recipe reads may travel with it."""
+
+_WIDTH = 10**6  # one line a binding, however long
 
 
 def parse(
@@ -26,43 +37,106 @@ def parse(
     """Makes gin files and overrides the current configuration.
 
     Args:
-      files: gin files, looked for where they say, then in the search paths, then among those that
-        come with recalign ("toyshop.gin", "models/tiny.gin").
+      files: gin files. They, and what they include, are looked for where they say, then in the
+        search paths, then among those that come with recalign ("toyshop.gin", "models/tiny.gin").
       bindings: "NAME=VALUE" overrides. A value that is neither a Python literal nor a gin reference
         is a string, so that paths and names need no quotes.
       search_paths: further folders.
 
     Raises:
-      UserError: a file is missing, a name is unknown, a macro is set but nothing uses it, or one
-        that must be set is not.
+      UserError: a file is missing, a name is unknown, a macro is set but nothing uses it, one that
+        must be set is not, or one has a value that it cannot have.
     """
-    gin.clear_config()
-    for path in (*search_paths, *gin_files.__path__):
-        gin.add_config_file_search_path(path)
-    # Gin logs an error for every folder that a file is not in.
+    folders = [Path(), *map(Path, search_paths), *map(Path, gin_files.__path__)]
+    with _begun():
+        for file in files:
+            _parse_file(file, folders)
+        # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
+        gin.parse_config([_quoted(old_paths.translate_binding(each)) for each in bindings])
+
+
+def parse_saved(path: Path, modules: Sequence[str] = ()) -> None:
+    """Makes the config.gin of a run the current configuration, which may come from anywhere.
+
+    Args:
+      path: the file.
+      modules: what it may name beside recalign's own.
+
+    Raises:
+      UserError: it is no configuration of a run, or names anything else; the line is told.
+    """
+    with _begun():
+        text = old_paths.translate(path.read_text(), str(path))
+        safety.check(gin_text.parse(text, str(path)), modules)
+        gin.parse_config(gin_text.Source(text, str(path)))
+
+
+@contextlib.contextmanager
+def _begun() -> Iterator[None]:
+    """Begins a configuration, which the block parses; all that can be wrong is one UserError."""
+    Bindings.begin()
+    # Gin logs what it raises as well.
     logging.disable(logging.ERROR)
     try:
-        # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
-        for file in files:
-            _parse_file(file)
-        gin.parse_config([_quoted(binding) for binding in bindings])
+        with _one_error():
+            yield
+            _check_macros(statements())
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:  # gin lets those of Python's tokenizer and of imports through
         raise UserError(f"configuration: {error}") from error
-    finally:
-        logging.disable(logging.NOTSET)
-    _check_macros(gin.config_str(max_line_length=10**6))
 
 
-def _parse_file(file: str) -> None:
-    """Parses a gin file; one that an older recalign wrote, in today's module paths."""
-    text = Path(file).read_text() if Path(file).is_file() else ""
-    translated = old_paths.translate(text)
-    if translated == text:
-        gin.parse_config_file(file)
-    else:
-        gin.parse_config(translated)
+def _parse_file(name: str, folders: Sequence[Path], including: Sequence[Path] = ()) -> None:
+    """Parses a gin file and what it includes, each where it stands.
+
+    Gin would take a folder in the way for a Python package, which may hold a file of this name.
+    """
+    path = next((found for folder in folders if (found := folder / name).is_file()), None)
+    if path is None:
+        asked = f", which {including[-1]} includes" if including else ""
+        raise UserError(f"configuration: there is no file {name}{asked}")
+    if path.resolve() in including:
+        raise UserError(f"configuration: {path} includes itself")
+    text = old_paths.translate(path.read_text(), str(path))
+    found = gin_text.parse(text, str(path))
+    if any(part.name == RECIPE_DIR for part in gin_text.references(_values(found))):
+        found = [_at(statement, path.resolve().parent) for statement in found]
+        text = gin_text.write(found)
+        found = gin_text.parse(text, str(path))
+    # Gin knows the imports of one text: each part between two includes is given those before it.
+    lines, imported, start = text.splitlines(keepends=True), set(), 0
+    for statement in [*found, None]:
+        if isinstance(statement, ImportStatement):
+            imported.add(statement.location.line_num - 1)
+        if isinstance(statement, IncludeStatement) or statement is None:
+            end = statement.location.line_num - 1 if statement else len(lines)
+            part = [
+                line if start <= number < end or number in imported else "\n"
+                for number, line in enumerate(lines[:end])
+            ]
+            gin.parse_config(gin_text.Source("".join(part), str(path)))
+            start = end + 1
+        if isinstance(statement, IncludeStatement):
+            _parse_file(statement.filename, folders, [*including, path.resolve()])
+
+
+def _at(statement: Statement, folder: Path) -> Statement:
+    if not isinstance(statement, BindingStatement):
+        return statement
+
+    def given(part: Reference) -> Any:
+        return str(folder) if part.name == RECIPE_DIR else part
+
+    return statement._replace(value=gin_text.replace(statement.value, given))
 
 
 def check_all_used() -> None:
@@ -70,15 +144,13 @@ def check_all_used() -> None:
 
     Called when everything that the configuration can make has been made.
     """
-    # What is made on behalf of a macro carries its name as a scope: "MODEL/network.T5Config".
+    # What is made on behalf of a macro carries its name as a scope: "MODEL/transformer.T5Config".
     used = {
         "/".join(name.split("/")[first:])
-        for name in _names(gin.operative_config_str(max_line_length=10**6))
+        for name in map(gin_text.name_of, _bindings(gin_text.parse(operative())))
         for first in range(name.count("/") + 1)
     }
-    config = gin.config_str(max_line_length=10**6)
-    used |= _on_offer(config)
-    unused = [name for name in _names(config) if name not in used]
+    unused = [n for n in map(gin_text.name_of, _bindings(statements())) if n not in used]
     if unused:
         raise UserError(
             f"configuration: nothing in this run uses {_listed(unused)}; remove the binding, or "
@@ -86,37 +158,115 @@ def check_all_used() -> None:
         )
 
 
-def _on_offer(config: str) -> set[str]:
-    """The bindings of what is in use as a reference, with the macros that they use.
-
-    A run is given all that can judge a task, and calls what its tasks need.
-    """
-    offered = set(_REFERENCE.findall(gin.operative_config_str(max_line_length=10**6)))
-    values = {n: v for n, v in _BINDING.findall(config) if n.rpartition(".")[0] in offered}
-    return values.keys() | {macro for value in values.values() for macro in _MACRO.findall(value)}
-
-
 def operative() -> str:
     """Every value that is in use, as a gin file that gives the same run again."""
-    # One line a binding, however long; gin would rule its headings as wide.
-    text = gin.operative_config_str(max_line_length=10**6)
+    # Gin would rule its headings as wide as its lines.
+    text = gin.operative_config_str(max_line_length=_WIDTH)
     return re.sub("^# ={40,}$", f"# {'=' * 78}", text, flags=re.MULTILINE)
 
 
-def current() -> str:
-    """Every binding there is, used or not, as a gin file."""
-    return gin.config_str(max_line_length=10**6)
+def bindings(config: str) -> dict[str, Any]:
+    """What a gin file sets: values by whole paths, "recalign.runs.run.Run.model_dir", or macros.
+
+    Raises:
+      UserError: it is no gin.
+    """
+    with _one_error():
+        found = gin_text.in_full(gin_text.parse(old_paths.translate(config)))
+    return {gin_text.name_of(binding): binding.value for binding in _bindings(found)}
 
 
-def unused_macros(values: Mapping[str, str]) -> set[str]:
-    """The macros among some bindings that no other of them refers to."""
-    referenced = set(_MACRO.findall("\n".join(values.values())))
-    return {name for name in values if "." not in name and "/" not in name} - referenced
+def current() -> dict[str, str]:
+    """Every binding there is, used or not: gin text by whole names, or by macros."""
+    return {gin_text.name_of(b): repr(b.value) for b in _bindings(gin_text.in_full(statements()))}
 
 
-def bindings(config: str) -> dict[str, str]:
-    """The value of every binding in a text that `operative` or `current` gave."""
-    return dict(_BINDING.findall(config))
+def differences(before: str, now: str, free: Collection[str] = ()) -> list[str]:
+    """What differs between two gin files that `operative` gave, perhaps of different versions.
+
+    Args:
+      before: the one.
+      now: the other.
+      free: macros that may differ.
+
+    Returns:
+      Lines "- NAME = VALUE" and "+ NAME = VALUE". A parameter that one version lacks is none of
+      them if it is what it would be by itself.
+    """
+    sides = (("-", bindings(before)), ("+", bindings(now)))
+    (_, old), (_, new) = sides
+    both = old.keys() & new.keys()
+    changed = {name for name in both if repr(old[name]) != repr(new[name])}
+    for _, side in sides:
+        changed |= {name for name in side.keys() - both if not _goes_without_saying(name, side)}
+    return [
+        f"{sign} {name} = {side[name]!r}"
+        for name in sorted(changed - set(free))
+        for sign, side in sides
+        if name in side
+    ]
+
+
+def _goes_without_saying(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether what is set would be so anyway, or is a macro, whose uses tell."""
+    if "." not in name:
+        return True
+    path, _, argument = name.rpartition("/")[2].rpartition(".")
+    module, _, made = path.rpartition(".")
+    found = getattr(sys.modules.get(module), made, None)
+    if found is None:  # what is in use now has been imported
+        return True
+    value = config[name]
+    while isinstance(value, Reference) and value.name in config:
+        value = config[value.name]
+    known = inspect.signature(found).parameters
+    return argument not in known or repr(known[argument].default) == repr(value)
+
+
+def recipe_without(room: str, changes: str) -> str:
+    """The current configuration as a recipe that needs nothing of a room of recalign.
+
+    Args:
+      room: "recalign.samples".
+      changes: gin text that takes the place of what was bound before, imports first.
+
+    Returns:
+      A gin file without what is then not referred to any more.
+    """
+    before, after = (gin_text.in_full(found) for found in (statements(), gin_text.parse(changes)))
+    replaced = {gin_text.name_of(binding) for binding in _bindings(after)}
+    kept = [
+        binding
+        for binding in _bindings(before)
+        if not binding.selector.startswith(f"{room}.") and gin_text.name_of(binding) not in replaced
+    ]
+    found = _bindings(after) + kept
+    while idle := _idle_macros(found):
+        found = [each for each in found if not (gin_text.is_macro(each) and each.selector in idle)]
+    imports = {
+        statement.module: statement
+        for statement in (*before, *after)
+        if isinstance(statement, ImportStatement) and not statement.module.startswith(f"{room}.")
+    }
+    body = sorted(found, key=_macros_first)
+    return gin_text.write(gin_text.in_short([*imports.values(), *body]))
+
+
+def _macros_first(binding: BindingStatement) -> tuple[bool, str]:
+    return not gin_text.is_macro(binding), gin_text.name_of(binding)
+
+
+def statements() -> list[Statement]:
+    """Every statement of the current configuration, used or not."""
+    return gin_text.parse(gin.config_str(max_line_length=_WIDTH))
+
+
+def _bindings(found: Iterable[Statement]) -> list[BindingStatement]:
+    return [statement for statement in found if isinstance(statement, BindingStatement)]
+
+
+def _values(found: Iterable[Statement]) -> list[Any]:
+    return [binding.value for binding in _bindings(found)]
 
 
 def _quoted(binding: str) -> str:
@@ -131,26 +281,33 @@ def _quoted(binding: str) -> str:
     return f"{name} = {value}"
 
 
-def _names(config: str) -> list[str]:
-    return [name for name, _ in _BINDING.findall(config)]
+def _macros(found: Iterable[Statement]) -> dict[str, Any]:
+    return {s.selector: s.value for s in found if gin_text.is_macro(s)}
 
 
-def _check_macros(config: str) -> None:
-    values = {n: v for n, v in _BINDING.findall(config) if "." not in n and "/" not in n}
-    referenced = set(_MACRO.findall(config))
-    unused = sorted(values.keys() - referenced)
-    if unused:
-        near = difflib.get_close_matches(unused[0], sorted(referenced), n=1)
+def _referred_to(found: Iterable[Statement]) -> set[str]:
+    """The macros that values refer to."""
+    return {p.name for p in gin_text.references(_values(found)) if p.sign == "%"}
+
+
+def _idle_macros(found: Iterable[Statement]) -> set[str]:
+    return _macros(found).keys() - _referred_to(found)
+
+
+def _check_macros(found: Sequence[Statement]) -> None:
+    values, referred_to = _macros(found), _referred_to(found)
+    if unused := sorted(_idle_macros(found)):
+        near = difflib.get_close_matches(unused[0], sorted(referred_to), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"configuration: nothing uses {_listed(unused)}{hint}")
-    undefined = sorted(n for n in referenced - values.keys() if "." not in n)
-    if undefined:
+    if undefined := sorted(n for n in referred_to - values.keys() if "." not in n):
         raise UserError(f"configuration: nothing sets {_listed(undefined)}, which is referred to")
-    missing = [name for name, value in values.items() if value == "%gin.REQUIRED"]
+    missing = [name for name, value in values.items() if value == Reference("%", "gin.REQUIRED")]
     if missing:
         raise UserError(
             f"configuration: {_listed(missing)} must be set, with --gin.{missing[0]}=… or in a file"
         )
+    macros.check(values)
 
 
 def _listed(names: Iterable[str]) -> str:

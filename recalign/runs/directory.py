@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from recalign.errors import UserError
@@ -15,15 +15,20 @@ from recalign.runs import configuration
 
 CONFIG = "config.gin"
 LOCK = ".lock"
-METRICS, HISTORY = "metrics.json", "metrics.jsonl"
+METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
 
-# A run may move, and may be told to train longer: that changes nothing that it has done.
-FREE = ("MODEL_DIR", "TRAIN_STEPS")
+# A run and what it reads may move, and a run may be told to train longer: that changes nothing that
+# it has done. What is read is known by its fingerprints.
+FREE = ("MODEL_DIR", "TOKENS_DIR", "TRAIN_STEPS")
 LOWER_IS_BETTER = ("rmse", "mae", "invalid_rate", "duplicate_rate")
 
 
 class RunDirectory:
-    """What a run keeps beside its checkpoints: config.gin, metrics.json and metrics.jsonl."""
+    """What a run keeps beside its checkpoints.
+
+    config.gin, metrics.json, metrics.jsonl; seconds.json (how long it took to each checkpoint, over
+    all calls); result.json, see `recalign.runs.result`.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -33,10 +38,16 @@ class RunDirectory:
         """Keeps other processes from training here; the lock of a dead process is gone with it.
 
         Raises:
-          UserError: another process trains here, which is named.
+          UserError: another process trains here, which is named; or no folder can be made here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK).open("a+")
+        except OSError as error:
+            raise UserError(
+                f"MODEL_DIR is {self.path}, where no run can be written: {error.strerror}"
+            ) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -62,23 +73,11 @@ class RunDirectory:
         path = self.path / CONFIG
         if not path.exists():
             return
-        before, now = configuration.bindings(path.read_text()), configuration.bindings(text)
-        changed = [
-            name
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and name not in FREE
-        ]
+        changed = configuration.differences(path.read_text(), text, FREE)
         if changed:
-            lines = [
-                f"  {sign} {name} = {config[name]}"
-                for name in changed
-                for sign, config in (("-", before), ("+", now))
-                if name in config
-            ]
             raise UserError(
-                "\n".join([f"{path} says that this run was begun with another configuration:"])
-                + "\n"
-                + "\n".join(lines)
+                f"{path} says that this run was begun with another configuration:\n"
+                + "\n".join(f"  {line}" for line in changed)
                 + "\nName another MODEL_DIR, or go on here with --accept_changes"
             )
 
@@ -96,26 +95,61 @@ class RunDirectory:
         """Whether the evaluation of a step is recorded."""
         return any((r["step"], r["split"]) == (step, split) for r in self._history())
 
-    def best_step(self, metric: str | None) -> int | None:
+    def best_step(self, metric: str | None, among: Collection[int] | None = None) -> int | None:
         """The step that is best on validation.
 
         Args:
           metric: the full name, `<task>/validation/<protocol>/<metric>`, or `<protocol>/<metric>`,
             of which the mean over the tasks that have it counts (a mixture may have several
             domains).
+          among: these steps alone.
 
         Returns:
           Of equal ones the first; None where no evaluation has the metric.
         """
+        values = self._values(metric)
+        steps = [step for step in sorted(values) if among is None or step in among]
+        best = min if metric and metric.endswith(LOWER_IS_BETTER) else max
+        return best(steps, key=values.__getitem__) if steps else None
+
+    def evaluations_since_best(self, metric: str | None) -> int:
+        """How many evaluations on validation have not improved on the best one."""
+        best = self.best_step(metric)
+        return sum(step > best for step in self._values(metric)) if best is not None else 0
+
+    def _values(self, metric: str | None) -> dict[int, float]:
+        """What `best_step` compares, by step; what is no number is none of it."""
         values = {}
         for record in self._history():
             found = [v for name, v in record.items() if metric in (name, name.split("/", 2)[-1])]
-            if found and record["split"] == "validation":
+            if found and None not in found and record["split"] == "validation":
                 values[record["step"]] = sum(found) / len(found)
-        if not values:
-            return None
-        best = min if metric.endswith(LOWER_IS_BETTER) else max
-        return best(sorted(values), key=values.__getitem__)
+        return values
+
+    def measured(self, step: int | None, split: str) -> dict[str, float | None]:
+        """What an evaluation found; nothing where there was none."""
+        found = [r for r in self._history() if (r["step"], r["split"]) == (step, split)]
+        return {k: v for r in found for k, v in r.items() if k not in ("step", "split")}
+
+    def checkpoints(self) -> list[int]:
+        """The steps that there are checkpoints of, ascending."""
+        folder = self.path / "checkpoints"
+        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+    def record_seconds(self, step: int, seconds: float) -> None:
+        """Writes down how long it took to come to a step."""
+        kept = {key: value for key, value in self._seconds().items() if int(key) < step}
+        with replacing(self.path / SECONDS) as draft:
+            draft.write_text(json.dumps({**kept, str(step): round(seconds, 3)}) + "\n")
+
+    def seconds(self, step: int) -> float:
+        """How long it took to come to a step, or to the last one before it that is known."""
+        known = [value for key, value in self._seconds().items() if int(key) <= step]
+        return known[-1] if known else 0.0
+
+    def _seconds(self) -> dict[str, float]:
+        path = self.path / SECONDS
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def forget_after(self, step: int) -> None:
         """Takes back the evaluations of later steps, which a run that goes on here makes again."""

@@ -1,13 +1,16 @@
-"""Where modules were when older runs were written: their configurations still load.
+"""Where things were when older runs were written: their configurations still load.
 
-A run's config.gin and a token folder's train.gin import modules by path. Bindings keep their names,
-since an import gives a moved module the name that it had.
+A run's config.gin and a token folder's train.gin name modules by path, and what is configured in
+them. A recipe of a user's own may be as old.
 """
 
-import re
+from gin.config_parser import BindingStatement, ImportStatement, Location
+
+from recalign.runs import gin_text
+from recalign.runs.gin_text import Reference, Statement
 
 MOVED = {
-    "recalign.cached_examples": "recalign.tokens.examples",
+    "recalign.cached_examples": "recalign.tokens.data",
     "recalign.engine.adafactor": "recalign.engine.training.adafactor",
     "recalign.engine.architecture": "recalign.engine.network.config",
     "recalign.engine.batch_statistics": "recalign.engine.training.batch_statistics",
@@ -46,31 +49,146 @@ SPLIT = {
     },
 }
 
-_IMPORT = re.compile(r"^from (recalign[\w.]*) import (\w+)(?: as (\w+))?$", re.MULTILINE)
+_NOWHERE = Location(None, 0, None, "")
+_RUN, _INFERENCE = "recalign.runs.run.Run", "recalign.engine.search.inference.Inference"
+_SEQIO, _TOKENS = "recalign.samples.data.SeqioData", "recalign.tokens.data.TokenData"
+_OF_SAMPLES = ("mixture_or_task_name", "module", "task_feature_lengths")
+# What was configured by another name, after its module is renewed; None needs no telling any more.
+RENAMED: dict[str, str | None] = {
+    **{
+        f"recalign.samples.inputs.train_batches.{name}": f"{_SEQIO}.{name}"
+        for name in (*_OF_SAMPLES, "batch_size", "seed", "pack", "use_cached", "cache_dirs")
+    },
+    **{
+        f"recalign.tokens.batches.CachedBatches.{name}": f"{_TOKENS}.{name}"
+        for name in ("directory", "batch_size", "seed")
+    },
+    **{
+        f"recalign.engine.search.inference.Retriever.{name}": f"{_INFERENCE}.{name}"
+        for name in ("num_beams", "batch_size", "length_multiple", "exact", "chunk", "renormalise")
+    },
+    **{
+        f"recalign.engine.search.inference.Scorer.{name}": f"{_INFERENCE}.scoring_{name}"
+        for name in ("batch_size", "renormalise")
+    },
+    "recalign.engine.search.inference.Scorer.length_multiple": None,
+    "recalign.engine.search.inference.Writer.batch_size": None,
+    "recalign.engine.search.inference.Writer.length_multiple": None,
+    "recalign.samples.inputs.train_batches.split": None,
+    **{
+        f"recalign.{function}.{name}": None
+        for function in (
+            *("samples.inputs.decode", "samples.inputs.provenance"),
+            *("samples.inputs.vocabulary_size", "samples.judged.examples"),
+            *("tokens.batches.decode", "tokens.batches.provenance"),
+            *("tokens.batches.vocabulary_size", "tokens.data.examples"),
+        )
+        for name in (*_OF_SAMPLES, "directory", "num_examples", "task")
+    },
+    **{
+        f"recalign.engine.training.trainer.batch_shapes.{name}": None
+        for name in ("task_feature_lengths", "batch_size", "pack")
+    },
+    f"{_RUN}.train_input": f"{_RUN}.data",
+    f"{_RUN}.retriever": f"{_RUN}.inference",
+    **{
+        f"{_RUN}.{name}": None
+        for name in (
+            *("batch_shapes", "decode", "examples", "provenance", "vocabulary_size"),
+            *("scorer", "writer"),
+        )
+    },
+}
+# What makes an object now, where a function was given that made a part of it.
+REPLACED = {
+    "recalign.samples.inputs.train_batches": _SEQIO,
+    "recalign.tokens.batches.CachedBatches": _TOKENS,
+    "recalign.engine.search.inference.Retriever": _INFERENCE,
+}
 
 
-def translate(text: str) -> str:
-    """A gin file in today's module paths; one that has no old path stays as it is."""
-    for _, module, name in set(re.findall(r"^(from (\S+) import (\w+))$", text, re.MULTILINE)):
-        for bound, path in SPLIT.get(f"{module}.{name}", {}).items():
-            text = re.sub(rf"\b{name}\.{bound}\b", f"{bound}.{bound}", text)
-            package, _, leaf = path.rpartition(".")
-            text = re.sub(
-                rf"^(from {re.escape(module)} import {name})$",
-                rf"from {package} import {leaf}\n\1",
-                text,
-                flags=re.MULTILINE,
-            )
-        if f"{module}.{name}" in SPLIT:
-            text = text.replace(f"from {module} import {name}\n", "")
-    return _IMPORT.sub(_translate_import, text)
+def translate(text: str, name: str | None = None) -> str:
+    """A gin file as it is written today; one that is so already stays as it is.
+
+    Args:
+      text: of the file.
+      name: of the file, for errors.
+    """
+    found = gin_text.parse(text, name)
+    renewed = _renew(found)
+    return text if renewed == found else gin_text.write(renewed)
 
 
-def _translate_import(found: re.Match) -> str:
-    module, name, alias = found.groups()
-    moved = MOVED.get(f"{module}.{name}")
-    if moved is None:
-        return found[0]
-    package, _, leaf = moved.rpartition(".")
-    bound = alias or name
-    return f"from {package} import {leaf}" + ("" if leaf == bound else f" as {bound}")
+def translate_binding(binding: str) -> str:
+    """The same for `NAME=VALUE` of a command line, whose name may lack the module."""
+    name, separator, value = binding.partition("=")
+    for old, new in RENAMED.items():
+        if new and old.endswith(f".{name.strip()}") and name.count(".") == 1:
+            return f"{'.'.join(new.split('.')[-2:])}{separator}{value}"
+    return binding
+
+
+def _renew(found: list[Statement]) -> list[Statement]:
+    known = gin_text.modules(found)
+
+    def in_full(name: str) -> str:
+        first, dot, rest = name.partition(".")
+        return f"{_today(known[first], rest)}{dot}{rest}" if first in known else name
+
+    whole = gin_text.rename(found, in_full)
+    renewed = [new for old in whole if (new := _renamed(old))]
+    if renewed == whole and not MOVED.keys() & known.values() and not SPLIT.keys() & known.values():
+        return found
+    idle = _macros(whole) - _macros(renewed)  # what only a binding that is gone refers to
+    renewed = [s for s in renewed if not (gin_text.is_macro(s) and s.selector in idle)]
+    used = {path.rpartition(".")[0] for path in _paths(renewed)}
+    bound = {MOVED.get(module, module): n for n, module in known.items() if module not in SPLIT}
+    bound = {m: n for m, n in bound.items() if m in used or not m.startswith("recalign.")}
+    for module in sorted(m for m in used - bound.keys() if m.startswith("recalign.")):
+        leaf = module.rpartition(".")[2]
+        bound[module] = module.replace(".", "_") if leaf in bound.values() else leaf
+
+    imports = [s for s in found if isinstance(s, ImportStatement) and s.module == gin_text.DYNAMIC]
+    imports += [
+        ImportStatement(module, "." in module, None if leaf == name else name, _NOWHERE)
+        for module, name in bound.items()
+        for leaf in [module.rpartition(".")[2]]
+    ]
+    body = [s for s in renewed if not isinstance(s, ImportStatement)]
+    return gin_text.in_short(imports + body)
+
+
+def _today(module: str, rest: str) -> str:
+    parts = SPLIT.get(module, {})
+    return parts.get(rest.partition(".")[0], MOVED.get(module, module))
+
+
+def _renamed(statement: Statement) -> Statement | None:
+    """A statement with whole paths by today's name, None for one that says nothing any more."""
+    if not isinstance(statement, BindingStatement):
+        return statement
+    new = RENAMED.get(path := f"{statement.selector}.{statement.arg_name}", path)
+    if new is None:
+        return None
+    if new == path:
+        return statement
+    selector, _, argument = new.rpartition(".")
+    value = gin_text.replace(statement.value, _replaced)
+    return statement._replace(selector=selector, arg_name=argument, value=value)
+
+
+def _replaced(part: Reference) -> Reference:
+    return Reference("@", REPLACED[part.name], called=True) if part.name in REPLACED else part
+
+
+def _macros(found: list[Statement]) -> set[str]:
+    """The macros that are referred to."""
+    values = [s.value for s in found if isinstance(s, BindingStatement)]
+    return {part.name for part in gin_text.references(values) if part.sign == "%"}
+
+
+def _paths(found: list[Statement]) -> set[str]:
+    """What statements configure and refer to."""
+    bindings = [s for s in found if isinstance(s, BindingStatement) and s.arg_name]
+    parts = gin_text.references([s.value for s in found if isinstance(s, BindingStatement)])
+    return {s.selector for s in bindings} | {p.name.rpartition("/")[2] for p in parts}

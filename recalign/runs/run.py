@@ -2,16 +2,23 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 
+import recalign
+from recalign.bindings import Bindings
 from recalign.engine import processes
+from recalign.engine.partitioning import put
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
 from recalign.engine.search.saved_trie import fingerprint
@@ -19,28 +26,48 @@ from recalign.engine.search.trie import as_matrix
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.dry_run import measure, measure_search
-from recalign.engine.training.loop import Hooks, train
+from recalign.engine.training.loop import Evaluator, Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
 from recalign.evaluation import metrics, report
+from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
-from recalign.runs import configuration
+from recalign.runs import configuration, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
-from recalign.serving.recommender import Recommender
+from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
+from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
-
-Tables = dict[str, Rows]
-"""The rows of the report for each task: the model, then the baselines."""
 
 HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
 
 
-@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a checkpoint reaches on a split.
+
+    Attributes:
+      step: of the checkpoint.
+      split: "validation" or "test".
+      best_by: the metric by which it is the best on validation; None if it is not.
+      tables: the rows of each task: the model, then the baselines.
+    """
+
+    step: int
+    split: str
+    best_by: str | None
+    tables: dict[str, Rows]
+
+    def __str__(self):
+        best = f", the best on validation by {self.best_by}" if self.best_by else ""
+        return f"{self.split}, step {self.step}{best}\n\n{report.format_report(self.tables)}"
+
+
+@gin.configurable(denylist=["bindings"])
 @dataclasses.dataclass
 class Run:
     """What a recipe describes; gin/runs/train.gin binds every field.
@@ -48,44 +75,43 @@ class Run:
     Attributes:
       model_dir: the folder of the run.
       trainer: the model, its layout and its seed.
-      train_input: makes the endless batches to train on.
-      batch_shapes: tells their shapes.
-      vocabulary_size: tells how many token ids those batches may hold.
-      examples: given a split, gives the examples of every task to evaluate.
-      inference: how the model is asked.
+      data: what it is trained on and asked.
+      inference: how it is asked.
       total_steps: the step to stop at.
       eval_period: steps between evaluations on validation; 0 means only at the end.
+      eval_periods: the same for kinds of tasks that have a period of their own ("ranking").
       eval_examples: so many examples of validation are enough; None takes all. Test takes all.
       checkpoint_period: steps between checkpoints.
       checkpoints_to_keep: only so many newest ones stay, and the best one.
-      best_metric: tells which one is best on validation, see `RunDirectory.best_step`.
-      provenance: tells what the parameters belong to, such as the vocabulary, by fingerprints.
-      decode: turns token ids into text, for messages.
-      nonfinite: what to do about a loss that is not finite, see `train`.
+      best_metric: tells which one is best on validation, see `RunDirectory.best_step`; that is the
+        one that is reported.
+      patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      item_embeddings: what the embeddings of items start from in a new run.
+      nonfinite: what to do about a loss that is not finite, see `train`.
       step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
         on from the newest in any case.
+      bindings: what of it is in use, and written down.
     """
 
     model_dir: str
     trainer: Trainer
-    train_input: Callable[[], Iterator[Mapping[str, np.ndarray]]]
-    batch_shapes: Callable[[], Mapping[str, Any]]
-    vocabulary_size: Callable[[], int]
-    examples: Callable[..., list[Examples]]
-    inference: Inference
+    data: Data
     total_steps: int
+    inference: Inference = dataclasses.field(default_factory=Inference)
     eval_period: int = 1000
+    eval_periods: Mapping[str, int] = dataclasses.field(default_factory=dict)
     eval_examples: int | None = None
     checkpoint_period: int = 1000
     checkpoints_to_keep: int | None = 2
     best_metric: str | None = None
+    patience: int | None = None
     initial_checkpoint_path: str | None = None
-    provenance: Callable[[], Mapping[str, str]] = dict
-    decode: Callable[[Sequence[int]], str] = str
+    item_embeddings: ItemEmbeddings = dataclasses.field(default_factory=ItemEmbeddings)
     nonfinite: str = "stop"
     step: str = "newest"
+    bindings: Bindings = dataclasses.field(default_factory=Bindings.in_force, repr=False)
 
     def __post_init__(self):
         if "://" in self.model_dir:
@@ -93,16 +119,36 @@ class Run:
                 f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
                 "afterwards"
             )
+        macros.check(
+            {
+                "MODEL_DIR": self.model_dir,
+                "TRAIN_STEPS": self.total_steps,
+                "EVAL_PERIOD": self.eval_period,
+                "EVAL_PERIODS": self.eval_periods,
+                "EVAL_EXAMPLES": self.eval_examples,
+                "CHECKPOINT_PERIOD": self.checkpoint_period,
+                "BEST_METRIC": self.best_metric,
+                "PATIENCE": self.patience,
+                "INITIAL_CHECKPOINT_PATH": self.initial_checkpoint_path,
+                "ON_NONFINITE": self.nonfinite,
+            }
+        )
+        if self.patience is not None and self.best_metric is None:
+            raise UserError(
+                f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
+            )
         self._models: dict[str, CatalogueModel] = {}
 
-    def train(self, accept_changes: bool = False) -> Tables:
-        """Trains, evaluating on validation, and at the end evaluates on test.
+    def train(self, accept_changes: bool = False, profile: range = range(0)) -> TrainState:
+        """Trains, evaluating on validation, and writes what came of it.
 
         Args:
-          accept_changes: go on with a configuration that is not the one the run began with.
+          accept_changes: go on with a configuration that is not the one the run began with; an
+            input that the saved position does not fit then starts anew.
+          profile: steps to trace, see the loop.
 
         Returns:
-          The report on test.
+          The last state.
 
         Raises:
           UserError: the vocabulary does not fit the model, a feature does not fit its task, or
@@ -110,20 +156,34 @@ class Run:
             the run in it began with another configuration.
         """
         with self._directory.locked() if processes.is_first() else contextlib.nullcontext():
-            return self._train(accept_changes)
+            return self._train(accept_changes, profile)
 
-    def _train(self, accept_changes: bool) -> Rows:
+    def _train(self, accept_changes: bool, profile: range) -> TrainState:
+        started = time.monotonic()
         self._check_vocabulary()
-        train_input = self.train_input()
-        validation = self.examples(split="validation", num_examples=self.eval_examples)
-        judges = self._judges(validation)
-        provenance = self.provenance()
-        # Not needed in every run, but a mistake in their bindings should not wait for that.
-        self.batch_shapes(), self.decode([])
-        configuration.check_all_used()
-        config = configuration.operative()
+        with self.bindings.active():  # what is used is written down as the data is read
+            train_input = self.data.train_batches()
+            evaluators = self._evaluators(self.data.examples("validation", self.eval_examples))
+            configuration.check_all_used()
+            config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
-            self._directory.check_config(config)
+            processes.decide_once(lambda: self._directory.check_config(config))
+        begun = 0  # the step that this call goes on from
+
+        def seconds() -> float:
+            return self._directory.seconds(begun) + time.monotonic() - started
+
+        def on_start(step: int) -> None:
+            nonlocal begun
+            begun = step
+            if processes.is_first():
+                self._directory.write_config(config)
+                self._directory.forget_after(step)
+
+        def on_saved(step: int) -> None:
+            if processes.is_first():
+                self._directory.record_seconds(step, seconds())
+
         state = train(
             trainer=self.trainer,
             train_input=train_input,
@@ -132,34 +192,66 @@ class Run:
                 self._directory.path / "checkpoints",
                 self.checkpoints_to_keep,
                 lambda: self._directory.best_step(self.best_metric),
-                provenance,
+                self.data.provenance(),
             ),
             total_steps=self.total_steps,
-            eval_period=self.eval_period,
             checkpoint_period=self.checkpoint_period,
             nonfinite=self.nonfinite,
+            accept_changes=accept_changes,
+            profile=profile,
             hooks=Hooks(
-                evaluate=lambda params: _named(_metrics(judges, params, validation), "validation"),
+                evaluators=evaluators,
                 evaluated=self._directory.evaluated,
-                on_start=lambda step: self._on_start(step, config),
+                on_start=on_start,
                 on_metrics=lambda step, found: self._record(step, "validation", found),
+                has_enough=self._has_enough,
+                on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params if self.initial_checkpoint_path else None,
+                initial_params=self._initial_params if self._starts_from_something else None,
             ),
         )
-        return self._report(self.examples(split="test"), state, judges)
+        if processes.is_first():
+            step, chosen_by = self._best_or_last()
+            Result(
+                version=recalign.__version__,
+                commit=commit(),
+                configuration=bindings,
+                seed=self.trainer.seed,
+                seconds=round(seconds(), 1),
+                last_step=int(state.step),
+                step=step,
+                chosen_by=chosen_by,
+                validation=self._directory.measured(step, "validation"),
+            ).write(self._directory.path)
+        return state
+
+    def report(self, split: str, last: TrainState | None = None) -> "Report":
+        """Evaluates the checkpoint that validation chose, or else the last one.
+
+        Args:
+          split: "validation" or "test".
+          last: the last state, if it is at hand.
+        """
+        step, _ = processes.decide_once(self._best_or_last)
+        log.info("%s: the checkpoint at step %d", split, step)
+        at_hand = last is not None and int(last.step) == step
+        params = last.params if at_hand else self._restore(step)[1]
+        report = self._report(self.data.examples(split), step, params)
+        if split == "test" and processes.is_first() and (known := read(self._directory.path)):
+            found = self._directory.measured(step, split)
+            dataclasses.replace(known, test=found).write(self._directory.path)
+        return report
 
     def dry_run(self) -> str:
         """What a training step and a search would take; nothing is read or written."""
-        shapes = self.batch_shapes()
-        source = shapes["encoder_input_tokens"].shape[1]
+        shapes = self.data.batch_shapes()
+        source = shapes["encoder_input_tokens"][1]
         sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
         return "\n".join(map(str, sizes))
 
-    def evaluate(self, split: str) -> Tables:
-        """Evaluates a checkpoint on a split and gives the report."""
-        examples = self.examples(split=split)
-        return self._report(examples, self._restore(), self._judges(examples))
+    def evaluate(self, split: str) -> "Report":
+        """Evaluates a checkpoint on a split."""
+        return self._report(self.data.examples(split), *self.restore())
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.
@@ -175,50 +267,61 @@ class Run:
         Raises:
           UserError: there is no such task, or it is not clear which.
         """
-        found = self.examples(split=split, task=task)
+        found = self.data.examples(split, task=task)
         if len(found) > 1:
             names = ", ".join(examples.task for examples in found)
             raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
         [examples] = found
-        judge = self._judges(found)[examples.task]
+        judge = self._judge(examples)
         with replacing(output) as draft, draft.open("w") as file:
-            for record in judge.predictions(self._restore().params, examples):
+            for record in judge.predictions(self.restore()[1], examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
 
-    def recommender(self, exact: bool = False) -> Recommender:
-        """Answers any history; `exact` scores every item for it."""
-        examples = self._retrieval("test", 1)
-        return Recommender(
-            domain=examples.domain,
-            ask=examples.ask,
-            model=self._model(examples),
-            params=self._restore().params,
-            exact=exact,
-        )
-
     def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
         """How many of the exactly best items the beam finds, on the first examples of a split."""
-        examples = self._retrieval(split, num_examples)
-        asked = self._restore().params, examples.inputs, examples.offsets, examples.events
-        beam, exact = (self._model(examples).rank(*asked, exact=exact) for exact in (False, True))
+        examples = self.retrieval_examples(split, num_examples)
+        model = self.catalogue_model(examples)
+        asked = self.restore()[1], examples.inputs, examples.offsets, examples.events
+        beam, exact = (
+            model.rank(*asked, exact=exact, given=examples.given) for exact in (False, True)
+        )
         return {
             name: value
             for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
             for name, value in metrics.beam_recall(found.items, best.items, protocol).items()
         }
 
-    def _retrieval(self, split: str, num_examples: int) -> RetrievalExamples:
-        """Examples of the run's retrieval task, the first one if there are several."""
-        for examples in self.examples(split=split, num_examples=num_examples):
-            if isinstance(examples, RetrievalExamples) and examples.ask:
+    def retrieval_examples(self, split: str, num_examples: int | None) -> RetrievalExamples:
+        """The first examples of the run's retrieval task, the first one if there are several.
+
+        Raises:
+          UserError: the run has none.
+        """
+        for examples in self.data.examples(split, num_examples):
+            if type(examples) is RetrievalExamples:
                 return examples
         raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
 
-    def _model(self, examples: Examples) -> CatalogueModel:
+    def restore(self) -> tuple[int, Any]:
+        """The number and the parameters of the checkpoint that `step` says.
+
+        Raises:
+          UserError: there is no such checkpoint, or it does not fit the run.
+        """
+        return self._restore(processes.decide_once(self._chosen_step))
+
+    def _restore(self, step: int | None) -> tuple[int, Any]:
+        folder = self._directory.path / "checkpoints"
+        if not folder.exists():
+            raise UserError(f"{folder} holds no checkpoint")
+        checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
+        return checkpoints.restore_params(self.trainer.abstract_state().params, step)
+
+    def catalogue_model(self, examples: Examples) -> CatalogueModel:
         """The network over what it may answer to some examples; tasks of one catalogue share it."""
         rating = isinstance(examples, RatingExamples)
-        catalogue = as_matrix(examples.stars if rating else examples.catalogue)
+        catalogue = as_matrix(examples.stars if rating else self.data.item_tokens(examples.task))
         name = fingerprint(catalogue)
         if name not in self._models:
             self._models[name] = CatalogueModel(
@@ -230,18 +333,76 @@ class Run:
             )
         return self._models[name]
 
-    def _initial_params(self) -> Any:
-        _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
+    def _judge(self, examples: Examples) -> Judge:
+        return judge(examples, self.catalogue_model(examples), self.data.decode)
+
+    def _evaluators(self, validation: Sequence[Examples]) -> list[Evaluator]:
+        """One for all tasks that are evaluated in the same period."""
+        kinds = [examples.task.rsplit("_", 1)[-1] for examples in validation]
+        if unknown := sorted(self.eval_periods.keys() - set(kinds)):
+            raise UserError(
+                f"EVAL_PERIODS has {', '.join(unknown)}, but what is evaluated is "
+                f"{', '.join(sorted(set(kinds)))}"
+            )
+        by_period: dict[int, list[Examples]] = {}
+        for kind, examples in zip(kinds, validation, strict=True):
+            by_period.setdefault(self.eval_periods.get(kind, self.eval_period), []).append(examples)
+        for examples in validation:
+            self.catalogue_model(examples)  # what does not fit is told before the first step
+
+        def evaluate(found: Sequence[Examples], params: Any) -> dict[str, float]:
+            return _named(self._metrics(params, found), "validation")
+
+        return [
+            Evaluator(functools.partial(evaluate, found), period)
+            for period, found in by_period.items()
+        ]
+
+    def _metrics(self, params: Any, found: Sequence[Examples]) -> Rows:
+        """The `<protocol>/<metric>` of the network on each task."""
+        return {e.task: self._judge(e).metrics(params, e) for e in found}
+
+    def _has_enough(self) -> bool:
+        """Whether validation has not improved for `patience` evaluations."""
+        if self.patience is None:
+            return False
+        waited = self._directory.evaluations_since_best(self.best_metric)
+        if waited >= self.patience:
+            log.info("%s has not improved for %d evaluations: enough", self.best_metric, waited)
+        return waited >= self.patience
+
+    def _best_or_last(self) -> tuple[int, str | None]:
+        """The step that validation chose and by which metric, or the last one and None.
+
+        Another BEST_METRIC may have chosen what was kept: of what is there, the best.
+        """
+        kept = self._directory.checkpoints()
+        best = self._directory.best_step(self.best_metric, kept)
+        return (max(kept, default=0), None) if best is None else (best, self.best_metric)
+
+    @property
+    def _starts_from_something(self) -> bool:
+        return bool(self.initial_checkpoint_path) or self.item_embeddings.start != RANDOM
+
+    def _initial_params(self, fresh: Any) -> Any:
+        params = fresh
+        if self.initial_checkpoint_path:
+            _, read = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
+            params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, fresh)
+        if self.item_embeddings.start == RANDOM:
+            return params
+        of_domain = {
+            examples.domain.name: (examples.domain, self.data.item_tokens(examples.task))
+            for examples in self.data.examples("validation", 1)
+            if isinstance(examples, RetrievalExamples)
+        }
+        for domain, tokens in of_domain.values():
+            params = start_item_embeddings(params, self.item_embeddings, domain, tokens)
         return params
 
     @property
     def _directory(self) -> RunDirectory:
         return RunDirectory(self.model_dir)
-
-    def _on_start(self, step: int, config: str) -> None:
-        if processes.is_first():
-            self._directory.write_config(config)
-            self._directory.forget_after(step)
 
     def _dump_nonfinite(self, step: int, batch: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
         """Writes the rows of a batch, or all of them, as text; tells where."""
@@ -250,25 +411,24 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
             with replacing(path) as draft:
-                draft.write_text("\n".join(row_text(batch, int(row), self.decode) for row in shown))
+                draft.write_text(
+                    "\n".join(row_text(batch, int(row), self.data.decode) for row in shown)
+                )
         return f"The examples are in {path}"
 
-    def _judges(self, found: Sequence[Examples]) -> dict[str, Judge]:
-        return {examples.task: judge(examples, self._model(examples)) for examples in found}
-
-    def _report(
-        self, found: Sequence[Examples], state: TrainState, judges: Mapping[str, Judge]
-    ) -> Tables:
-        models = _metrics(judges, state.params, found)
+    def _report(self, found: Sequence[Examples], step: int, params: Any) -> "Report":
         split = found[0].split
-        self._record(int(state.step), split, _named(models, split))
-        return {
-            examples.task: {
-                "recalign": models[examples.task],
-                **judges[examples.task].baselines(examples),
-            }
-            for examples in found
-        }
+        models = self._metrics(params, found)
+        self._record(step, split, _named(models, split))
+        is_best = self._directory.best_step(self.best_metric) == step
+        return Report(
+            step=step,
+            split=split,
+            best_by=self.best_metric if is_best else None,
+            tables={
+                e.task: {"recalign": models[e.task], **self._judge(e).baselines(e)} for e in found
+            },
+        )
 
     def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
         if not processes.is_first():
@@ -277,6 +437,8 @@ class Run:
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
         self._directory.record(step, split, found)
+        if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
+            log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
         if split == "validation":
             self._check_best_metric(shown)
 
@@ -291,19 +453,12 @@ class Run:
             )
 
     def _check_vocabulary(self) -> None:
-        rows, needed = self.trainer.model.module.config.vocab_size, self.vocabulary_size()
+        rows, needed = self.trainer.model.module.config.vocab_size, self.data.vocabulary_size()
         if needed > rows:
             raise UserError(
                 f"the vocabulary has {needed} token ids, sentinels included, but the model only "
                 f"{rows} rows (VOCAB_SIZE): they do not fit together"
             )
-
-    def _restore(self) -> TrainState:
-        folder = self._directory.path / "checkpoints"
-        if not folder.exists():
-            raise UserError(f"{folder} holds no checkpoint")
-        checkpoints = Checkpoints(folder, provenance=self.provenance(), read_only=True)
-        return checkpoints.restore(self.trainer.abstract_state(), step=self._chosen_step())
 
     def _chosen_step(self) -> int | None:
         if self.step == "newest":
@@ -318,11 +473,6 @@ class Run:
         return int(self.step)
 
 
-def _metrics(judges: Mapping[str, Judge], params: Any, found: Sequence[Examples]) -> Rows:
-    """The `<protocol>/<metric>` of one model on each task."""
-    return {examples.task: judges[examples.task].metrics(params, examples) for examples in found}
-
-
 def _named(rows: Rows, split: str) -> dict[str, float]:
     """The rows of tasks as one flat object, `<task>/<split>/<protocol>/<metric>`."""
     return {
@@ -332,15 +482,26 @@ def _named(rows: Rows, split: str) -> dict[str, float]:
     }
 
 
-def load(model_dir: str, step: str = "newest") -> Run:
+def make() -> Run:
+    """The run that the current configuration describes."""
+    return gin.get_configurable(Run)()
+
+
+def load(model_dir: str, step: str = "newest", modules: Sequence[str] = ()) -> Run:
     """The run that was trained in a folder, as its config.gin says, at one of its checkpoints.
 
+    Args:
+      model_dir: the folder.
+      step: see `Run`.
+      modules: what its configuration may import beside recalign's own, see `safety.check`.
+
     Raises:
-      UserError: there is no run.
+      UserError: there is no run, or its configuration may not be read.
     """
     config = Path(model_dir) / CONFIG
     if not config.exists():
         raise UserError(f"{model_dir} holds no run: there is no {config}")
-    configuration.parse([str(config)])
-    run = gin.get_configurable(Run)()
+    configuration.parse_saved(config, modules)
+    run = make()
+    safety.check_module(getattr(run.data, "module", None), modules)
     return dataclasses.replace(run, model_dir=model_dir, step=step)

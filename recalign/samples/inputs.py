@@ -9,12 +9,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
+from etils import epath
 
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
+from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import check_readable
-from recalign.samples.registry import domain_of
+from recalign.samples.registry import domain_in, domain_of
 
 Lengths = Mapping[str, int]
 
@@ -68,12 +70,27 @@ def train_batches(
         # What is cached in memory would be a part of every checkpoint.
         try_in_mem_cache=False,
     )
-    converter = seqio.EncDecFeatureConverter(pack=pack)
+    converter = FeatureConverter(pack=pack)
     dataset = converter(dataset, lengths).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True
     dataset = dataset.with_options(options).prefetch(2)
-    return dataset_iterator.TfDatasetIterator(dataset, checkpoint=True)
+    return _Batches(dataset, checkpoint=True)
+
+
+class _Batches(dataset_iterator.TfDatasetIterator):
+    """Batches whose position can be saved and restored."""
+
+    def restore(self, filename: epath.PathLike) -> None:
+        """Goes to a position that was saved.
+
+        Raises:
+          Exception: it is one in other samples, or in batches of other shapes; TensorFlow notices
+            the latter at the next batch, which is therefore read.
+        """
+        super().restore(filename)
+        next(self)
+        super().restore(filename)
 
 
 def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:
@@ -199,8 +216,8 @@ def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.
     """A registered task or mixture.
 
     Raises:
-      UserError: if the module cannot be imported or nothing of that name is registered; similar
-        names are told.
+      UserError: if the module cannot be imported or nothing of that name is registered; where its
+        domain is missed, and similar names, are told.
     """
     import_tasks(module)
     registered = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
@@ -214,7 +231,14 @@ def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.
 
 def _suggest(name: str, registered: list[str]) -> str:
     near = difflib.get_close_matches(name, registered, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
+    hint = f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
+    domain, prepared = domain_in(name), domains.prepared()
+    if domain is None or domain in prepared:
+        return hint
+    return (
+        f"domain {domain!r} is not prepared in {domains.data_dir()} (prepared there: "
+        f"{', '.join(prepared) or 'none'}): prepare it, or tell its folder by --data_dir; {hint}"
+    )
 
 
 def _domains_of(provider: seqio.Task | seqio.Mixture) -> set[tuple[str, str]]:

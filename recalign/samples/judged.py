@@ -1,6 +1,5 @@
 """The examples that a run is judged by: every task of its mixture that can be."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +17,6 @@ from recalign.evaluation.examples import (
 )
 from recalign.samples.inputs import Lengths, mixture_or_task, tasks_of
 from recalign.samples.items import item_texts
-from recalign.samples.questions import Questions
 from recalign.samples.rating import tokens_of_stars, values_of_stars
 from recalign.samples.registry import domain_of
 
@@ -66,10 +64,7 @@ def examples(
     for t in tasks_of(provider):
         if t.name in judged and task in (None, t.name):
             records = _read(t, task_feature_lengths, split, num_examples)
-            made = judged[t.name](t, split, loaded[domain_of(t)], records)
-            if isinstance(made, RetrievalExamples) and not isinstance(made, RankingExamples):
-                made = dataclasses.replace(made, ask=Questions(t, task_feature_lengths))
-            found.append(made)
+            found.append(judged[t.name](t, split, loaded[domain_of(t)], records))
     return found
 
 
@@ -108,10 +103,10 @@ def _next_item(
         "split": split,
         "domain": domain,
         "inputs": [record["inputs"] for record in records],
+        "given": [record["given"] for record in records],
         "offsets": np.cumsum([0, *map(len, histories)]),
         "events": np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
         "targets": np.array([record["item"] for record in records], np.int32),
-        "catalogue": item_texts(*domain_of(task)).target_tokens,
     }
 
 
@@ -130,7 +125,6 @@ def _rating(
         ratings=np.array([record["rating"] for record in records], np.float32),
         values=np.array([*values_of_stars(*domain_of(task)).values()]),
         stars=tokens_of_stars(*domain_of(task), vocabulary),
-        decode=vocabulary.decode,
     )
 
 

@@ -12,15 +12,18 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
+from recalign.evaluation.examples import Asked
+from recalign.runs.run import Run
 from recalign.serving.ids import Ids
 
 
 class Recommender:
-    """Ranks the catalogue of a domain for histories; `recalign.runs.Run.recommender` makes one.
+    """Ranks the catalogue of a domain for histories; `of_run` makes one.
 
     Args:
       domain: the catalogue and the users.
-      ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each.
+      ask: writes histories (item indices, oldest first) as the model is asked about them, in
+        `ask.longest` tokens at most.
       model: the network over the catalogue.
       params: the network's.
       exact: scores every item of the catalogue, whatever the run's own options say.
@@ -29,7 +32,7 @@ class Recommender:
     def __init__(
         self,
         domain: Domain,
-        ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]],
+        ask: Callable[[Sequence[Sequence[int]]], Asked],
         model: CatalogueModel,
         params: Any,
         exact: bool = False,
@@ -44,6 +47,18 @@ class Recommender:
     def depth(self) -> int:
         """How many items a beam of the run's own width can give."""
         return min(self._model.num_beams, self.domain.num_items)
+
+    def warm_up(self, histories: Sequence[int], most: int) -> None:
+        """Compiles all that rankings to `depth` may need, so that none waits for it.
+
+        Args:
+          histories: how many are asked at once: each such number.
+          most: items of a history.
+        """
+        [given] = self._ask([[0]]).given  # of one length for every history
+        self._model.warm_up(
+            self._params, histories, self._ask.longest, most, self.depth, self._exact, len(given)
+        )
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
@@ -62,7 +77,10 @@ class Recommender:
         """
         excluded = [() if include_seen else history for history in histories]
         depth = min(k, self.domain.num_items)
-        return self._model.best(self._params, self._ask(histories), excluded, depth, self._exact)
+        asked = self._ask(histories)
+        return self._model.best(
+            self._params, asked.inputs, excluded, depth, self._exact, asked.given
+        )
 
     def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""
@@ -126,3 +144,15 @@ class Recommender:
     def _user_ids(self) -> Ids:
         users = {key: index for index, key in enumerate(self.domain.user_keys)}
         return Ids("user", self.domain.name, users)
+
+
+def of_run(run: Run, exact: bool = False) -> Recommender:
+    """What a run would recommend; `exact` scores every item for each history."""
+    examples = run.retrieval_examples("test", 1)
+    return Recommender(
+        domain=examples.domain,
+        ask=run.data.questions(examples.task),
+        model=run.catalogue_model(examples),
+        params=run.restore()[1],
+        exact=exact,
+    )

@@ -1,11 +1,9 @@
 """Writes all that a run reads as a folder of arrays, for machines without TensorFlow.
 
-See `recalign.tokens.batches` and `recalign.tokens.examples`, which read it, and train.gin in
-it, the run's recipe with these in the place of the text plane.
+`recalign.tokens.data` reads it.
 """
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,98 +15,62 @@ import tqdm
 from recalign.domains import storage
 from recalign.domains.domain import Domain
 from recalign.errors import UserError
-from recalign.evaluation import examples as judged
-from recalign.runs import configuration
-from recalign.runs.run import Run
-from recalign.samples import inputs
+from recalign.evaluation import examples as stored
+from recalign.evaluation.data import Data
+from recalign.evaluation.examples import RetrievalExamples
 from recalign.tokens.batches import METADATA, STORED, VOCABULARY, with_derived
-from recalign.tokens.examples import DOMAINS, EXAMPLES
+from recalign.tokens.data import DOMAINS, EXAMPLES, ITEMS
 
-_IMPORTS = """\
-from __gin__ import dynamic_registration
-from recalign.tokens import batches
-from recalign.tokens import examples
-"""
-_BINDINGS = {
-    "run.Run.train_input": "@batches.CachedBatches",
-    "run.Run.vocabulary_size": "@batches.vocabulary_size",
-    "run.Run.provenance": "@batches.provenance",
-    "run.Run.decode": "@batches.decode",
-    "run.Run.examples": "@examples.examples",
-    "batches.CachedBatches.directory": "%TOKENS_DIR",
-    "batches.CachedBatches.batch_size": "%BATCH_SIZE",
-    "batches.CachedBatches.seed": "%RANDOM_SEED",
-    "batches.vocabulary_size.directory": "%TOKENS_DIR",
-    "batches.provenance.directory": "%TOKENS_DIR",
-    "batches.decode.directory": "%TOKENS_DIR",
-    "examples.examples.directory": "%TOKENS_DIR",
+# What is no token needs fewer bytes.
+_SMALL = {
+    "encoder_segment_ids": np.uint16,
+    "decoder_segment_ids": np.uint16,
+    "decoder_loss_weights": np.uint8,
 }
 
 
-def write(run: Run, mixture_or_task_name: str, module: str, folder: Path) -> int:
-    """Writes what a run reads: the batches of all its steps, and the examples it is judged by.
+def write(data: Data, steps: int, eval_examples: int | None, recipe: str, folder: Path) -> int:
+    """Writes the batches of so many steps, and the examples that a run is evaluated by.
 
     Args:
-      run: as the current configuration describes it.
-      mixture_or_task_name: what it trains on.
-      module: registers it.
+      data: what to write of.
+      steps: how many batches, at least 1.
+      eval_examples: so many examples of validation, the first of each task; None for all.
+      recipe: train.gin of the folder.
       folder: where to; it must not exist.
 
     Returns:
       How many rows.
 
     Raises:
-      UserError: the folder is there already, or the run cannot be fed.
+      UserError: the folder is there already, or the data cannot be read.
     """
     if folder.exists():
         raise UserError(f"{folder} is there already: name another folder, or remove it")
-    vocabulary_size = run.vocabulary_size()
+    vocabulary_size = data.vocabulary_size()
     with storage.replacing(folder, overwrite=False) as draft:
-        for name in (DOMAINS, "train"):
+        for name in (DOMAINS, ITEMS, "train"):
             (draft / name).mkdir()
         dtype = np.min_scalar_type(vocabulary_size - 1)
-        rows = write_batches(run.train_input(), run.total_steps, draft / "train", dtype)
-        for split, number in (("validation", run.eval_examples), ("test", None)):
+        rows = write_batches(data.train_batches(), steps, draft / "train", dtype)
+        for split, number in (("validation", eval_examples), ("test", None)):
             (draft / EXAMPLES / split).mkdir(parents=True)
-            for examples in run.examples(split=split, num_examples=number):
-                judged.save(examples, draft / EXAMPLES / split / f"{examples.task}.npz")
+            for examples in data.examples(split, number):
+                stored.save(examples, draft / EXAMPLES / split / f"{examples.task}.npz")
                 _copy_domain(examples.domain, draft / DOMAINS)
-        provider = inputs.mixture_or_task(mixture_or_task_name, module)
-        vocabulary = provider.output_features["targets"].vocabulary
-        (draft / VOCABULARY).write_bytes(vocabulary.sp_model)
-        (draft / "train.gin").write_text(recipe(folder.resolve()))
+                if isinstance(examples, RetrievalExamples):
+                    path = draft / ITEMS / f"{examples.task}.npy"
+                    np.save(path, data.item_tokens(examples.task))
+        (draft / VOCABULARY).write_bytes(data.vocabulary())
+        (draft / "train.gin").write_text(recipe)
         metadata = {
             "rows": rows,
             "vocabulary_size": vocabulary_size,
-            "provenance": run.provenance(),
+            "provenance": data.provenance(),
+            "eval_examples": eval_examples,
         }
         (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
     return rows
-
-
-def recipe(folder: Path) -> str:
-    """The current configuration as a recipe that reads `folder` and needs no text plane."""
-    text = configuration.current()
-    aliases = set(re.findall(r"^from recalign\.samples import (\w+)$", text, re.MULTILINE))
-    of_text_plane = re.compile(rf"(?:\w+/)*(?:{'|'.join(aliases)})\.")
-    imports = [
-        line
-        for line in re.findall(r"^(?:from|import) .*$", text, re.MULTILINE)
-        if not line.startswith(("from recalign.samples", "from __gin__"))
-    ]
-    kept = {
-        name: value
-        for name, value in configuration.bindings(text).items()
-        if not of_text_plane.match(name) and name != "run.Run.eval_examples"
-    }
-    kept |= {"TOKENS_DIR": repr(str(folder))} | _BINDINGS
-    kept["MODEL_DIR"] = "%gin.REQUIRED"
-    while unused := configuration.unused_macros(kept):
-        kept = {name: value for name, value in kept.items() if name not in unused}
-    macros = sorted(kept, key=lambda name: ("." in name, name))
-    lines = [f"{name} = {kept[name]}" for name in macros]
-    command = f"# recalign train --gin_file={folder}/train.gin --gin.MODEL_DIR=…\n\n"
-    return command + _IMPORTS + "\n".join([*imports, "", *lines]) + "\n"
 
 
 def _copy_domain(domain: Domain, folder: Path) -> None:
@@ -149,7 +111,7 @@ def write_batches(
                 files[name] = np.lib.format.open_memmap(
                     folder / f"{name}.npy",
                     mode="w+",
-                    dtype=np.uint16 if name.endswith("segment_ids") else dtype,
+                    dtype=_SMALL.get(name, dtype),
                     shape=(num_batches * len(values), values.shape[1]),
                 )
             files[name][number * len(values) : (number + 1) * len(values)] = values

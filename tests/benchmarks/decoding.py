@@ -6,7 +6,8 @@
 
 Without a name all tables are made. Parameters are random: they change no cost. Every time is that
 of the fastest of `--runs` runs, compilation apart; the columns of a row take turns, so that a busy
-machine slows all of them.
+machine slows all of them. Beside it stands this machine's own limit, in brackets or a column of its
+own: what the network's arithmetic takes at the rate of a large matrix product, measured first.
 """
 
 import argparse
@@ -22,9 +23,9 @@ import numpy as np
 from flax import traverse_util
 from index import sequences
 
-from recalign.engine.network.config import recognise
+from recalign.engine.network.config import recognise, search_flops
 from recalign.engine.network.transformer import T5Config, Transformer
-from recalign.engine.search.beam_search import _legal_logits
+from recalign.engine.search.beam_search import _legal_logits, live_sizes
 from recalign.engine.search.retrieval import decoder_step, encode, retrieve, score_all_items
 from recalign.engine.search.scoring import chunk_widths
 from recalign.engine.search.trie import CatalogueIndex
@@ -41,6 +42,7 @@ SMALL = {
     "mlp_dim": 1024,
 }
 KINDS = {"full vocabulary": False, "renormalised": True}
+PRODUCT = 2048  # rows and columns of the matrices whose product is this machine's limit
 LOOKUPS = 200  # in one compiled loop: a call takes longer than a lookup
 
 
@@ -59,6 +61,14 @@ def best_seconds(runs: int, calls: Sequence[Callable]) -> list[float]:
             if run:
                 best[i] = min(best[i], time.perf_counter() - start)
     return best
+
+
+def product_rate(dtype: str, runs: int) -> float:
+    """The FLOP/s of a large matrix product, in the fastest of some runs."""
+    matrix = jnp.ones((PRODUCT, PRODUCT), dtype)
+    multiply = jax.jit(jnp.matmul)
+    (spent,) = best_seconds(5 * runs, [functools.partial(multiply, matrix, matrix)])
+    return 2 * PRODUCT**3 / spent
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -143,6 +153,8 @@ class Bench:
         one = jnp.ones((1, 1), jnp.int32)
         init = jax.jit(functools.partial(self.module.init, enable_dropout=False))
         self.variables = {"params": init(jax.random.key(0), one, one, one)["params"]}
+        self._rate = product_rate(args.dtype, args.runs)
+        print(f"a product of {PRODUCT} x {PRODUCT} matrices: {self._rate / 1e9:.0f} GFLOP/s\n")
         self._encode = self._compiled(encode)
         self._search = self._compiled(retrieve, "num_beams", "renormalise")
         self._score = self._compiled(score_all_items, "chunk", "renormalise", "widths")
@@ -164,8 +176,31 @@ class Bench:
             for renormalise in KINDS.values()
         ]
 
-    def _seconds(self, *calls: Callable) -> list[str]:
-        return [f"{seconds:.3f}" for seconds in best_seconds(self.args.runs, calls)]
+    def _seconds(self, calls: Sequence[Callable], flops: Sequence[float]) -> list[str]:
+        """The time of each call, and the limit that its arithmetic sets."""
+        seconds = best_seconds(self.args.runs, calls)
+        return [self._beside_limit(*one) for one in zip(seconds, flops, strict=True)]
+
+    def _beside_limit(self, seconds: float, flops: float) -> str:
+        return f"{seconds:.3f} ({flops / self._rate:.3f})"
+
+    def _encoder_flops(self, histories: np.ndarray) -> float:
+        return search_flops(self.module.config, *histories.shape, widths=(), logits=0)
+
+    def _search_flops(
+        self, histories: np.ndarray, index: CatalogueIndex, num_beams: int | None = None
+    ) -> list[float]:
+        """Of a search for each kind of score."""
+        beams, config = num_beams or self.args.num_beams, self.module.config
+        return [
+            search_flops(
+                config,
+                *histories.shape,
+                widths=[min(beams, size) for size in live_sizes(index, renormalise)],
+                logits=len(index.alphabet) if renormalise else config.vocab_size,
+            )
+            for renormalise in KINDS.values()
+        ]
 
     def _index(self, items: int) -> CatalogueIndex:
         return jax.device_put(CatalogueIndex.build(catalogue_of_digits(items)))
@@ -179,28 +214,46 @@ class Bench:
         theirs = generate(model, histories, catalogue, self.args.num_beams)
         agreement(searches[0](), theirs(scores=True), catalogue)
         seconds = best_seconds(self.args.runs, [*searches, theirs])
+        flops = self._search_flops(histories, index)
         rows = [
-            [name, f"{spent:.2f}", f"{len(histories) / spent:.2f}", f"{seconds[-1] / spent:.1f}"]
-            for name, spent in zip([*KINDS, "generate"], seconds, strict=True)
+            [
+                name,
+                f"{spent:.2f}",
+                f"{needed / self._rate:.2f}",
+                f"{needed / self._rate / spent:.0%}",
+                f"{len(histories) / spent:.2f}",
+                f"{seconds[-1] / spent:.1f}",
+            ]
+            # What `generate` has to compute is what the search over the full vocabulary has.
+            for name, spent, needed in zip(
+                [*KINDS, "generate"], seconds, [*flops, flops[0]], strict=True
+            )
         ]
-        table(["", "s a batch", "examples/s", "times generate"], rows)
+        head = ["", "s a batch", "limit", "share of it", "examples/s", "times generate"]
+        table(head, rows)
 
     def encoder(self) -> None:
         """The encoder alone, with the keys and values of the decoder's layers."""
         histories = self._histories()
-        (spent,) = self._seconds(functools.partial(self._encode, histories))
+        call = functools.partial(self._encode, histories)
+        (spent,) = self._seconds([call], [self._encoder_flops(histories)])
         table(["", "s a batch"], [["encoder alone", spent]])
 
     def exact(self) -> None:
         """The exact score of every item, for a few histories."""
-        index = self._index(self.args.catalogue)
+        index, histories = self._index(self.args.catalogue), self._histories(batch=2)
+        encoder, config = self._encoder_flops(histories), self.module.config
+        chunks = -(-index.num_items // self.args.chunk)
         rows = []
         for kind, renormalise in KINDS.items():
             options = {"chunk": self.args.chunk, "renormalise": renormalise}
             options["widths"] = chunk_widths(index, **options)
-            call = functools.partial(self._score, self._histories(batch=2), index, **options)
+            call = functools.partial(self._score, histories, index, **options)
             (spent,) = best_seconds(1, [call])
-            rows.append([kind, f"{spent / 2:.3f}", f"{2 * index.num_items / spent:.0f}"])
+            logits = len(index.alphabet) if renormalise else config.vocab_size
+            chunk = search_flops(config, *histories.shape, options["widths"], logits) - encoder
+            cell = self._beside_limit(spent / 2, (encoder + chunks * chunk) / 2)
+            rows.append([kind, cell, f"{2 * index.num_items / spent:.0f}"])
         table([f"{index.num_items:,} items", "s a history", "items/s"], rows)
 
     def lookup(self) -> None:
@@ -233,10 +286,11 @@ class Bench:
     def beams(self) -> None:
         """How cost grows with beams."""
         index, histories = self._index(self.args.catalogue), self._histories()
-        rows = [
-            [str(beams), *self._seconds(*self._searches(histories, index, beams))]
-            for beams in self.args.beams
-        ]
+        rows = []
+        for beams in self.args.beams:
+            searches = self._searches(histories, index, beams)
+            spent = self._seconds(searches, self._search_flops(histories, index, beams))
+            rows.append([str(beams), *spent])
         table(["beams", *KINDS], rows)
 
     def items(self) -> None:
@@ -247,7 +301,9 @@ class Bench:
             start = time.perf_counter()
             index = CatalogueIndex.build(catalogue)
             built = time.perf_counter() - start
-            spent = self._seconds(*self._searches(self._histories(), jax.device_put(index)))
+            histories = self._histories()
+            searches = self._searches(histories, jax.device_put(index))
+            spent = self._seconds(searches, self._search_flops(histories, index))
             sizes = [f"{items:,}", str(index.max_length), f"{sum(index.level_sizes):,}"]
             rows.append([*sizes, f"{built:.2f}", *spent])
         table(["items", "tokens", "prefixes", "build", *KINDS], rows)
@@ -258,7 +314,9 @@ class Bench:
         for length in self.args.inputs:
             histories = self._histories(length)
             alone = functools.partial(self._encode, histories)
-            rows.append([str(length), *self._seconds(alone, *self._searches(histories, index))])
+            calls = [alone, *self._searches(histories, index)]
+            flops = [self._encoder_flops(histories), *self._search_flops(histories, index)]
+            rows.append([str(length), *self._seconds(calls, flops)])
         table(["input tokens", "encoder alone", *KINDS], rows)
 
 

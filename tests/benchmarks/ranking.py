@@ -21,10 +21,9 @@ import gin
 import jax
 import numpy as np
 
-from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.runs import configuration
-from recalign.runs import run as runs
+from recalign.runs.run import make
 
 
 def options_of(text: str) -> dict[str, int]:
@@ -58,22 +57,13 @@ def main():
 
     configuration.parse([args.gin_file], ["MODEL_DIR=unused"])
     whole = gin.query_parameter("%TASK_FEATURE_LENGTHS")["inputs"]
-    run = gin.get_configurable(runs.Run)()
-    [examples] = [
-        found
-        for found in run.examples(split="test")
-        if isinstance(found, RetrievalExamples) and found.ask
-    ]
-    models = {
-        text or "as configured": CatalogueModel(
-            run.trainer.model.module,
-            run.trainer.partitioner,
-            examples.catalogue,
-            dataclasses.replace(run.inference, **options_of(text)),
-            index_folder=examples.domain.path,
-        )
-        for text in args.options or [f"length_multiple={whole}", ""]
-    }
+    run = make()
+    examples = run.retrieval_examples("test", None)
+    models = {}
+    for text in args.options or [f"length_multiple={whole}", ""]:
+        options = dataclasses.replace(run.inference, **options_of(text))
+        told = dataclasses.replace(run, inference=options)
+        models[text or "as configured"] = told.catalogue_model(examples)
     params = run.trainer.init_state().params
     chosen = np.random.default_rng(0).permutation(len(examples))[: args.users]
     tokens = np.array([len(examples.inputs[e]) for e in chosen])

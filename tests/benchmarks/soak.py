@@ -15,12 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import gin
 import jax
 
 from recalign.engine.training.trainer import Trainer
 from recalign.runs import configuration
-from recalign.runs import run as runs
+from recalign.runs.run import make as make_run
 
 MIB = 2**20
 
@@ -65,7 +64,7 @@ def main() -> None:
         ]
         configuration.parse([arguments.gin_file], bindings)
         begin = time.perf_counter()
-        gin.get_configurable(runs.Run)().train()
+        make_run().train()
         print(f"{arguments.steps} steps, {time.perf_counter() - begin:.0f} s, {jax.devices()[0]}")
     eighth = arguments.steps // 8
     for step in range(eighth, arguments.steps + 1, eighth):

@@ -27,7 +27,7 @@ from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import EncoderDecoderModel
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
-from recalign.engine.training.trainer import Trainer, batch_shapes
+from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 
 config = T5Config(vocab_size=256, emb_dim=128, num_heads=8, num_encoder_layers=1,
@@ -63,7 +63,10 @@ for partitions, rules, shard in [
 # So many rows that activations are larger than parameters: none of all rows is on one device.
 def step_of(partitions, rules, devices):
     trainer = Trainer(model, Partitioner(partitions, rules, jax.devices()[:devices]))
-    shapes = batch_shapes({"inputs": 64, "targets": 8}, batch_size=64, pack=False)
+    lengths = {"encoder_input_tokens": 64} | {
+        f"decoder_{name}": 8 for name in ("input_tokens", "target_tokens", "loss_weights")
+    }
+    shapes = {n: jax.ShapeDtypeStruct((64, size), jnp.int32) for n, size in lengths.items()}
     shapes = trainer.partitioner.abstract_batch(shapes)
     return trainer.step_fn().lower(trainer.abstract_state(), shapes).compile()
 

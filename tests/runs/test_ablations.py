@@ -11,6 +11,9 @@ from recalign import domains, prompts
 from recalign.cli import recalign
 from recalign.errors import UserError
 from recalign.runs import ablations, configuration
+from recalign.runs.directory import RunDirectory
+from recalign.runs.result import Result
+from recalign.runs.run import Run
 from recalign.samples.registry import register_domain
 from tests.runs.test_run import SMALL, run
 from tests.samples.reading import fits, items_in, read
@@ -97,33 +100,81 @@ def test_there_is_one_wording_or_there_are_many(ablation, number):
     assert used == list(prompts.RETRIEVAL[:number])
 
 
-def test_the_table_has_the_means_and_deviations_of_what_the_runs_recorded(tmp_path):
-    options = [*SMALL, "--gin.TRAIN_STEPS=2", "--gin.NUM_BEAMS=10"]
-    chosen = ("--ablations", "recipe,ids", "--seeds", "0,1", "--output", tmp_path)
-    table = run("ablate", "--gin_file=toyshop.gin", *chosen, *options)
+def cells(table):
     head, _, *lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
     ]
+    return head, lines
+
+
+def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_path, monkeypatch):
+    options = [*SMALL, "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=1", "--gin.NUM_BEAMS=10"]
+    chosen = ("--ablations", "recipe,ids", "--seeds", "0,1", "--output", tmp_path)
+    arguments = ("ablate", "--gin_file=toyshop.gin", *chosen, *options)
+    table = run(*arguments)
+    head, lines = cells(table)
     assert [line[0] for line in lines] == ["recipe", "ids"]
     assert "toyshop_retrieval full/hr@10" in head
-    for name, *cells in lines:
-        found = [
-            json.loads((tmp_path / name / f"seed_{seed}" / "metrics.json").read_text())
-            for seed in (0, 1)
-        ]
-        assert found[0] != found[1]
-        for column, cell in zip(head[1:], cells, strict=True):
+    folders = {name: [tmp_path / name / f"seed_{seed}" for seed in (0, 1)] for name, *_ in lines}
+    for name, *row in lines:
+        results = [json.loads((f / "result.json").read_text()) for f in folders[name]]
+        assert not any(result["test"] for result in results)
+        for result, folder in zip(results, folders[name], strict=True):
+            directory = RunDirectory(folder)
+            assert result["step"] == directory.best_step("full/ndcg@10")
+            assert result["validation"] == directory.measured(result["step"], "validation")
+            assert result["configuration"]["BATCH_SIZE"] == "4"
+        assert results[0]["validation"] != results[1]["validation"]
+        assert [result["seed"] for result in results] == [0, 1]
+        for column, cell in zip(head[1:-2], row[:-2], strict=True):
             task, metric = column.split()
-            values = [row[f"{task}/test/{metric}"] for row in found]
+            values = [result["validation"][f"{task}/validation/{metric}"] for result in results]
             assert cell == f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-    assert run("ablate", "--gin_file=toyshop.gin", *chosen, *options) == table
+        assert row[-1] == " ".join(str(result["step"]) for result in results)
+    # Again: from what is written, without training. What was cut off is made up for.
+    (folders["ids"][1] / "result.json").unlink()
+    trained = []
+    train = Run.train
+    monkeypatch.setattr(Run, "train", lambda self: trained.append(self.model_dir) or train(self))
+    assert [line[:-2] for line in cells(run(*arguments))[1]] == [line[:-2] for line in lines]
+    assert trained == [str(folders["ids"][1])]
+    # Test is looked at when it is asked for, at the step that validation chose.
+    head, lines = cells(run(*arguments, "--split", "test"))
+    assert trained == [str(folders["ids"][1])]
+    for name, *row in lines:
+        results = [json.loads((f / "result.json").read_text()) for f in folders[name]]
+        values = [result["test"]["toyshop_retrieval/test/full/hr@10"] for result in results]
+        cell = row[head.index("toyshop_retrieval full/hr@10") - 1]
+        assert cell == f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+        for result, folder in zip(results, folders[name], strict=True):
+            assert RunDirectory(folder).measured(result["step"], "test") == result["test"]
+    # Another configuration is another run.
+    with pytest.raises(UserError, match="begun with another configuration"):
+        run(*arguments, "--gin.DROPOUT_RATE=0.3")
+
+
+def test_several_domains_are_trained_by_one_recipe(tmp_path):
+    run("prepare", "toyshop", "--users", 60, "--items", 40, "--name", "corner")
+    register_domain("corner")
+    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=10"]
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
+    chosen = ("--ablations", "recipe", "--seeds", "3", "--output", tmp_path)
+    arguments = ("ablate", "--gin_file=toyshop.gin", *chosen, *options)
+    table = run(*arguments, "--domains", "toyshop,corner")
+    titles = [line for line in table.splitlines() if line and not line.startswith("|")]
+    assert titles == ["toyshop", "corner"]
+    for domain in titles:
+        result = json.loads((tmp_path / domain / "recipe" / "seed_3" / "result.json").read_text())
+        assert {name.split("/")[0] for name in result["validation"]} == {f"{domain}_retrieval"}
+        assert f"{domain}_retrieval full/hr@10" in table
 
 
 def test_one_seed_has_no_deviation():
-    report = {"t": {"recalign": {"full/hr@10": 0.25}, "popularity": {"full/hr@10": 0.5}}}
-    assert (
-        ablations.format_table({"ids": [report]}).splitlines()[2].split("|")[2].strip() == "0.2500"
-    )
+    result = Result("", None, {}, 0, 2.5, 9, 6, None, {"t/validation/full/hr@10": 0.25})
+    row = ablations.format_table({"ids": [result]}).splitlines()[2].split("|")
+    assert [cell.strip() for cell in row[1:-1]] == ["ids", "0.2500", "2", "6"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +184,8 @@ def test_one_seed_has_no_deviation():
         (["--seeds", "0,one"], "must be whole numbers"),
         (["--gin.RANDOM_SEED=3"], "use --output and --seeds"),
         (["--gin.MODEL_DIR=elsewhere"], "use --output and --seeds"),
-        (["--gin.Verbaliser.paraphrases=0"], "must be at least 1"),
+        (["--domains", "toyshop,nowhere"], "domain 'nowhere' is not prepared"),
+        (["--domains", "toyshop", "--gin.MIXTURE_OR_TASK_NAME=all"], "'all' is no mixture of"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(tmp_path, options, message):

@@ -4,8 +4,10 @@ import gin
 import pytest
 
 from recalign.engine.network.config import T5Config
+from recalign.engine.training import loop, losses
 from recalign.errors import UserError
-from recalign.runs import configuration
+from recalign.runs import configuration, macros
+from recalign.runs.macros import NEEDS
 
 RECIPE = """
 from __gin__ import dynamic_registration
@@ -81,6 +83,151 @@ def test_a_binding_that_nothing_makes_use_of_is_named(recipe, tmp_path):
     gin.get_configurable(T5Config)()
     with pytest.raises(UserError, match=r"uses `partitioning.Partitioner.num_partitions`"):
         configuration.check_all_used()
+
+
+def test_a_folder_of_that_name_is_no_package_that_hides_a_recipe(tmp_path, monkeypatch):
+    """`runs/`, where runs are written, and `models/` are namespace packages to Python."""
+    for folder in ("runs", "models", "ablations"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    configuration.parse(["toyshop.gin", "ablations/ids.gin"], ["MODEL_DIR=runs/shop"])
+    assert gin.query_parameter("%TRAIN_STEPS") == 1500
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Writes gin files by name where the process is."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**texts):
+        for name, text in texts.items():
+            path = tmp_path / f"{name.replace('__', '/')}.gin"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
+IMPORTS = (
+    "from __gin__ import dynamic_registration\nfrom recalign.engine.network import transformer\n"
+)
+
+
+def test_a_file_is_included_where_it_says_so(files):
+    files(
+        whole=f"{IMPORTS}A = 1\nB = 1\ninclude 'part.gin'\nB = 3\n"
+        "transformer.T5Config.emb_dim = %A\ntransformer.T5Config.head_dim = %B\n",
+        part="A = 2\nB = 2\n",
+    )
+    configuration.parse(["whole.gin"])
+    assert [gin.query_parameter(name) for name in ("%A", "%B")] == [2, 3]
+
+
+def test_what_is_included_is_looked_for_here_then_in_the_search_paths(files, tmp_path):
+    files(whole="include 'part.gin'\n", there__part=f"{IMPORTS}transformer.T5Config.emb_dim = 5\n")
+    with pytest.raises(UserError, match=r"no file part\.gin, which .*whole\.gin includes"):
+        configuration.parse(["whole.gin"])
+    configuration.parse(["whole.gin"], [], [str(tmp_path / "there")])
+    assert gin.query_parameter("T5Config.emb_dim") == 5
+    with pytest.raises(UserError, match=r"no file part\.gin"):  # nothing is left of the last time
+        configuration.parse(["whole.gin"])
+
+
+def test_a_file_that_includes_itself_is_named(files):
+    files(whole="include 'part.gin'\n", part="include 'whole.gin'\n")
+    with pytest.raises(UserError, match=r"whole\.gin includes itself"):
+        configuration.parse(["whole.gin"])
+
+
+def test_a_mistake_below_an_include_has_its_line(files):
+    text = f"{IMPORTS}A = 1\ninclude 'part.gin'\n# a word\ntransformer.T5Confg.emb_dim = %A\n"
+    files(whole=text, part="B = 2\n")
+    with pytest.raises(UserError, match=r"whole\.gin\", line 6"):
+        configuration.parse(["whole.gin"])
+
+
+def test_a_recipe_knows_its_folder(files, tmp_path):
+    recipe = "D = %RECIPE_DIR\ntransformer.T5Config.dtype = %D\n"
+    files(there__recipe=f"{IMPORTS}{recipe}")
+    configuration.parse(["there/recipe.gin"])
+    assert gin.query_parameter("%D") == str(tmp_path / "there")
+
+
+WRONG = {
+    "whole numbers": (
+        *("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "RANDOM_SEED", "BATCH_SIZE"),
+        *("NUM_BEAMS", "EVAL_EXAMPLES", "PATIENCE", "VOCAB_SIZE", "WARMUP_STEPS"),
+    ),
+    "from 1": ("BATCH_SIZE", "NUM_BEAMS", "EVAL_EXAMPLES", "PATIENCE", "VOCAB_SIZE"),
+    "numbers": ("DROPOUT_RATE", "LABEL_SMOOTHING", "LEARNING_RATE", "Z_LOSS"),
+    "flags": ("PACK", "SCAN_LAYERS", "USE_CACHED_TASKS"),
+    "texts": ("MIXTURE_OR_TASK_NAME", "MODEL_DIR", "LEARNING_RATE_FACTORS", "BEST_METRIC"),
+    "choices": ("ON_NONFINITE", "REMAT_POLICY", "ACTIVATIONS_DTYPE"),
+}
+VALUES = {
+    "whole numbers": ("1e1", "-1", "2.5", "many", "True", "[3]"),
+    "from 1": ("0",),
+    "numbers": ("-0.1", "much", "True", "{}"),
+    "flags": ("1", "yes", "0.0"),
+    "texts": ("3", "()", "''"),
+    "choices": ("sometimes", "1", "None"),
+}
+MISTAKES = [
+    *((name, value) for kind, names in WRONG.items() for name in names for value in VALUES[kind]),
+    ("LOSS_NORMALIZING_FACTOR", "0"),
+    ("LOSS_NORMALIZING_FACTOR", "PER_TOKEN"),
+    ("DROPOUT_RATE", "1.0"),
+    ("CACHE_DIRS", "/tmp"),
+    ("EVAL_PERIODS", "{'ranking': 0.5}"),
+    ("TASK_FEATURE_LENGTHS", "{'inputs': 64}"),
+    ("TASK_FEATURE_LENGTHS", "{'inputs': 64, 'target': 8}"),
+    ("TASK_FEATURE_LENGTHS", "{'inputs': 64, 'targets': 0}"),
+    ("TASK_FEATURE_LENGTHS", "64"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), MISTAKES)
+def test_a_macro_of_a_wrong_value_is_one_message(name, value):
+    others = [] if name == "MODEL_DIR" else ["MODEL_DIR=x"]
+    with pytest.raises(UserError) as error:
+        configuration.parse(["toyshop.gin"], [*others, f"{name}={value}"])
+    assert str(error.value).startswith(f"{name} is ")
+    assert "\n" not in str(error.value)
+
+
+def test_every_macro_of_the_recipes_is_checked():
+    configuration.parse(["toyshop.gin"], ["MODEL_DIR=x"])
+    made = {"MODEL"}
+    assert {name for name in configuration.current() if "." not in name} - made <= set(NEEDS)
+
+
+def test_choices_are_those_of_what_they_are_for():
+    assert macros.NORMALIZERS == losses.NORMALIZERS
+    assert macros.ON_NONFINITE == loop.ON_NONFINITE
+
+
+def test_a_macro_is_judged_by_what_it_refers_to():
+    with pytest.raises(UserError, match="BATCH_SIZE is 0, but"):
+        configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", "BATCH_SIZE=%SIZE", "SIZE=0"])
+
+
+def test_two_configurations_differ_in_what_they_do():
+    """A parameter that the other lacks is none that differs, as long as it is at its default."""
+    text = f"{IMPORTS}A = 8\ntransformer.T5Config.emb_dim = %A\n"
+    configuration.parse([], [])
+    more = f"{text}transformer.T5Config.head_dim = {T5Config.head_dim}\n"
+    assert configuration.differences(text, more) == []
+    assert configuration.differences(more, text) == []
+    other = f"{text}transformer.T5Config.head_dim = {T5Config.head_dim + 1}\n"
+    name = "recalign.engine.network.transformer.T5Config.head_dim"
+    assert configuration.differences(text, other) == [f"+ {name} = {T5Config.head_dim + 1}"]
+    assert configuration.differences(text, text.replace("8", "9")) == ["- A = 8", "+ A = 9"]
+    assert configuration.differences(text, text.replace("8", "9"), ["A"]) == []
+    renamed = text.replace("transformer\n", "transformer as network\n").replace(
+        "transformer.T5", "network.T5"
+    )
+    assert configuration.differences(text, renamed) == []
 
 
 def test_every_recipe_that_comes_with_recalign_is_found_from_anywhere(tmp_path, monkeypatch):

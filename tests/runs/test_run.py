@@ -1,19 +1,26 @@
 """The main job from the command line: the real recipe of the toy shop, shrunk."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 
 from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
-from recalign.runs import run as runs
+from recalign.evaluation import metrics as metrics_of
 from recalign.runs.directory import RunDirectory
+from recalign.runs.result import read
+from recalign.runs.run import load
 from recalign.samples.registry import register_domain
+from recalign.serving.recommender import of_run
+from tests.splits import history as history_of
+from tests.splits import rated as rated_of
 
 SMALL = [
     "--gin.TRAIN_STEPS=6",
@@ -63,11 +70,14 @@ def test_training_leaves_a_whole_run_behind(trained):
     rows = [row.split("|")[1].strip() for row in table.splitlines() if "|" in row]
     assert rows.count("recalign") == rows.count("popularity") == 3  # full, full_unseen, cand<C>
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = RunDirectory(folder).best_step("full/ndcg@10")
     assert [(line["step"], line["split"]) for line in lines] == [
         (3, "validation"),
         (6, "validation"),
-        (6, "test"),
+        (best, "test"),
     ]
+    head = f"test, step {best}, the best on validation by full/ndcg@10\n"
+    assert table.startswith(head)
     assert metrics(folder) == {k: v for k, v in lines[-1].items() if k not in ("step", "split")}
     for name in ("full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"):
         assert 0 <= metrics(folder)[f"toyshop_retrieval/test/{name}"] <= 1
@@ -118,8 +128,91 @@ def test_only_items_come_out_and_each_once(trained):
 def test_eval_of_the_saved_run_gives_the_same_table(trained):
     folder, table = trained
     before = metrics(folder)
-    assert run("eval", "--model_dir", folder, "--split", "test") == table
+    assert run("eval", "--model_dir", folder, "--split", "test", "--step", "best") == table
     assert metrics(folder) == before
+
+
+def test_a_result_tells_what_the_run_was_and_reached(trained):
+    folder, _ = trained
+    result = read(folder)
+    directory = RunDirectory(folder)
+    best = directory.best_step("full/ndcg@10")
+    assert (result.step, result.chosen_by, result.last_step) == (best, "full/ndcg@10", 6)
+    assert result.validation == directory.measured(best, "validation")
+    assert result.test == metrics(folder)
+    assert result.configuration["BATCH_SIZE"] == "4"
+    assert result.seconds >= directory.seconds(6) > directory.seconds(3) > 0
+
+
+def test_what_is_read_and_learned_is_told_at_the_start(trained):
+    """The learning rate among the scalars, and the layout of parameters and batches."""
+    folder, _ = trained
+    [events] = folder.glob("events.out.tfevents.*")
+    found = {}
+    for record in tf.data.TFRecordDataset(str(events)).as_numpy_iterator():
+        event = tf.compat.v1.Event.FromString(record)
+        found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+    # toyshop.gin warms up from nothing: T5X's schedule at the update that made the step.
+    expected = [(step - 1) / 200 * 200**-0.5 for step in (3, 6)]
+    rates = [found[step, "train/learning_rate"] for step in (3, 6)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+def test_patience_ends_a_run_and_lets_it_go_on_only_as_far(shop, tmp_path, caplog):
+    """With a learning rate of nothing, nothing improves on the first evaluation."""
+    options = [*SMALL, "--gin.LEARNING_RATE=0", "--gin.EVAL_PERIOD=1", "--gin.PATIENCE=2"]
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only", "--gin.TRAIN_STEPS=5"]
+    options += ["--gin.schedules.learning_rate_schedule.min_learning_rate=0"]
+    arguments = ("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
+    table = run(*arguments)
+    assert table.startswith("test, step 1, the best on validation by full/ndcg@10\n")
+    assert "full/ndcg@10 has not improved for 2 evaluations" in caplog.text
+    assert "parameters:\n" in caplog.text
+    assert "token_embedder/embedding" in caplog.text
+    assert re.search(r"encoder_input_tokens +int32\[4, 256\] +1,024", caplog.text)
+    steps = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    assert steps == {"1", "2", "3"}  # the best and the newest two
+    history = (tmp_path / "metrics.jsonl").read_text()
+    assert run(*arguments) == table
+    assert (tmp_path / "metrics.jsonl").read_text() == history
+
+
+def test_tasks_are_evaluated_in_periods_of_their_own(shop, tmp_path):
+    periods = "--gin.EVAL_PERIODS={'ranking': 2}"
+    options = [*SMALL, "--gin.EVAL_PERIOD=3", "--gin.TRAIN_STEPS=5", periods]
+    arguments = ("train", "--gin_file=toyshop.gin", *options, "--profile=2:2")
+    run(*arguments, f"--gin.MODEL_DIR={tmp_path}")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kinds = {
+        line["step"]: {name.split("/")[0].removeprefix("toyshop_") for name in line if "/" in name}
+        for line in lines
+        if line["split"] == "validation"
+    }
+    assert kinds == {
+        2: {"ranking"},
+        3: {"retrieval"},
+        4: {"ranking"},
+        5: {"ranking", "retrieval"},
+    }
+    [trace] = (tmp_path / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert b"_step" in trace.read_bytes()
+    with pytest.raises(UserError, match="EVAL_PERIODS has mim, but what is evaluated is rank"):
+        run(*arguments, "--gin.EVAL_PERIODS={'mim': 2}", f"--gin.MODEL_DIR={tmp_path / 'new'}")
+
+
+@pytest.mark.parametrize("profile", ["3", "0:2", "2:0", "a:b", "-1:2"])
+def test_a_profile_is_a_first_step_and_a_count(profile):
+    with pytest.raises(UserError, match="must be FIRST:COUNT"):
+        run("train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=x", f"--profile={profile}")
+
+
+def test_a_metric_that_is_no_number_ends_nothing(trained, tmp_path, monkeypatch, caplog):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    monkeypatch.setattr(metrics_of, "candidate_ranking", lambda *_: {"cand9/hr@10": np.nan})
+    run("eval", "--model_dir", folder)
+    assert metrics(folder)["toyshop_ranking/test/cand9/hr@10"] is None
+    assert "toyshop_ranking/test/cand9/hr@10 is no finite number" in caplog.text
+    assert "toyshop_retrieval/test/full/hr@10" in metrics(folder)
 
 
 def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
@@ -133,18 +226,18 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
     printed = run("eval", "--model_dir", tmp_path, "--beam_recall", 30)
     told = dict(line.split() for line in printed.splitlines())
     assert set(told) == {"full/beam_recall@10", "full_unseen/beam_recall@10"}
-    new = runs.load(str(tmp_path))
-    examples = new._retrieval("test", 30)
+    new = load(str(tmp_path))
+    examples = new.retrieval_examples("test", 30)
     histories = np.split(examples.events, examples.offsets[1:-1])
     every = np.tile(np.arange(shop.num_items, dtype=np.int32), (30, 1))
-    scores = new._model(examples).score(new._restore().params, examples.inputs, every)
+    scores = new.catalogue_model(examples).score(new.restore()[1], examples.inputs, every)
     unseen_scores = scores.copy()
     for row, history in zip(unseen_scores, histories, strict=True):
         row[history] = -np.inf
     number_of = {key: item for item, key in enumerate(shop.items["key"])}
     lines = predictions(tmp_path, "toyshop_retrieval", tmp_path)[:30]
     beam = [[number_of[key] for key in line["items"]] for line in lines]
-    unseen_beam = new.recommender().recommend(histories, 10).items
+    unseen_beam = of_run(new).recommend(histories, 10).items
     for protocol, found, own in (
         ("full", beam, scores),
         ("full_unseen", unseen_beam, unseen_scores),
@@ -162,7 +255,7 @@ def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
     for e, line in enumerate(lines):
-        assert line["history"] == keys[split.history(e)].tolist()
+        assert line["history"] == keys[history_of(split, e)].tolist()
         assert line["target"] == keys[split.targets[e]]
         assert len(set(line["items"])) == 20
         assert line["scores"] == sorted(line["scores"], reverse=True)
@@ -176,7 +269,7 @@ def test_infer_ranks_the_stored_candidates(trained, shop, tmp_path):
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
     for e, line in enumerate(lines):
-        assert line["history"] == keys[split.history(e)].tolist()
+        assert line["history"] == keys[history_of(split, e)].tolist()
         assert line["target"] == keys[split.targets[e]]
         assert sorted(line["items"]) == sorted(keys[lists[e]].tolist())
         assert line["scores"] == sorted(line["scores"], reverse=True)
@@ -191,6 +284,15 @@ def test_infer_asks_for_a_task_where_there_are_several(trained, tmp_path):
         run(*options)
     with pytest.raises(UserError, match="no task 'toyshop_mim' that can be judged"):
         run(*options, "--task", "toyshop_mim")
+    for output, message in (
+        (tmp_path, "there is a folder of that name"),
+        (tmp_path / "no" / "out.jsonl", "is not there: make it first"),
+        (tmp_path / "file" / "out.jsonl", "is a file"),
+    ):
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=message):
+            # Before the run is looked for.
+            run("infer", "--model_dir", tmp_path / "nothing", "--output", output)
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -217,7 +319,7 @@ def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
     split, found = rated.rating_split("test"), metrics(tmp_path)
     lines = predictions(tmp_path, "rated_rating", tmp_path)
     place = {
-        (rated.items["key"][item], tuple(rated.items["key"][split.history(e)[0]])): e
+        (rated.items["key"][item], tuple(rated.items["key"][rated_of(split, e)[0]])): e
         for e, item in enumerate(split.items)
     }
     fallback = rated.rating_split("train").ratings.mean()
@@ -252,6 +354,21 @@ def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
     run(*options, "--gin.TRAIN_STEPS=3")
     run(*options)
     assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_an_input_that_the_position_does_not_fit_starts_anew_if_that_is_accepted(
+    trained, tmp_path, caplog
+):
+    caplog.set_level("INFO", "recalign")
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    changed = ["--gin.PACK=False", "--gin.TRAIN_STEPS=7", "--gin.EVAL_PERIOD=0"]
+    options = ["train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL, *changed]
+    with pytest.raises(UserError, match=r"begun with another configuration(.|\n)*--accept_changes"):
+        run(*options)
+    run(*options, "--accept_changes")
+    assert "position at step 6" in caplog.text
+    assert "resumed at step 6: parameters, optimiser; the input starts anew" in caplog.text
+    assert {p.name for p in (folder / "checkpoints").iterdir()} >= {"6", "7"}
 
 
 def test_config_gin_alone_gives_the_same_run(trained, tmp_path):

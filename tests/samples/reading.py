@@ -25,7 +25,14 @@ def items_in(text):
     return [int(index) for index in ITEM.findall(text)]
 
 
+# A history ends with the end mark of an item or with a sentinel, so that a cut one is noticed.
+FIELDS = {"{history}": r"(.*(;|<extra_id_\d+>))?", "{candidates}": r"(#\d+\s*)+"}
+
+
 def fits(template, text):
-    """Whether a text is a template with something in its fields."""
-    literal = [re.escape(part.strip()) for part in re.split(r"\{\w+\}", template)]
-    return re.fullmatch(r"\s*.*".join(literal), text.strip(), re.DOTALL) is not None
+    """Whether a text is a template with something whole in its fields."""
+    parts = re.split(r"(\{\w+\})", template)
+    patterns = [
+        FIELDS.get(part, r"\S.*?") if "{" in part else re.escape(part.strip()) for part in parts
+    ]
+    return re.fullmatch(r"\s*".join(patterns), text.strip(), re.DOTALL) is not None

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import seqio
 
@@ -11,6 +12,7 @@ from recalign.errors import UserError
 from recalign.samples.registry import register_domain
 from tests.samples.reading import fits, read
 from tests.samples.shops import prepared
+from tests.splits import rated as rated_of
 
 SPLITS = ("train", "validation", "test")
 RATED = re.compile(r"#(\d+) [^;#]*? rated ([\d.]+);")
@@ -27,7 +29,7 @@ def test_every_rating_is_asked_for_once_after_the_users_other_training_ratings(r
     samples = list(read("ratedshop_rating", name, lengths=None))
     assert Counter((s["user"], s["item"], s["rating"]) for s in samples) == triples(split)
     for sample in samples:
-        items, ratings = split.history(place[sample["user"], sample["item"]])
+        items, ratings = rated_of(split, place[sample["user"], sample["item"]])
         shown = [(int(i), float(r)) for i, r in RATED.findall(sample["inputs"])]
         assert shown == [*zip(items[-20:].tolist(), ratings[-20:].tolist(), strict=True)]
         assert sample["targets"] == f"{sample['rating']:g}"
@@ -36,6 +38,21 @@ def test_every_rating_is_asked_for_once_after_the_users_other_training_ratings(r
         assert any(fits(t, sample["inputs"]) for t in prompts.RATING)
         if name != "train":
             assert fits(prompts.RATING[0], sample["inputs"])
+
+
+def test_no_question_says_that_it_is_asked_after_the_ratings_it_shows(rated):
+    """Ratings are split at random: some that are shown were made later."""
+    split = rated.rating_split("test")
+    place = {(u, i): e for e, (u, i) in enumerate(zip(split.users, split.items, strict=True))}
+    of_user = np.split(rated.events, rated.offsets[1:-1])
+    later = 0
+    for user, item in place:
+        known, _ = rated_of(split, place[user, item])
+        order = {event: age for age, event in enumerate(of_user[user].tolist())}
+        later += any(order[event] > order[item] for event in known.tolist())
+    assert later > len(split) / 3
+    for template in prompts.RATING:
+        assert not re.search(r"\b(so far|will|next|until|before|now)\b", template)
 
 
 def test_too_long_a_history_drops_its_oldest_ratings(rated):

@@ -9,8 +9,10 @@ import seqio
 
 from recalign import prompts
 from recalign.errors import UserError
+from recalign.samples import inputs
 from recalign.samples.items import item_texts
 from tests.samples.reading import LENGTHS, fits, items_in, read
+from tests.splits import history as history_of
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -20,8 +22,8 @@ def test_retrieval_asks_for_the_held_out_item_of_each_user(shop, split):
     assert len(samples) == len(expected)
     for e, sample in enumerate(samples):
         assert items_in(sample["targets"]) == [expected.targets[e]] == [sample["item"]]
-        np.testing.assert_array_equal(sample["seen"], expected.history(e))
-        assert items_in(sample["inputs"]) == expected.history(e)[-20:].tolist()
+        np.testing.assert_array_equal(sample["seen"], history_of(expected, e))
+        assert items_in(sample["inputs"]) == history_of(expected, e)[-20:].tolist()
         assert fits(prompts.RETRIEVAL[0], sample["inputs"])
 
 
@@ -162,10 +164,13 @@ def test_every_paraphrase_is_used_in_training(shop):
         assert sum(fits(template, s["inputs"]) for s in samples) > len(samples) / 10
 
 
-def test_users_are_never_named(shop):
-    for task in ("retrieval", "mim", "mlm", "bpr"):
-        for sample in read(f"testshop_{task}", "train"):
-            assert not any(key in sample["inputs"] for key in shop.user_keys)
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "mim", "mlm", "bpr"])
+def test_users_are_never_named(rated, kind):
+    assert all(len(key) > 4 for key in rated.user_keys)  # none is part of a word by chance
+    for split in ("train", "test"):
+        for sample in read(f"ratedshop_{kind}", split, {"inputs": 220, "targets": 64}):
+            text = sample["inputs"] + sample["targets"]
+            assert not any(key in text for key in rated.user_keys)
 
 
 def test_a_target_that_does_not_fit_is_named(shop):
@@ -194,3 +199,15 @@ def test_the_aligned_mixture_draws_evenly_from_all_five(shop):
     assert len(counts) == 5
     assert all(len(kinds) == 1 for kinds in counts)
     assert min(counts.values()) > 120
+
+
+def test_a_name_of_nothing_is_answered_with_its_domain_or_with_what_is_like_it(
+    shop, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path))
+    gone = r"'testshop_2' is not prepared in .* \(prepared there: none\): .*_dir; did you mean"
+    for kind in ("retrieval", "retrieval_only", "aligned"):
+        with pytest.raises(UserError, match=gone):
+            inputs.mixture_or_task(f"testshop_2_{kind}")
+    with pytest.raises(UserError, match=r"'testshop_alined'; did you mean testshop_aligned"):
+        inputs.mixture_or_task("testshop_alined")

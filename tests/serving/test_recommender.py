@@ -14,8 +14,10 @@ from recalign import domains
 from recalign.cli import recalign
 from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
-from recalign.runs import run as runs
+from recalign.runs.run import load
 from recalign.serving import histories as history_files
+from recalign.serving.app import Asked, Limits, Service
+from recalign.serving.recommender import of_run
 from recalign.t5x.bindings import items_only
 
 SMALL = [
@@ -55,20 +57,20 @@ def domain(folder):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    return runs.load(str(folder))
+    return load(str(folder))
 
 
 @pytest.fixture(scope="module")
 def recommender(trained):
-    return trained.recommender()
+    return of_run(trained)
 
 
 def test_questions_are_the_inputs_of_the_task(trained):
     """Over all users, of whom many have more than fits in 96 tokens."""
     for split in ("validation", "test"):
-        examples = trained._retrieval(split, None)
+        examples = trained.retrieval_examples(split, None)
         histories = np.split(examples.events, examples.offsets[1:-1])
-        asked = examples.ask(histories)
+        asked = trained.data.questions(examples.task)(histories)
         assert len(asked) == len(examples.inputs) > 64
         for ours, theirs in zip(asked, examples.inputs, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -77,9 +79,9 @@ def test_questions_are_the_inputs_of_the_task(trained):
 
 
 def test_recommendations_are_what_evaluation_ranks(trained, recommender):
-    examples = trained._retrieval("test", None)
-    every, unseen = trained._model(examples).rank(
-        recommender._params, examples.inputs, examples.offsets, examples.events
+    examples = trained.retrieval_examples("test", None)
+    every, unseen = trained.catalogue_model(examples).rank(
+        trained.restore()[1], examples.inputs, examples.offsets, examples.events
     )
     histories = np.split(examples.events, examples.offsets[1:-1])[:9]
     for wanted, include_seen in ((every, True), (unseen, False)):
@@ -91,7 +93,7 @@ def test_recommendations_are_what_evaluation_ranks(trained, recommender):
 def test_exact_and_a_beam_over_everything_agree(trained, recommender):
     histories = [[3, 1, 4], [15]]
     beam = recommender.recommend(histories, 1000)
-    exact = trained.recommender(exact=True).recommend(histories, 1000)
+    exact = of_run(trained, exact=True).recommend(histories, 1000)
     np.testing.assert_array_equal(beam.items, exact.items)
     np.testing.assert_allclose(beam.scores, exact.scores, atol=1e-4)
     for history, items in zip(histories, beam.items, strict=True):
@@ -129,6 +131,25 @@ def test_a_recipe_may_renormalise(tmp_path, folder):
     assert total(folder) < 0.99
 
 
+def test_no_request_waits_for_a_compilation(recommender, compilations):
+    """Histories of 1 to 100 items, with or without their own items, alone and eight at a time."""
+    service = Service(recommender, Limits())
+    rng = np.random.default_rng(0)
+    with compilations() as found:
+        service.warm_up()
+        ready = len(found)
+        assert ready <= 2  # inputs have 96 tokens at most
+        for number in range(1, 101):
+            history = rng.integers(0, 60, number).tolist()
+            for include_seen in (False, True):
+                asked = Asked(history, 5, include_seen)
+                [rows] = service.answer([asked])
+                assert len(rows) == min(5, 60 - (0 if include_seen else len({*history})))
+                if number % 20 == 0:
+                    service.answer([asked] * 8)
+        assert len(found) == ready
+
+
 def test_a_user_has_a_table(folder, domain):
     user = 5
     lines = run("recommend", "--model_dir", folder, "--user", domain.user_keys[user], "--k", 3)
@@ -142,6 +163,34 @@ def test_a_user_has_a_table(folder, domain):
         assert domain.items["title"][item] in row
         assert domain.items["brand"][item] in row
     assert not set(items) & set(domain.events[slice(*domain.offsets[user : user + 2])])
+
+
+def test_a_table_fits_the_terminal(folder, domain, monkeypatch):
+    """A title of 2,000 characters is cut; ids stay whole; the second title is short enough."""
+    monkeypatch.setenv("COLUMNS", "70")
+    titles = domain.items["title"].to_numpy(copy=True)
+    titles[:] = "Ball"
+    titles[::2] = "x" * 2000
+    domain.items["title"] = titles
+    monkeypatch.setattr(domains, "load", lambda *_: domain)
+    lines = run("recommend", "--model_dir", folder, "--history", "#07", "--k", 59).splitlines()
+    assert max(map(len, lines)) == 70
+    assert len(lines) == 60
+    keys = set(domain.items["key"])
+    for line in lines[1:]:
+        _, _, key, item, *_ = line.split()
+        assert key in keys
+        assert ("x…" in line) == (int(item[1:]) % 2 == 0)
+
+
+def test_who_has_bought_everything_is_told_so(folder, domain):
+    everything = ("--model_dir", folder, "--history", ",".join(domain.items["key"]))
+    assert run("recommend", *everything).strip() == (
+        "the history holds all 60 items of toyshop, so none is left to recommend: --include_seen "
+        "ranks them"
+    )
+    assert json.loads(run("recommend", *everything, "--json"))["items"] == []
+    assert len(run("recommend", *everything, "--include_seen").splitlines()) == 11
 
 
 def test_a_file_is_answered_line_by_line(folder, domain, tmp_path):
@@ -217,3 +266,23 @@ def test_any_ids_give_items_or_one_clear_error(recommender, keys):
     with contextlib.suppress(UserError):
         items = recommender.history(keys)
         assert [known[item] for item in items] == [known[7] if k == "#07" else k for k in keys]
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("recommend", ["--history", "toy-01"]),
+        ("eval", []),
+        ("infer", ["--output", "predictions.jsonl"]),
+        ("serve", ["--port", "0"]),
+    ],
+)
+def test_a_run_whose_domain_is_not_there_says_so(folder, tmp_path, monkeypatch, command, options):
+    """The name of its mixture is no slip of the hand, and another's does not help."""
+    monkeypatch.chdir(tmp_path)
+    config = (folder / "config.gin").read_text().replace("toyshop_retrieval", "emptyshop_retrieval")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.gin").write_text(config)
+    where = ["--model_dir", tmp_path / "run", "--data_dir", tmp_path / "elsewhere"]
+    with pytest.raises(UserError, match=r"'emptyshop' is not prepared in .*elsewhere .*_dir"):
+        run(command, *where, *options)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import gin
 import jax
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from flax import traverse_util
 from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
 from recalign.runs import configuration
-from recalign.runs import run as runs
+from recalign.runs.run import make
 from recalign.t5x.bindings import items_only, parameters_alone
 
 GIN = Path(__file__).parents[2] / "gin"
@@ -44,8 +43,8 @@ def ours(alike, checkpoint, tmp_path_factory):
     configuration.parse(
         ["toyshop.gin"], [f"{name}={value}" for name, value in bindings.items()], [str(GIN)]
     )
-    run = gin.get_configurable(runs.Run)()
-    trainer, batches = run.trainer, run.train_input()
+    run = make()
+    trainer, batches = run.trainer, run.data.train_batches()
     state = trainer.init_state()
     _, params = load_params(str(checkpoint), trainer.model.module.config)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)

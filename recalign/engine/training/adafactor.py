@@ -12,9 +12,26 @@ taken:
   that scale is also differentiable, for which it reads each parameter three times.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
+
+
+class Optimizer(NamedTuple):
+    """An `optax.GradientTransformation` that tells its learning rate.
+
+    Attributes:
+        init: see Optax.
+        update: see Optax.
+        learning_rate: of the update after so many others, float32[].
+    """
+
+    init: Callable
+    update: Callable
+    learning_rate: optax.Schedule
 
 
 def adafactor(
@@ -30,7 +47,7 @@ def adafactor(
     epsilon2: float = 1e-3,
     beta1: float | None = None,
     weight_decay_rate: float | None = None,
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """Adafactor; the arguments are named as T5X's.
 
     Args:
@@ -65,7 +82,8 @@ def adafactor(
         pieces.append(optax.ema(beta1, debias=False, accumulator_dtype=jnp.float32))
     if weight_decay_rate is not None:
         pieces.append(optax.add_decayed_weights(weight_decay_rate))
-    return optax.chain(*pieces, optax.scale(-1.0))
+    rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+    return Optimizer(*optax.chain(*pieces, optax.scale(-1.0)), rate)
 
 
 def _scale_by_parameter_rms(least: float) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,7 +24,6 @@ from recalign.engine.search.catalogue_model import SEEN
 from recalign.engine.search.inference import Inference
 from recalign.engine.search.retrieval import retrieve_all_and_unseen
 from recalign.engine.search.trie import EOS, CatalogueIndex
-from recalign.engine.training.model import Batch
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 
@@ -150,15 +150,17 @@ def use_topology(topology: str) -> list[jax.Device]:
         ) from error
 
 
-def measure(trainer: Trainer, batch: Batch) -> Sizes:
+def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     """Compiles the step of a trainer.
 
     Args:
       trainer: the model and its layout.
-      batch: shapes and dtypes, `jax.ShapeDtypeStruct` or arrays.
+      shapes: of the features of a batch, which are int32.
     """
     state = trainer.abstract_state()
-    batch = trainer.partitioner.abstract_batch(batch)
+    batch = trainer.partitioner.abstract_batch(
+        {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+    )
     compiled = trainer.step_fn().lower(state, batch).compile()
     rows, source = batch["encoder_input_tokens"].shape
     target = batch["decoder_target_tokens"].shape[1]

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,19 +16,32 @@ from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recalign.engine import preemption, processes
-from recalign.engine.partitioning import put
 from recalign.engine.training import batch_statistics
+from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import TrainState
+from recalign.engine.training.overview import format_arrays
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import Preempted, UserError
 
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
-Evaluate = Callable[[Any], Metrics]  # parameters → metrics
 Batch = Mapping[str, np.ndarray]
 ON_NONFINITE = ("stop", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Something that parameters are measured by.
+
+    Attributes:
+      evaluate: gives the metrics of parameters.
+      period: steps between evaluations; 0 means only at the end.
+    """
+
+    evaluate: Callable[[Any], Metrics]
+    period: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +49,27 @@ class Hooks:
     """What a run does around the steps of `train`.
 
     Attributes:
-      evaluate: called with the parameters every `eval_period` steps and at the end.
+      evaluators: called with the parameters, each in its own period and at the end; what those of
+        one step find is one evaluation.
       evaluated: whether the evaluation of a step has been recorded already.
       on_start: called once the state is there, before the first step, with its number.
       on_metrics: told the step and the result of every evaluation.
+      has_enough: asked in the first process, after an evaluation, whether to stop there.
+      on_saved: told the step of a checkpoint that is being written.
       on_nonfinite: told a step whose loss or gradient was not finite, its batch and the rows that
         make it so; gives what the user should look at.
-      initial_params: loads parameters to start from, as numpy arrays.
+      initial_params: given fresh parameters, gives those that a new run starts from, laid out as
+        they are.
     """
 
-    evaluate: Evaluate | None = None
+    evaluators: Sequence[Evaluator] = ()
     evaluated: Callable[[int], bool] = lambda step: False
     on_start: Callable[[int], None] = lambda step: None
     on_metrics: Callable[[int, Metrics], None] = lambda step, metrics: None
+    has_enough: Callable[[], bool] = lambda: False
+    on_saved: Callable[[int], None] = lambda step: None
     on_nonfinite: Callable[[int, Batch, np.ndarray], str] = lambda step, batch, rows: ""
-    initial_params: Callable[[], Any] | None = None
+    initial_params: Callable[[Any], Any] | None = None
 
 
 def train(
@@ -60,11 +79,11 @@ def train(
     model_dir: str,
     checkpoints: Checkpoints,
     total_steps: int,
-    eval_period: int = 1000,
     checkpoint_period: int = 1000,
     log_period: int = 50,
     nonfinite: str = "stop",
     accept_changes: bool = False,
+    profile: range = range(0),
     hooks: Hooks = Hooks(),
 ) -> TrainState:
     """Trains up to `total_steps`, going on where an earlier call with this folder was cut off.
@@ -80,13 +99,13 @@ def train(
       model_dir: TensorBoard events are written here.
       checkpoints: of the run; closed at the end.
       total_steps: the step to stop at, steps of earlier calls included.
-      eval_period: steps between evaluations; 0 means only at the end.
       checkpoint_period: steps between checkpoints; the last step is saved in any case.
       log_period: steps between two rows of TensorBoard, and two looks at the loss.
       nonfinite: what to do about a batch whose loss or gradient is not finite, and which has
         therefore changed nothing: 'stop', or 'skip' it.
       accept_changes: goes on although the input's saved position does not fit it, which then starts
         anew.
+      profile: the steps that a trace of `jax.profiler` is written of, into `model_dir`.
       hooks: what happens around the steps.
 
     Raises:
@@ -113,40 +132,90 @@ def train(
         def is_due(step: int, period: int) -> bool:
             return step == total_steps or (period > 0 and step % period == 0)
 
+        def due(step: int) -> list[Evaluator]:
+            return [each for each in hooks.evaluators if is_due(step, each.period)]
+
         def evaluate(step: int) -> None:
-            if not hooks.evaluate or not is_due(step, eval_period):
-                return
-            if processes.decide_once(lambda: hooks.evaluated(step)):
+            if not due(step) or processes.decide_once(lambda: hooks.evaluated(step)):
                 return
             with preemption.interruptible():
-                metrics = hooks.evaluate(state.params)
+                found = [each.evaluate(state.params) for each in due(step)]
+            metrics = {name: value for each in found for name, value in each.items()}
             _write_scalars(writer, metrics, step)
             hooks.on_metrics(step, metrics)
             meter.restart()
 
         if first:
             evaluate(first)
+            if processes.decide_once(hooks.has_enough):
+                return state
+        log.info("parameters:\n%s", format_arrays(state.params))
+        profiler = stack.enter_context(_Profiler(profile, model_dir))
         step_fn = trainer.step_fn()
         bar = stack.enter_context(_progress_bar(first, total_steps))
         stack.enter_context(logging_redirect_tqdm())
         for step in range(first + 1, total_steps + 1):
             batch = next(train_input)
+            if step == first + 1:
+                log.info("a batch:\n%s", format_arrays(batch))
+            profiler.begin(step)
             placed = trainer.partitioner.put_batch(batch)
             with jax.transfer_guard("disallow"):
                 state, sums = step_fn(state, placed)
             meter.add(step, batch, sums)
+            profiler.end(step, state)
             bar.update()
             stop = preemption.arrived() and step < total_steps
-            save = stop or is_due(step, checkpoint_period) or is_due(step, eval_period)
+            save = stop or is_due(step, checkpoint_period) or bool(due(step))
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
-                bar.set_postfix(meter.report(step, state.params))
+                trained = trained_parameters(state.params, state.opt_state)
+                bar.set_postfix(meter.report(step, trained))
             if save:
                 checkpoints.save(step, state, train_input)
+                hooks.on_saved(step)
             if stop:
                 raise Preempted()
             evaluate(step)
+            if due(step) and processes.decide_once(hooks.has_enough):
+                break
         preemption.safe_point()
     return state
+
+
+class _Profiler:
+    """Traces some steps; a trace that is begun is ended, whatever happens."""
+
+    def __init__(self, steps: range, folder: str):
+        self._steps, self._folder, self._runs = steps, str(folder), False
+
+    def __enter__(self) -> "_Profiler":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop()
+
+    def begin(self, step: int) -> None:
+        """Before a step."""
+        if step in self._steps and not self._runs:
+            jax.profiler.start_trace(self._folder)
+            self._runs = True
+
+    def end(self, step: int, state: TrainState) -> None:
+        """After a step; the devices have then done what they were told."""
+        if self._runs and step == self._steps[-1]:
+            jax.block_until_ready(state)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._runs:
+            jax.profiler.stop_trace()
+            self._runs = False
+            log.info(
+                "the trace of steps %d to %d is in %s/plugins/profile",
+                self._steps[0],
+                self._steps[-1],
+                self._folder,
+            )
 
 
 def _progress_bar(first: int, total_steps: int) -> tqdm.tqdm:
@@ -158,7 +227,7 @@ def _first_state(
     trainer: Trainer,
     checkpoints: Checkpoints,
     train_input: Iterator,
-    initial_params: Callable[[], Any] | None,
+    initial_params: Callable[[Any], Any] | None,
     accept_changes: bool,
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
@@ -170,9 +239,8 @@ def _first_state(
     if initial_params is None:
         log.info("started from scratch, seed %d", trainer.seed)
         return state
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     log.info("started from given parameters; optimiser and input start anew")
-    return state.replace(params=jax.tree.map(put, initial_params(), shardings))
+    return trainer.begin(initial_params(state.params))
 
 
 class _Meter:
@@ -219,6 +287,7 @@ class _Meter:
             "accuracy": sums["correct"] / weight,
             "gradient_norm": sums["gradient_norm"] / max(sums["finite"], 1.0),
             "parameter_norm": sums["parameter_norm"] / steps,
+            "learning_rate": self._trainer.learning_rate(step),
             "skipped_steps": steps - sums["finite"],
             "steps_per_second": steps / seconds,
             "tokens_per_second": sums["tokens"] / seconds,

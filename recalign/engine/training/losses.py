@@ -147,15 +147,29 @@ def batch_loss(
         has the highest logit).
     """
     factor, weights = normalizer_and_weights(batch, loss_normalizing_factor)
-    targets = batch["decoder_target_tokens"]
+    sums = loss_sums(logits, batch["decoder_target_tokens"], weights, z_loss, label_smoothing)
+    return sums["loss"] / factor, sums
+
+
+def loss_sums(
+    logits: Array, targets: Array, weights: Array, z_loss: float, label_smoothing: float
+) -> dict[str, Array]:
+    """The second part of what `batch_loss` gives.
+
+    Args:
+        logits: float32[B,L,V].
+        targets: int[B,L].
+        weights: float32[B,L].
+        z_loss: coefficient of log(Z)².
+        label_smoothing: probability taken from the target.
+    """
     loss, extra = token_cross_entropy(logits, targets, z_loss, label_smoothing)
     # Not argmax: where the loss takes the maximum anyway, that would be one more pass.
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     hits = picked == jnp.max(logits, axis=-1)
-    sums = {
+    return {
         "loss": jnp.sum(loss * weights),
         "z_loss": jnp.sum(extra * weights),
         "weights": jnp.sum(weights),
         "correct": jnp.sum(hits * weights),
     }
-    return sums["loss"] / factor, sums

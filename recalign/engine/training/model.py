@@ -18,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32[], steps done.
-      params: float32 parameters.
+      params: float32 parameters; their average, if the optimiser is one of `averaging`.
       opt_state: the optimiser's.
     """
 
@@ -47,7 +47,10 @@ class EncoderDecoderModel:
 
     def init(self, rng: jax.Array) -> TrainState:
         """A fresh state; parameters do not depend on the batch's shape."""
-        params = self._init_variables(rng)["params"]
+        return self.begin(self._init_variables(rng)["params"])
+
+    def begin(self, params: dict) -> TrainState:
+        """The state before the first step from these parameters."""
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer_def.init(params))
 
     def params_axes(self) -> dict:
@@ -65,28 +68,33 @@ class EncoderDecoderModel:
 
         Args:
           params: the network's.
-          batch: SeqIO's encoder-decoder features, int[B, length] each; float weights.
+          batch: SeqIO's encoder-decoder features, int[B, length] each, but float32 weights.
           normalizer: what the weighted sum over tokens is divided by.
           dropout: random key.
 
         Returns:
-          float32[], and sums over tokens, float32[] each: those of `losses.batch_loss` and
+          float32[], and sums over tokens, float32[] each: those of `losses.loss_sums` and
           `batch_statistics.count`.
         """
-        logits = self._logits(params, batch, enable_dropout=True, rngs={"dropout": dropout})
-        total, sums = losses.batch_loss(
-            logits, batch, z_loss=self.z_loss, label_smoothing=self.label_smoothing
+        logits = self._logits(params, batch, dropout)
+        sums = losses.loss_sums(
+            logits,
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"],
+            self.z_loss,
+            self.label_smoothing,
         )
-        return total / normalizer, sums | batch_statistics.count(batch)
+        return sums["loss"] / normalizer, sums | batch_statistics.count(batch)
 
     def row_losses(self, params: dict, batch: Batch) -> jax.Array:
         """The summed loss of each row of a batch without dropout, float32[B]."""
         targets = batch["decoder_target_tokens"]
-        logits = self._logits(params, batch, enable_dropout=False)
+        logits = self._logits(params, batch)
         loss, _ = losses.token_cross_entropy(logits, targets, self.z_loss, self.label_smoothing)
-        return jnp.sum(jnp.where(targets > 0, loss, 0.0), axis=-1)
+        _, weights = losses.normalizer_and_weights(batch, None)
+        return jnp.sum(jnp.where(weights > 0, loss, 0.0), axis=-1)
 
-    def _logits(self, params: dict, batch: Batch, **options) -> jax.Array:
+    def _logits(self, params: dict, batch: Batch, dropout: jax.Array | None = None) -> jax.Array:
         return self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
@@ -94,5 +102,6 @@ class EncoderDecoderModel:
             batch["decoder_target_tokens"],
             batch.get("encoder_segment_ids"),
             batch.get("decoder_segment_ids"),
-            **options,
+            enable_dropout=dropout is not None,
+            rngs=None if dropout is None else {"dropout": dropout},
         )

@@ -1,6 +1,7 @@
 """One training step of a model under a layout, and the state it starts from."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,28 +12,10 @@ import optax
 
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training import losses
+from recalign.engine.training.adafactor import Optimizer
+from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainState
 from recalign.errors import UserError
-
-
-def batch_shapes(
-    task_feature_lengths: Mapping[str, int], batch_size: int, pack: bool = True
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """The features of SeqIO's `EncDecFeatureConverter`, int32[batch_size, length] each."""
-    inputs, targets = task_feature_lengths["inputs"], task_feature_lengths["targets"]
-    lengths = {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": targets,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": targets,
-    }
-    if pack:
-        for feature in ("segment_ids", "positions"):
-            lengths |= {f"encoder_{feature}": inputs, f"decoder_{feature}": targets}
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        for name, length in lengths.items()
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +47,15 @@ class Trainer:
 
     def init_state(self) -> TrainState:
         """A fresh state, each device making its own part."""
+        return self._make(self.model.init, jax.random.key(self.seed))
+
+    def begin(self, params: Any) -> TrainState:
+        """The state before the first step from these parameters, laid out as they must be."""
+        return self._make(self.model.begin, params)
+
+    def _make(self, make: Callable[[Any], TrainState], start: Any) -> TrainState:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        init = self.partitioner.compile(self.model.init, out_shardings=shardings)
-        return init(jax.random.key(self.seed))
+        return self.partitioner.compile(make, out_shardings=shardings)(start)
 
     def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The compiled step; it takes over the memory of the state it is given."""
@@ -74,6 +63,13 @@ class Trainer:
         return self.partitioner.compile(
             self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
         )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that made a step, nan if the optimiser does not tell."""
+        optimizer = self.model.optimizer_def
+        if not isinstance(optimizer, Optimizer):
+            return math.nan
+        return float(optimizer.learning_rate(step - 1))
 
     def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """The rows of a batch, int[…], whose loss without dropout is not finite."""
@@ -96,7 +92,8 @@ class Trainer:
           finite (`finite` = 0) changes nothing but the step, and its sums are 0.
         """
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        gradients, sums = self._gradients(state.params, batch, dropout)
+        trained = trained_parameters(state.params, state.opt_state)
+        gradients, sums = self._gradients(trained, batch, dropout)
         updates, opt_state = self.model.optimizer_def.update(
             gradients, state.opt_state, state.params
         )

@@ -16,7 +16,7 @@ from recalign.engine.search.inference import Inference
 from recalign.engine.training.adafactor import adafactor
 from recalign.engine.training.dry_run import measure, measure_search, use_topology
 from recalign.engine.training.model import EncoderDecoderModel
-from recalign.engine.training.trainer import Trainer, batch_shapes
+from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 
 CONFIG = T5Config(
@@ -33,7 +33,12 @@ CONFIG = T5Config(
 def test_sizes_are_those_of_the_state_and_flops_near_what_xla_counts():
     model = EncoderDecoderModel(Transformer(CONFIG), adafactor(1e-3))
     trainer = Trainer(model, Partitioner(devices=jax.devices()[:1]))
-    sizes = measure(trainer, batch_shapes({"inputs": 64, "targets": 16}, batch_size=8))
+    lengths = {
+        **{f"encoder_{name}": 64 for name in ("input_tokens", "segment_ids", "positions")},
+        **{f"decoder_{name}": 16 for name in ("input_tokens", "target_tokens", "loss_weights")},
+        **{f"decoder_{name}": 16 for name in ("segment_ids", "positions")},
+    }
+    sizes = measure(trainer, {name: (8, length) for name, length in lengths.items()})
     state = trainer.init_state()
     assert sizes.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert sizes.parameter_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))

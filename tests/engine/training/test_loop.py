@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 
 import jax
@@ -10,13 +11,17 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
+from tensorboardX import SummaryWriter
 
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
+from recalign.engine.training import loop
 from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.averaging import average_parameters, trained_parameters
 from recalign.engine.training.checkpoints import Checkpoints
-from recalign.engine.training.loop import Hooks, train
+from recalign.engine.training.loop import Evaluator, Hooks, train
 from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.training.schedules import learning_rate_schedule
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import Preempted, UserError
 
@@ -99,20 +104,71 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
 
 def test_evaluations_come_at_their_period_and_at_the_end(tmp_path):
     seen = []
+    norm = Evaluator(lambda params: {"norm": float(optax.tree.norm(params))}, period=3)
+    other = Evaluator(lambda params: {"other": 1.0}, period=2)
+    last = Evaluator(lambda params: {"last": 1.0}, period=0)
     hooks = Hooks(
-        evaluate=lambda params: {"norm": float(optax.tree.norm(params))},
-        on_metrics=lambda step, metrics: seen.append((step, metrics["norm"])),
+        evaluators=[norm, other, last],
+        on_metrics=lambda step, metrics: seen.append((step, metrics)),
     )
-    state = run(tmp_path, 7, eval_period=3, hooks=hooks)
-    assert [step for step, _ in seen] == [3, 6, 7]
-    assert seen[-1][1] == float(optax.tree.norm(state.params))
-    assert len({norm for _, norm in seen}) == 3
+    state = run(tmp_path, 7, hooks=hooks)
+    assert [(step, *metrics) for step, metrics in seen] == [
+        (2, "other"),
+        (3, "norm"),
+        (4, "other"),
+        (6, "norm", "other"),
+        (7, "norm", "other", "last"),
+    ]
+    assert seen[-1][1]["norm"] == float(optax.tree.norm(state.params))
+    assert len({metrics["norm"] for _, metrics in seen if "norm" in metrics}) == 3
 
 
-def test_given_parameters_are_where_training_starts(tmp_path):
-    given = jax.tree.map(lambda leaf: np.asarray(leaf + 1), trainer().init_state().params)
-    start = run(tmp_path, 0, hooks=Hooks(initial_params=lambda: given))
-    assert_equal(start.params, given)
+def test_a_run_that_has_enough_ends_after_an_evaluation_and_stays_ended(tmp_path):
+    found = []
+    hooks = Hooks(
+        evaluators=[Evaluator(lambda params: {}, period=2)],
+        on_metrics=lambda step, _: found.append(step),
+        has_enough=lambda: len(found) >= 2,
+    )
+    ended = run(tmp_path / "run", 9, hooks=hooks, checkpoint_period=3)
+    assert found == [2, 4]
+    assert steps_kept(tmp_path / "run") == {"3", "4"}
+    assert_equal(ended, run(tmp_path / "whole", 4))
+    assert_equal(run(tmp_path / "run", 9, hooks=hooks), ended)
+    assert found[2:] == [4]  # this run remembers nothing of its evaluations
+
+
+def test_the_layout_of_parameters_and_of_a_batch_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "recalign")
+    state = run(tmp_path, 1)
+    total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert re.search(r"token_embedder/embedding .*float32\[32, 16\] .* 512\n", caplog.text)
+    assert re.search(rf"total +{total:,}\n", caplog.text)
+    assert re.search(r"encoder_input_tokens +int32\[8, 4\] +32\n", caplog.text)
+
+
+@pytest.mark.parametrize("steps", [range(2, 4), range(3, 99), range(0)])
+def test_some_steps_are_traced(tmp_path, steps):
+    run(tmp_path, 4, profile=steps)
+    traces = list((tmp_path / "plugins").rglob("*.xplane.pb"))
+    assert len(traces) == (len(steps) > 0)
+    with jax.profiler.trace(str(tmp_path / "other")):  # none is left running
+        pass
+
+
+def test_the_rate_of_each_update_is_logged(tmp_path):
+    schedule = learning_rate_schedule("constant * linear_warmup", 0.5, warmup_steps=4)
+    logged = {}
+
+    class Writer(SummaryWriter):
+        def add_scalar(self, name, value, step):
+            logged[name, step] = value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SummaryWriter", Writer)
+        run(tmp_path, 3, subject=trainer(adafactor(schedule)), log_period=1)
+    rates = [logged["train/learning_rate", step] for step in (1, 2, 3)]
+    assert rates == pytest.approx([1e-8, 0.125, 0.25])
 
 
 def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
@@ -250,10 +306,11 @@ def test_sigterm_cuts_an_evaluation_off_which_is_made_up_for(tmp_path):
         return {}
 
     with pytest.raises(Preempted):
-        run(tmp_path, 9, eval_period=4, hooks=Hooks(evaluate=evaluate))
+        run(tmp_path, 9, hooks=Hooks(evaluators=[Evaluator(evaluate, 4)]))
     assert steps_kept(tmp_path) == {"4"}
-    hooks = Hooks(evaluate=lambda params: {}, on_metrics=lambda step, _: seen.append(step))
-    run(tmp_path, 9, eval_period=4, hooks=hooks)
+    evaluator = Evaluator(lambda params: {}, 4)
+    hooks = Hooks(evaluators=[evaluator], on_metrics=lambda step, _: seen.append(step))
+    run(tmp_path, 9, hooks=hooks)
     assert seen == [4, 8, 9]
 
 
@@ -287,3 +344,43 @@ def test_the_loss_goes_down(tmp_path):
         losses.append(float(sums["loss"] / sums["weights"]))
     assert np.mean(losses[:5]) > 3
     assert np.mean(losses[-10:]) < 2.9  # log(30) = 3.4 knows nothing of the input
+
+
+def test_an_average_of_the_parameters_is_evaluated_saved_and_gone_on_with(tmp_path):
+    def subject():
+        return trainer(average_parameters(adafactor(0.05), decay=0.9))
+
+    seen = []
+
+    def evaluate(params):
+        seen.append(jax.tree.leaves(params)[0])
+        return {"m": 0.0}
+
+    hooks = Hooks(evaluators=[Evaluator(evaluate, 3)])
+    whole = run(tmp_path / "whole", 6, subject=subject(), hooks=hooks)
+    np.testing.assert_array_equal(seen[-1], jax.tree.leaves(whole.params)[0])
+    apart = jax.tree.map(
+        lambda a, b: float(abs(a - b).max()), whole.params, whole.opt_state.trained
+    )
+    assert max(jax.tree.leaves(apart)) > 1e-4
+    plain = run(tmp_path / "plain", 6)  # the same is trained
+    jax.tree.map(np.testing.assert_array_equal, whole.opt_state.trained, plain.params)
+    for steps in (3, 6):
+        resumed = run(tmp_path / "cut", steps, subject=subject())
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    checkpoints = Checkpoints(tmp_path / "cut/checkpoints", read_only=True)
+    _, params = checkpoints.restore_params(subject().abstract_state().params)
+    jax.tree.map(np.testing.assert_array_equal, params, whole.params)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_new_run_starts_from_the_parameters_it_is_given(tmp_path, average):
+    def twice(params):
+        return jax.tree.map(lambda leaf: 2 * leaf, params)
+
+    optimizer = average_parameters(adafactor(0.05)) if average else None
+    state = run(tmp_path, 0, subject=trainer(optimizer), hooks=Hooks(initial_params=twice))
+    wanted = twice(trainer().init_state().params)
+    jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
+    trained = trained_parameters(state.params, state.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, trained, wanted)

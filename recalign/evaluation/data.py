@@ -1,0 +1,78 @@
+"""What a run is fed and asked: one interface for SeqIO's tasks and for a folder of tokens."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+
+from recalign.evaluation.examples import Asked, Examples
+
+Questions = Callable[[Sequence[Sequence[int]]], Asked]
+"""Asks about histories (item indices, oldest first, none empty)."""
+
+
+class Batches(Protocol):
+    """Endless batches whose position can be kept."""
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        """int32[batch size, length] of each of SeqIO's encoder-decoder features."""
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the position."""
+
+    def restore(self, path: epath.PathLike) -> None:
+        """Goes to a position that was saved."""
+
+
+class Data(Protocol):
+    """All that a run reads. Made in no time: what a method needs is read when it is called."""
+
+    def batch_shapes(self) -> dict[str, tuple[int, int]]:
+        """The shape of each feature of a batch, which is int32."""
+
+    def train_batches(self) -> Batches:
+        """Batches to train on, from the first one; their order is a function of the seed."""
+
+    def examples(
+        self, split: str, num_examples: int | None = None, task: str | None = None
+    ) -> list[Examples]:
+        """The examples of a split, of each task that can be evaluated.
+
+        Args:
+          split: "validation" or "test".
+          num_examples: at most so many of each task, the first ones; None takes all.
+          task: this one alone.
+
+        Raises:
+          UserError: no task can be evaluated, or not the one that is asked for.
+        """
+
+    def item_tokens(self, task: str) -> np.ndarray:
+        """How the model must write each item in a task, int32[n, L], 0 padded.
+
+        EOS is included if it ends them, which it does in all or in none.
+        """
+
+    def questions(self, task: str) -> Questions:
+        """What asks a retrieval task about any history.
+
+        Raises:
+          UserError: no other histories than those of the examples can be asked about.
+        """
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Token ids as text, up to EOS."""
+
+    def vocabulary(self) -> bytes:
+        """The SentencePiece model that wrote the tokens, serialised."""
+
+    def vocabulary_size(self) -> int:
+        """How many token ids there may be, sentinels included.
+
+        Raises:
+          UserError: what is to be read is not prepared.
+        """
+
+    def provenance(self) -> dict[str, str]:
+        """What parameters that are trained on this belong to: names and fingerprints."""

@@ -1,0 +1,138 @@
+"""What the macros of the recipes may be set to: a mistake is one message before any work."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from recalign.errors import UserError, shown
+from recalign.runs.gin_text import Reference
+
+Needs = Callable[[Any], str | None]
+"""Tells what is wrong with a value, as in "BATCH_SIZE is 0, but …"; None if it is right."""
+
+ON_NONFINITE = ("stop", "skip")
+NORMALIZERS = ("NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
+LENGTHS = ("inputs", "targets")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _whole(least: int, needs: str = "") -> Needs:
+    needs = needs or f"must be a whole number of at least {least}"
+    return lambda value: None if _is_whole(value) and value >= least else needs
+
+
+def _number(low: float, high: float = math.inf, text: str = "") -> Needs:
+    needs = text or f"must be a number of at least {low:g}"
+    return lambda value: None if _is_number(value) and low <= value < high else needs
+
+
+def _one_of(*choices: str) -> Needs:
+    needs = f"must be one of {', '.join(map(repr, choices))}"
+    return lambda value: None if isinstance(value, str) and value in choices else needs
+
+
+def _flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "must be True or False"
+
+
+def _text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else "must be a text"
+
+
+def _or_none(needs: Needs) -> Needs:
+    def check(value: Any) -> str | None:
+        return None if value is None or not (text := needs(value)) else f"{text}, or None"
+
+    return check
+
+
+def _normalizer(value: Any) -> str | None:
+    if (isinstance(value, str) and value.upper() in NORMALIZERS) or (
+        _is_number(value) and value > 0
+    ):
+        return None
+    return f"must be a number above 0 or one of {', '.join(NORMALIZERS)}"
+
+
+def _lengths(value: Any) -> str | None:
+    if (
+        isinstance(value, dict)
+        and set(value) == set(LENGTHS)
+        and all(_is_whole(length) and length > 0 for length in value.values())
+    ):
+        return None
+    return "must have both lengths, in tokens: {'inputs': 512, 'targets': 128}"
+
+
+def _texts(value: Any) -> str | None:
+    right = isinstance(value, (list, tuple)) and not any(map(_text, value))
+    return None if right else "must be a list of folders"
+
+
+def _periods(value: Any) -> str | None:
+    right = isinstance(value, dict) and all(
+        isinstance(kind, str) and _is_whole(period) and period >= 0
+        for kind, period in value.items()
+    )
+    return None if right else "must give steps by kind of task: {'ranking': 5000}"
+
+
+_PROBABILITY = _number(0, 1, "must be a number of at least 0 and below 1")
+NEEDS: dict[str, Needs] = {
+    "ACTIVATIONS_DTYPE": _one_of("float32", "bfloat16"),
+    "BATCH_SIZE": _whole(1),
+    "BEST_METRIC": _or_none(_text),
+    "CACHE_DIRS": _texts,
+    "CHECKPOINT_PERIOD": _whole(0),
+    "DROPOUT_RATE": _PROBABILITY,
+    "EVAL_EXAMPLES": _or_none(_whole(1)),
+    "EVAL_PERIOD": _whole(0),
+    "EVAL_PERIODS": _periods,
+    "INITIAL_CHECKPOINT_PATH": _or_none(_text),
+    "ITEM_EMBEDDINGS": _text,
+    "LABEL_SMOOTHING": _PROBABILITY,
+    "LEARNING_RATE": _number(0),
+    "LEARNING_RATE_FACTORS": _text,
+    "LOSS_NORMALIZING_FACTOR": _or_none(_normalizer),
+    "MIXTURE_OR_TASK_MODULE": _or_none(_text),
+    "MIXTURE_OR_TASK_NAME": _text,
+    "MODEL_DIR": _text,
+    "NUM_BEAMS": _whole(1, "a ranking needs at least 1, a whole number"),
+    "ON_NONFINITE": _one_of(*ON_NONFINITE),
+    "PACK": _flag,
+    "PATIENCE": _or_none(_whole(1)),
+    "RANDOM_SEED": _whole(0),
+    "REMAT_POLICY": _one_of("none", "minimal", "full"),
+    "SCAN_LAYERS": _flag,
+    "TASK_FEATURE_LENGTHS": _lengths,
+    "TOKENS_DIR": _text,
+    "TRAIN_STEPS": _whole(0),
+    "USE_CACHED_TASKS": _flag,
+    "VOCAB_SIZE": _whole(1),
+    "WARMUP_STEPS": _whole(0),
+    "Z_LOSS": _number(0),
+}
+
+
+def check(macros: Mapping[str, Any]) -> None:
+    """Raises a UserError that names the first macro with a value that it cannot have.
+
+    Args:
+      macros: values; one that refers to another macro is judged by that one's, and what is made by
+        a function is not judged.
+    """
+    for name, value in sorted(macros.items()):
+        for _ in macros:
+            if isinstance(value, Reference) and value.name in macros:
+                value = macros[value.name]
+        if name not in NEEDS or isinstance(value, Reference):
+            continue
+        if needs := NEEDS[name](value):
+            raise UserError(f"{name} is {shown(value)}, but {needs}")
