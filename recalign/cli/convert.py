@@ -1,13 +1,22 @@
 """`recalign convert`: checkpoints between formats."""
 
 import math
+from pathlib import Path
 
 import click
+
+from recalign.cli.options import output_folder
+
+
+def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
+    if "://" not in value:
+        output_folder(context, argument, Path(value))
+    return value
 
 
 @click.command()
 @click.argument("source")
-@click.argument("destination")
+@click.argument("destination", callback=_destination)
 @click.option(
     "--to", required=True, type=click.Choice(["hf", "t5x", "orbax"]), help="The format to write."
 )

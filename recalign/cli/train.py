@@ -40,7 +40,8 @@ from recalign.errors import UserError
 @click.option(
     "--accept_changes",
     is_flag=True,
-    help="Go on in MODEL_DIR although the run in it began with another configuration.",
+    help="Go on in MODEL_DIR although the run in it began with another configuration; where the "
+    "position in the input does not fit, the input starts anew.",
 )
 @click.option(
     "--profile",

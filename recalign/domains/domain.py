@@ -45,16 +45,12 @@ class Split:
       offsets: int64[m + 1].
       events: int32[offsets[-1]], item indices.
       targets: int32[m], item indices.
-      ratings: float32[offsets[-1]], the ratings of `events`; None where the domain has none.
-      target_ratings: float32[m], or None.
     """
 
     users: np.ndarray
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
-    ratings: np.ndarray | None = None
-    target_ratings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -170,8 +166,6 @@ class Domain:
             offsets=_offsets(history),
             events=self.events[positions],
             targets=self.events[targets],
-            ratings=None if self.ratings is None else self.ratings[positions],
-            target_ratings=None if self.ratings is None else self.ratings[targets],
         )
 
     def candidates(self, name: str) -> np.ndarray:

@@ -9,10 +9,12 @@ import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
+from etils import epath
 
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
+from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import check_readable
 from recalign.samples.registry import domain_in, domain_of
 
@@ -68,12 +70,27 @@ def train_batches(
         # What is cached in memory would be a part of every checkpoint.
         try_in_mem_cache=False,
     )
-    converter = seqio.EncDecFeatureConverter(pack=pack)
+    converter = FeatureConverter(pack=pack)
     dataset = converter(dataset, lengths).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True
     dataset = dataset.with_options(options).prefetch(2)
-    return dataset_iterator.TfDatasetIterator(dataset, checkpoint=True)
+    return _Batches(dataset, checkpoint=True)
+
+
+class _Batches(dataset_iterator.TfDatasetIterator):
+    """Batches whose position can be saved and restored."""
+
+    def restore(self, filename: epath.PathLike) -> None:
+        """Goes to a position that was saved.
+
+        Raises:
+          Exception: it is one in other samples, or in batches of other shapes; TensorFlow notices
+            the latter at the next batch, which is therefore read.
+        """
+        super().restore(filename)
+        next(self)
+        super().restore(filename)
 
 
 def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:

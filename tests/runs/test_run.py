@@ -356,6 +356,21 @@ def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
     assert metrics(tmp_path) == metrics(trained[0])
 
 
+def test_an_input_that_the_position_does_not_fit_starts_anew_if_that_is_accepted(
+    trained, tmp_path, caplog
+):
+    caplog.set_level("INFO", "recalign")
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    changed = ["--gin.PACK=False", "--gin.TRAIN_STEPS=7", "--gin.EVAL_PERIOD=0"]
+    options = ["train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL, *changed]
+    with pytest.raises(UserError, match=r"begun with another configuration(.|\n)*--accept_changes"):
+        run(*options)
+    run(*options, "--accept_changes")
+    assert "position at step 6" in caplog.text
+    assert "resumed at step 6: parameters, optimiser; the input starts anew" in caplog.text
+    assert {p.name for p in (folder / "checkpoints").iterdir()} >= {"6", "7"}
+
+
 def test_config_gin_alone_gives_the_same_run(trained, tmp_path):
     run("train", "--gin_file", trained[0] / "config.gin", f"--gin.MODEL_DIR={tmp_path}")
     assert metrics(tmp_path) == metrics(trained[0])

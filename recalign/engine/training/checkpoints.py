@@ -81,10 +81,11 @@ class Checkpoints:
         self._best_step = best_step
         self._provenance = dict(provenance or {})
         self._saving = None  # the step that is being written
+        self._filter = _FullDiskFilter()
         self._manager = None if read_only else self._start_manager()
 
     def _start_manager(self) -> ocp.CheckpointManager:
-        logging.getLogger("absl").addFilter(_is_no_full_disk)
+        logging.getLogger("absl").addFilter(self._filter)
         return ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -336,7 +337,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._prune()
             self._manager.close()
-        logging.getLogger("absl").removeFilter(_is_no_full_disk)
+        logging.getLogger("absl").removeFilter(self._filter)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -347,9 +348,11 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _is_no_full_disk(record: logging.LogRecord) -> bool:
+class _FullDiskFilter(logging.Filter):
     """Orbax logs what went wrong in its threads, traceback and all, before it raises it."""
-    return not (record.exc_info and _is_full_disk(record.exc_info[1]))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and _is_full_disk(record.exc_info[1]))
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
