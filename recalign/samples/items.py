@@ -31,7 +31,8 @@ class ItemTexts:
       history: str[n], an item as it stands in a history, its end mark included.
       history_tokens: int32[n], how many tokens that is.
       target: str[n], an item as the model must write it; no two are written alike.
-      target_tokens: int32[n, L], the tokens of `target`: EOS included, 0 padded.
+      target_tokens: int32[n, L], the tokens of `target` and `end`, 0 padded.
+      end: int32[e], what ends a target: EOS, or nothing where every target ends by itself.
     """
 
     form: str
@@ -42,11 +43,12 @@ class ItemTexts:
     history_tokens: np.ndarray
     target: np.ndarray
     target_tokens: np.ndarray
+    end: np.ndarray
 
     @property
     def target_lengths(self) -> np.ndarray:
-        """int32[n], how many tokens each target has, without EOS."""
-        return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - 1
+        """int32[n], how many tokens each target has, without its end."""
+        return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - len(self.end)
 
     def most_tokens(self, marks: Collection[str], vocabulary: seqio.Vocabulary) -> np.ndarray:
         """int32[n], the most tokens of an item that one of some marks follows.
@@ -135,6 +137,7 @@ def item_texts(
     history_form: str = "id_title",
     target_form: str = "id",
     max_title_words: int | None = None,
+    add_eos: bool = True,
 ) -> ItemTexts:
     """Writes the catalogue of a prepared domain as text.
 
@@ -146,6 +149,8 @@ def item_texts(
         default: it is short, and unique as titles are not. Titles that the vocabulary writes alike
         are followed by the id.
       max_title_words: longer titles are cut to this many words; None keeps them whole.
+      add_eos: whether EOS ends an answer that is an item. Without it, training and search are
+        spared a step that says nothing, and no item may be the beginning of another; ids are none.
 
     Raises:
       UserError: an option has no such value, the domain is not prepared, or its vocabulary cannot
@@ -156,7 +161,7 @@ def item_texts(
     if max_title_words is not None and max_title_words < 1:
         raise UserError(f"item_texts.max_title_words is {max_title_words}, but must be at least 1")
     return _item_texts(
-        name, str(domains.data_dir(data_dir)), history_form, target_form, max_title_words
+        name, str(domains.data_dir(data_dir)), history_form, target_form, max_title_words, add_eos
     )
 
 
@@ -168,7 +173,12 @@ def check_form(option: str, form: str) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _item_texts(
-    name: str, data_dir: str, history_form: str, target_form: str, max_title_words: int | None
+    name: str,
+    data_dir: str,
+    history_form: str,
+    target_form: str,
+    max_title_words: int | None,
+    add_eos: bool,
 ) -> ItemTexts:
     titles = [
         " ".join(title.split()[:max_title_words])
@@ -192,6 +202,7 @@ def _item_texts(
         if written_alike[tuple(sequence)] > 1:
             target[item] += f" {ids[item]}"
             tokens[item] = tokenizer.encode(target[item])
+    end = [vocabulary.eos_id] if add_eos else []
     return ItemTexts(
         form=history_form,
         ids=np.array(ids, dtype=object),
@@ -200,7 +211,8 @@ def _item_texts(
         history=np.array(history, dtype=object),
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         target=np.array(target, dtype=object),
-        target_tokens=pad([[*sequence, tokenizer.eos_id()] for sequence in tokens]),
+        target_tokens=pad([[*sequence, *end] for sequence in tokens]),
+        end=np.array(end, np.int32),
     )
 
 
