@@ -55,9 +55,9 @@ def trained(shop, tmp_path_factory):
     return folder, table
 
 
-def predictions(folder, task, where):
+def predictions(folder, task, where, step="newest"):
     output = where / f"{task}.jsonl"
-    run("infer", "--model_dir", folder, "--task", task, "--output", output)
+    run("infer", "--model_dir", folder, "--task", task, "--output", output, "--step", step)
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
@@ -250,7 +250,7 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
 
 
 def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
-    lines = predictions(trained[0], "toyshop_retrieval", tmp_path)
+    lines = predictions(trained[0], "toyshop_retrieval", tmp_path, "best")
     split = shop.split("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
@@ -264,7 +264,7 @@ def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
 
 
 def test_infer_ranks_the_stored_candidates(trained, shop, tmp_path):
-    lines = predictions(trained[0], "toyshop_ranking", tmp_path)
+    lines = predictions(trained[0], "toyshop_ranking", tmp_path, "best")
     split, lists = shop.split("test"), shop.candidates("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
