@@ -1,7 +1,9 @@
 """What every test may ask for."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -38,6 +40,29 @@ def shared() -> Path:
     if not (path / "golden").is_dir():
         pytest.skip(f"no real data or golden values at {path} (set RECALIGN_SHARED)")
     return path
+
+
+@pytest.fixture(scope="session")
+def compilations():
+    """Gives, while a block runs, a list that grows with every program that XLA compiles."""
+    return _compilations
+
+
+@contextlib.contextmanager
+def _compilations() -> Iterator[list[float]]:
+    import jax
+
+    found = []
+
+    def on_event(event: str, seconds: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(on_event)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ import click
 from recalign.cli.options import data_dir_option, gin_options, output_folder
 from recalign.errors import UserError
 
+COMMAND = "# recalign train --gin_file=…/train.gin --gin.MODEL_DIR=…\n"
 READS_TOKENS = """\
 from recalign.runs import run
 from recalign.tokens import data
@@ -51,6 +52,6 @@ def cache(configure, output: Path) -> None:
     from recalign.tokens import writing
 
     found = run.make()
-    recipe = configuration.recipe_without("recalign.samples", READS_TOKENS)
+    recipe = COMMAND + configuration.recipe_without("recalign.samples", READS_TOKENS)
     rows = writing.write(found.data, found.total_steps, found.eval_examples, recipe, output)
     click.echo(f"{rows} rows written; train with: recalign train --gin_file={output}/train.gin …")

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recalign.cli.options import data_dir_option, modules_option
+from recalign.cli.options import data_dir_option, modules_option, output_folder
 from recalign.errors import UserError
 
 if TYPE_CHECKING:
     from recalign.engine.weights.conversion import Weights
+
+
+def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
+    if "://" not in value:
+        output_folder(context, argument, Path(value))
+    return value
 
 
 @click.command(
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
     "  recalign convert flan_t5_base_t5x flan_t5_base --to hf --vocabulary spiece.model"
 )
 @click.argument("source")
-@click.argument("destination")
+@click.argument("destination", callback=_destination)
 @click.option(
     "--to", required=True, type=click.Choice(["hf", "t5x", "orbax"]), help="The format to write."
 )

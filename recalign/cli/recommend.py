@@ -1,6 +1,7 @@
 """`recalign recommend`: what a trained run would recommend."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
 AT_ONCE = 1024
+
+GAP = "  "
+# Columns of a table where there is no terminal, and what a column is not cut below.
+WIDTH, NARROW = 120, 12
 
 
 @click.command(
@@ -79,7 +84,7 @@ def recommend(
         if histories is not None or as_json:
             click.echo("\n".join(_json_lines(recommender, part, answers)))
         else:
-            click.echo(_table(answers[0]))
+            click.echo(_table(answers[0]) if answers[0] else _nothing_left(recommender))
 
 
 def _items(recommender, keys: Sequence[str], number: int, source: Path | None) -> list[int]:
@@ -96,18 +101,40 @@ def _json_lines(recommender, histories, answers) -> Iterator[str]:
         yield json.dumps({"history": ids, "items": rows}, ensure_ascii=False)
 
 
+def _nothing_left(recommender) -> str:
+    domain = recommender.domain
+    return (
+        f"the history holds all {domain.num_items} items of {domain.name}, so none is left to "
+        "recommend: --include_seen ranks them"
+    )
+
+
 def _table(rows: Sequence[dict]) -> str:
-    """Rows under headings, in columns as wide as they need be."""
+    """Rows under headings, within the width of the terminal."""
     head = ("rank", "score", "id", "item", "title", "brand")
     cells = [head, *(tuple(_cell(row[name]) for name in head) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = _within(shutil.get_terminal_size((WIDTH, 0)).columns, widths)
+    cells = [tuple(map(_cut, row, widths)) for row in cells]
 
     def line(row: Sequence[str]) -> str:
         numbers = [f"{text:>{width}}" for text, width in zip(row[:2], widths[:2], strict=True)]
         texts = [f"{text:{width}}" for text, width in zip(row[2:], widths[2:], strict=True)]
-        return "  ".join([*numbers, *texts]).rstrip()
+        return GAP.join([*numbers, *texts]).rstrip()
 
     return "\n".join(map(line, cells))
+
+
+def _within(columns: int, widths: Sequence[int]) -> list[int]:
+    """Widths that fit beside each other: the widest columns give way, to `NARROW` at least."""
+    widths = list(widths)
+    while sum(widths) + len(GAP) * (len(widths) - 1) > columns and max(widths) > NARROW:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _cell(value: float | int | str) -> str:

@@ -52,7 +52,8 @@ def tasks(name: str | None, examples: int, split: str, seed: int, module: str, c
     shown = inspection.samples(provider, lengths, split, seed)
     for _, sample in zip(range(examples), shown, strict=False):
         click.echo(f"inputs  ({sample.inputs_tokens} tokens): {sample.inputs}")
-        click.echo(f"targets ({sample.targets_tokens} tokens): {sample.targets}\n")
+        told = f", of which {sample.given} is given" if sample.given else ""
+        click.echo(f"targets ({sample.targets_tokens} tokens{told}): {sample.targets}\n")
     for feature, found in inspection.measure(provider, lengths, split, seed).items():
         click.echo(
             f"{feature}: {found.mean:.1f} tokens on average, 95 % up to {found.p95:.0f}, longest "

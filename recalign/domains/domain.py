@@ -45,23 +45,15 @@ class Split:
       offsets: int64[m + 1].
       events: int32[offsets[-1]], item indices.
       targets: int32[m], item indices.
-      ratings: float32[offsets[-1]], the ratings of `events`; None where the domain has none.
-      target_ratings: float32[m], or None.
     """
 
     users: np.ndarray
     offsets: np.ndarray
     events: np.ndarray
     targets: np.ndarray
-    ratings: np.ndarray | None = None
-    target_ratings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
-
-    def history(self, example: int) -> np.ndarray:
-        """int32, the item indices of one example's history, oldest first."""
-        return self.events[self.offsets[example] : self.offsets[example + 1]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,12 +102,6 @@ class Domain:
     def lengths(self) -> np.ndarray:
         """int64[num_users], how many events each user has."""
         return np.diff(self.offsets)
-
-    @property
-    def vocabulary_path(self) -> Path | None:
-        """The domain's own SentencePiece model; None means the public T5 vocabulary."""
-        path = self.path / "spiece.model" if self.path else None
-        return path if path and path.exists() else None
 
     @functools.cached_property
     def user_keys(self) -> np.ndarray:
@@ -180,8 +166,6 @@ class Domain:
             offsets=_offsets(history),
             events=self.events[positions],
             targets=self.events[targets],
-            ratings=None if self.ratings is None else self.ratings[positions],
-            target_ratings=None if self.ratings is None else self.ratings[targets],
         )
 
     def candidates(self, name: str) -> np.ndarray:

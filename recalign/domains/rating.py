@@ -37,17 +37,6 @@ class RatingSplit:
     def __len__(self) -> int:
         return len(self.users)
 
-    def history(self, example: int) -> tuple[np.ndarray, np.ndarray]:
-        """What may be known when a rating is asked for: the user's training ratings of other items.
-
-        Returns:
-          int32[h], item indices, and float32[h], their ratings, oldest first.
-        """
-        user = self.users[example]
-        there = slice(self.train_offsets[user], self.train_offsets[user + 1])
-        others = self.train_items[there] != self.items[example]
-        return self.train_items[there][others], self.train_ratings[there][others]
-
 
 def parts(
     users: np.ndarray, items: np.ndarray, eligible: np.ndarray, seed: tuple[int, ...]

@@ -7,10 +7,12 @@ the signal, and they agree on one of the places that every process passes in the
 """
 
 import contextlib
+import functools
 import itertools
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from recalign.errors import Preempted
 
@@ -20,6 +22,7 @@ class _Notice:
 
     listening = False
     arrived = False
+    raised = False
     deferred = False
     places = itertools.count(1)
 
@@ -31,11 +34,13 @@ def listening() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, _on_signal)
-    _Notice.listening, _Notice.arrived = True, False
+    hook, sys.unraisablehook = sys.unraisablehook, functools.partial(_again, sys.unraisablehook)
+    _Notice.listening = True
     try:
         yield
     finally:
-        _Notice.listening = _Notice.arrived = False
+        _Notice.listening = _Notice.arrived = _Notice.raised = False
+        sys.unraisablehook = hook
         if not _are_several():
             # None is a handler that some library installed below Python.
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
@@ -90,9 +95,20 @@ def pass_on() -> None:
 
 
 def _on_signal(*_) -> None:
-    first, _Notice.arrived = not _Notice.arrived, True
-    if first and not _Notice.deferred:
+    _Notice.arrived = True
+    if not _Notice.deferred and not _Notice.raised:
+        _Notice.raised = True
         raise Preempted()
+
+
+def _again(hook: Callable, swallowed: "sys.UnraisableHookArgs") -> None:
+    """Where Python swallows what is raised, as amid garbage collection, raises a moment later."""
+    if not isinstance(swallowed.exc_value, Preempted):
+        hook(swallowed)
+        return
+    _Notice.raised = False
+    main = threading.main_thread().ident
+    threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGTERM)).start()
 
 
 def _are_several() -> bool:

@@ -6,10 +6,10 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
-from recalign.evaluation.examples import Examples
+from recalign.evaluation.examples import Asked, Examples
 
-Questions = Callable[[Sequence[Sequence[int]]], list[np.ndarray]]
-"""Writes histories (item indices, oldest first, none empty) as inputs, int32[tokens] each."""
+Questions = Callable[[Sequence[Sequence[int]]], Asked]
+"""Asks about histories (item indices, oldest first, none empty)."""
 
 
 class Batches(Protocol):
@@ -49,7 +49,10 @@ class Data(Protocol):
         """
 
     def item_tokens(self, task: str) -> np.ndarray:
-        """How the model must write each item in a task, int32[n, L]: EOS included, 0 padded."""
+        """How the model must write each item in a task, int32[n, L], 0 padded.
+
+        EOS is included if it ends them, which it does in all or in none.
+        """
 
     def questions(self, task: str) -> Questions:
         """What asks a retrieval task about any history.

@@ -3,10 +3,18 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from recalign.domains import Domain
+
+
+class Asked(NamedTuple):
+    """Questions; `inputs` and `given` as in `Examples`."""
+
+    inputs: Sequence[np.ndarray]
+    given: Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +26,14 @@ class Examples:
       split: "validation" or "test".
       domain: which they come from.
       inputs: int32[tokens] an example, the question with EOS, without padding.
+      given: int32[tokens] an example, what its answer begins with; () if nothing in any.
     """
 
     task: str
     split: str
     domain: Domain
     inputs: Sequence[np.ndarray]
+    given: Sequence[np.ndarray] = dataclasses.field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -107,7 +117,8 @@ def load(path: Path, domain: Callable[[str], Domain]) -> Examples:
     """
     with np.load(path, allow_pickle=False) as stored:
         kind = KINDS[str(stored["kind"])]
-        values = {field.name: stored[field.name] for field in dataclasses.fields(kind)}
+        names = [field.name for field in dataclasses.fields(kind)]
+        values = {name: stored[name] for name in names if name in stored}  # once none was given
         for name in values:
             if name + _ENDS in stored:
                 ends = stored[name + _ENDS]

@@ -61,7 +61,9 @@ class RetrievalJudge:
 
     def metrics(self, params: Any, examples: RetrievalExamples) -> dict[str, float]:
         """See `Judge`."""
-        rankings = self._model.rank(params, examples.inputs, examples.offsets, examples.events)
+        rankings = self._model.rank(
+            params, examples.inputs, examples.offsets, examples.events, given=examples.given
+        )
         return {
             name: value
             for protocol, ranked in zip(("full", "full_unseen"), rankings, strict=True)
@@ -73,7 +75,7 @@ class RetrievalJudge:
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
         keys = examples.domain.items["key"].to_numpy()
-        ranked = self._model.best(params, examples.inputs, None, self._depth)
+        ranked = self._model.best(params, examples.inputs, None, self._depth, given=examples.given)
         for record, items, scores in zip(_questions(examples), *ranked, strict=True):
             found = items >= 0
             yield record | {"items": keys[items[found]].tolist(), "scores": scores[found].tolist()}
@@ -94,18 +96,21 @@ class RankingJudge:
 
     def metrics(self, params: Any, examples: RankingExamples) -> dict[str, float]:
         """See `Judge`."""
-        scores = self._model.score(params, examples.inputs, examples.candidates)
+        scores = self._scores(params, examples)
         return metrics.candidate_ranking(scores, examples.positives)
 
     def predictions(self, params: Any, examples: RankingExamples) -> Iterator[dict]:
         """`history`, `target`, and all candidates as `items` with `scores`, best first."""
         keys = examples.domain.items["key"].to_numpy()
-        scores = self._model.score(params, examples.inputs, examples.candidates)
+        scores = self._scores(params, examples)
         for record, items, own in zip(
             _questions(examples), examples.candidates, scores, strict=True
         ):
             order = np.argsort(-own, kind="stable")
             yield record | {"items": keys[items[order]].tolist(), "scores": own[order].tolist()}
+
+    def _scores(self, params: Any, examples: RankingExamples) -> np.ndarray:
+        return self._model.score(params, examples.inputs, examples.candidates, given=examples.given)
 
     def baselines(self, examples: RankingExamples) -> Rows:
         """See `Judge`."""

@@ -75,36 +75,6 @@ def full_ranking(
     return {f"{protocol}/{name}": float(value) for name, value in metrics.items()}
 
 
-def full_and_unseen(
-    ranked: np.ndarray,
-    targets: np.ndarray,
-    offsets: np.ndarray,
-    events: np.ndarray,
-    num_items: int,
-    depth: int = max(CUTOFFS),
-) -> dict[str, float]:
-    """Judges the same lists with and without the items of each history.
-
-    Ask the decoder for more than `depth` slots: the removal of seen items uses them up, and
-    slots that the removal leaves empty count as misses.
-
-    Args:
-      ranked: int[m, K], item indices, best first.
-      targets: int[m], the item to find.
-      offsets: int[m + 1], where each history starts in `events`.
-      events: int[n], item indices of the histories.
-      num_items: size of the catalogue.
-      depth: slots judged, after the removal.
-
-    Returns:
-      The metrics of `full_ranking` as `full/…` and as `full_unseen/…`.
-    """
-    unseen = remove_seen(ranked, offsets, events)
-    return full_ranking(ranked[:, :depth], targets, num_items) | full_ranking(
-        unseen[:, :depth], targets, num_items, protocol="full_unseen"
-    )
-
-
 def remove_seen(ranked: np.ndarray, offsets: np.ndarray, events: np.ndarray) -> np.ndarray:
     """Takes the items of each history out of its list and closes the gaps.
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 
 import recalign
 from recalign.bindings import Bindings
 from recalign.engine import processes
+from recalign.engine.partitioning import put
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
 from recalign.engine.search.saved_trie import fingerprint
@@ -34,8 +36,9 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
-from recalign.runs import configuration, safety
+from recalign.runs import configuration, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
+from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class Run:
       patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      item_embeddings: what the embeddings of items start from in a new run.
       nonfinite: what to do about a loss that is not finite, see `train`.
       step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
         on from the newest in any case.
@@ -104,6 +108,7 @@ class Run:
     best_metric: str | None = None
     patience: int | None = None
     initial_checkpoint_path: str | None = None
+    item_embeddings: ItemEmbeddings = dataclasses.field(default_factory=ItemEmbeddings)
     nonfinite: str = "stop"
     step: str = "newest"
     bindings: Bindings = dataclasses.field(default_factory=Bindings.in_force, repr=False)
@@ -114,6 +119,20 @@ class Run:
                 f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
                 "afterwards"
             )
+        macros.check(
+            {
+                "MODEL_DIR": self.model_dir,
+                "TRAIN_STEPS": self.total_steps,
+                "EVAL_PERIOD": self.eval_period,
+                "EVAL_PERIODS": self.eval_periods,
+                "EVAL_EXAMPLES": self.eval_examples,
+                "CHECKPOINT_PERIOD": self.checkpoint_period,
+                "BEST_METRIC": self.best_metric,
+                "PATIENCE": self.patience,
+                "INITIAL_CHECKPOINT_PATH": self.initial_checkpoint_path,
+                "ON_NONFINITE": self.nonfinite,
+            }
+        )
         if self.patience is not None and self.best_metric is None:
             raise UserError(
                 f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
@@ -188,7 +207,7 @@ class Run:
                 has_enough=self._has_enough,
                 on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params if self.initial_checkpoint_path else None,
+                initial_params=self._initial_params if self._starts_from_something else None,
             ),
         )
         if processes.is_first():
@@ -264,7 +283,9 @@ class Run:
         examples = self.retrieval_examples(split, num_examples)
         model = self.catalogue_model(examples)
         asked = self.restore()[1], examples.inputs, examples.offsets, examples.events
-        beam, exact = (model.rank(*asked, exact=exact) for exact in (False, True))
+        beam, exact = (
+            model.rank(*asked, exact=exact, given=examples.given) for exact in (False, True)
+        )
         return {
             name: value
             for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
@@ -359,8 +380,24 @@ class Run:
         best = self._directory.best_step(self.best_metric, kept)
         return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
-    def _initial_params(self) -> Any:
-        _, params = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
+    @property
+    def _starts_from_something(self) -> bool:
+        return bool(self.initial_checkpoint_path) or self.item_embeddings.start != RANDOM
+
+    def _initial_params(self, fresh: Any) -> Any:
+        params = fresh
+        if self.initial_checkpoint_path:
+            _, read = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
+            params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, fresh)
+        if self.item_embeddings.start == RANDOM:
+            return params
+        of_domain = {
+            examples.domain.name: (examples.domain, self.data.item_tokens(examples.task))
+            for examples in self.data.examples("validation", 1)
+            if isinstance(examples, RetrievalExamples)
+        }
+        for domain, tokens in of_domain.values():
+            params = start_item_embeddings(params, self.item_embeddings, domain, tokens)
         return params
 
     @property

@@ -7,6 +7,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import prompts
+from recalign.samples.answers import Answers
 from recalign.samples.draws import untouched_item
 from recalign.samples.items import item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
@@ -22,20 +23,24 @@ def bpr(
     output_features: Mapping[str, seqio.Feature],
     templates: Sequence[str] = prompts.BPR,
     max_history: int = MAX_HISTORY,
+    answer_prefix: int = 0,
 ) -> tf.data.Dataset:
     """The history and two items in random order: the next one, and one not in the record.
 
     The negative is uniform over the items that the record does not hold, and new every epoch. A
     train record holds train events alone, so no negative depends on a held-out event.
+    `answer_prefix` is that of `retrieval`.
     """
-    items = item_texts(domain, data_dir)
+    task, items = f"{domain}_bpr", item_texts(domain, data_dir)
+    answers = Answers(task, items, sequence_length, answer_prefix)
     writer = Verbaliser(
-        f"{domain}_bpr",
+        task,
         items,
         templates,
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,
+        extra_target_tokens=len(items.end),
     )
 
     @seqio.map_over_dataset(num_seeds=3)
@@ -54,7 +59,7 @@ def bpr(
                 first=writer.mention(first),
                 second=writer.mention(second),
             ),
-            "targets": writer.target(positive),
+            **answers.write(example["history"], positive[None]),
         }
 
     some_untouched = dataset.filter(

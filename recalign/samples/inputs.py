@@ -14,6 +14,7 @@ from etils import epath
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
+from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import check_readable
 from recalign.samples.registry import domain_in, domain_of
 
@@ -69,7 +70,7 @@ def train_batches(
         # What is cached in memory would be a part of every checkpoint.
         try_in_mem_cache=False,
     )
-    converter = seqio.EncDecFeatureConverter(pack=pack)
+    converter = FeatureConverter(pack=pack)
     dataset = converter(dataset, lengths).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True

@@ -12,10 +12,14 @@ MEASURED = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One sample as the model sees it, and its lengths in tokens, EOS included."""
+    """One sample as the model sees it, and its lengths in tokens, EOS included.
+
+    `given` is what `targets` begins with and the model is told.
+    """
 
     inputs: str
     targets: str
+    given: str
     inputs_tokens: int
     targets_tokens: int
 
@@ -63,6 +67,7 @@ def samples(
         yield Sample(
             vocabulary.decode(example["inputs"].tolist()),
             vocabulary.decode(example["targets"].tolist()),
+            vocabulary.decode(example["given"].tolist()),
             len(example["inputs"]),
             len(example["targets"]),
         )

@@ -28,25 +28,29 @@ class ItemTexts:
       ids: str[n], the model's ids.
       titles: str[n], "" where there is none.
       mention: str[n], an item as it stands in a question.
+      end_mark: what ends an item of a history.
       history: str[n], an item as it stands in a history, its end mark included.
       history_tokens: int32[n], how many tokens that is.
       target: str[n], an item as the model must write it; no two are written alike.
-      target_tokens: int32[n, L], the tokens of `target`: EOS included, 0 padded.
+      target_tokens: int32[n, L], the tokens of `target` and `end`, 0 padded.
+      end: int32[e], what ends a target: EOS, or nothing where every target ends by itself.
     """
 
     form: str
     ids: np.ndarray
     titles: np.ndarray
     mention: np.ndarray
+    end_mark: str
     history: np.ndarray
     history_tokens: np.ndarray
     target: np.ndarray
     target_tokens: np.ndarray
+    end: np.ndarray
 
     @property
     def target_lengths(self) -> np.ndarray:
-        """int32[n], how many tokens each target has, without EOS."""
-        return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - 1
+        """int32[n], how many tokens each target has, without its end."""
+        return np.count_nonzero(self.target_tokens, axis=1).astype(np.int32) - len(self.end)
 
     def most_tokens(self, marks: Collection[str], vocabulary: seqio.Vocabulary) -> np.ndarray:
         """int32[n], the most tokens of an item that one of some marks follows.
@@ -61,10 +65,10 @@ class ItemTexts:
             words = vocabulary.tokenizer.encode([word + mark for word in last])
             return np.array([len(word) for word in words], np.int32)
 
-        others = {*marks} - {prompts.ITEM_END}
+        others = {*marks} - {self.end_mark}
         if not others:
             return self.history_tokens
-        more = np.max([count(mark) for mark in others], axis=0) - count(prompts.ITEM_END)
+        more = np.max([count(mark) for mark in others], axis=0) - count(self.end_mark)
         return self.history_tokens + np.maximum(more, 0)
 
     def shorten(self, room: int, marks: Collection[str], vocabulary: seqio.Vocabulary) -> Self:
@@ -90,7 +94,7 @@ class ItemTexts:
 
             titles[item] = longest_beginning(titles[item], fits)
             mention[item] = write(titles[item])
-            history[item] = mention[item] + prompts.ITEM_END
+            history[item] = mention[item] + self.end_mark
             tokens[item] = len(vocabulary.encode(history[item]))
         return dataclasses.replace(
             self, titles=titles, mention=mention, history=history, history_tokens=tokens
@@ -135,6 +139,8 @@ def item_texts(
     history_form: str = "id_title",
     target_form: str = "id",
     max_title_words: int | None = None,
+    add_eos: bool = True,
+    end_mark: str = prompts.ITEM_END,
 ) -> ItemTexts:
     """Writes the catalogue of a prepared domain as text.
 
@@ -146,6 +152,10 @@ def item_texts(
         default: it is short, and unique as titles are not. Titles that the vocabulary writes alike
         are followed by the id.
       max_title_words: longer titles are cut to this many words; None keeps them whole.
+      add_eos: whether EOS ends an answer that is an item. Without it, training and search are
+        spared a step that says nothing, and no item may be the beginning of another; ids are none.
+      end_mark: what ends an item of a history. Ids alone need none, "", which makes histories of
+        one piece an id half as long; titles do, since they may hold anything.
 
     Raises:
       UserError: an option has no such value, the domain is not prepared, or its vocabulary cannot
@@ -155,9 +165,13 @@ def item_texts(
         check_form(f"item_texts.{option}", form)
     if max_title_words is not None and max_title_words < 1:
         raise UserError(f"item_texts.max_title_words is {max_title_words}, but must be at least 1")
-    return _item_texts(
-        name, str(domains.data_dir(data_dir)), history_form, target_form, max_title_words
-    )
+    if history_form != "id" and not end_mark.strip():
+        raise UserError(
+            f"item_texts.end_mark is {end_mark!r}, but items with titles need one: "
+            "leave it out, or set item_texts.history_form to 'id'"
+        )
+    folder = str(domains.data_dir(data_dir))
+    return _item_texts(name, folder, history_form, target_form, max_title_words, add_eos, end_mark)
 
 
 def check_form(option: str, form: str) -> None:
@@ -168,7 +182,13 @@ def check_form(option: str, form: str) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _item_texts(
-    name: str, data_dir: str, history_form: str, target_form: str, max_title_words: int | None
+    name: str,
+    data_dir: str,
+    history_form: str,
+    target_form: str,
+    max_title_words: int | None,
+    add_eos: bool,
+    end_mark: str,
 ) -> ItemTexts:
     titles = [
         " ".join(title.split()[:max_title_words])
@@ -184,7 +204,7 @@ def _item_texts(
         return [prompts.item_text(form, id_text, title) for id_text, title in pairs]
 
     mention = write(history_form)
-    history = [text + prompts.ITEM_END for text in mention]
+    history = [text + end_mark for text in mention]
     target = write(target_form)
     tokens = tokenizer.encode(target)
     written_alike = Counter(map(tuple, tokens))
@@ -192,15 +212,18 @@ def _item_texts(
         if written_alike[tuple(sequence)] > 1:
             target[item] += f" {ids[item]}"
             tokens[item] = tokenizer.encode(target[item])
+    end = [vocabulary.eos_id] if add_eos else []
     return ItemTexts(
         form=history_form,
         ids=np.array(ids, dtype=object),
         titles=np.array(titles, dtype=object),
         mention=np.array(mention, dtype=object),
+        end_mark=end_mark,
         history=np.array(history, dtype=object),
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         target=np.array(target, dtype=object),
-        target_tokens=pad([[*sequence, tokenizer.eos_id()] for sequence in tokens]),
+        target_tokens=pad([[*sequence, *end] for sequence in tokens]),
+        end=np.array(end, np.int32),
     )
 
 

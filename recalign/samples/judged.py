@@ -103,6 +103,7 @@ def _next_item(
         "split": split,
         "domain": domain,
         "inputs": [record["inputs"] for record in records],
+        "given": [record["given"] for record in records],
         "offsets": np.cumsum([0, *map(len, histories)]),
         "events": np.concatenate([*histories, np.zeros(0, np.int32)]).astype(np.int32),
         "targets": np.array([record["item"] for record in records], np.int32),

@@ -7,6 +7,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from recalign.evaluation.examples import Asked
+from recalign.samples.items import item_texts
+from recalign.samples.registry import domain_of
+
 
 class Questions:
     """Writes histories with the very preprocessors of a retrieval task, as its test split does.
@@ -24,18 +28,38 @@ class Questions:
         self._lock = threading.Lock()
         self._asked: Sequence[Sequence[int]] = ()
         self._dataset = self._pipeline()
+        self._most_given = self._measure_given()
 
-    def __call__(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    @property
+    def longest(self) -> int:
+        """The most tokens that a question has."""
+        return self._lengths["inputs"]
+
+    def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
         """The question about each history (item indices, oldest first, none of them empty).
 
-        Returns:
-          int32[tokens] a history, EOS included.
+        What answers begin with is padded with 0 to one length, so that there is one shape of it.
         """
         if not all(len(history) for history in histories):
             raise ValueError("a question needs at least one item")
         with self._lock:
-            self._asked = histories
-            return [example["inputs"] for example in self._dataset.as_numpy_iterator()]
+            samples = self._samples(histories)
+        padding = [(0, self._most_given - len(sample["given"])) for sample in samples]
+        return Asked(
+            inputs=[sample["inputs"] for sample in samples],
+            given=[np.pad(s["given"], pad) for s, pad in zip(samples, padding, strict=True)],
+        )
+
+    def _measure_given(self) -> int:
+        """As many tokens as any answer begins with, or more."""
+        counts = item_texts(*domain_of(self._task)).target_lengths
+        [sample] = self._samples([[counts.argmin()] * self._lengths["targets"]])
+        items = len(sample["given"]) // counts.min()
+        return min(items * counts.max(), self._lengths["targets"])
+
+    def _samples(self, histories: Sequence[Sequence[int]]) -> list[dict[str, np.ndarray]]:
+        self._asked = histories
+        return list(self._dataset.as_numpy_iterator())
 
     def _pipeline(self) -> tf.data.Dataset:
         """What is being asked, read anew by each iterator: the graph is built once."""

@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import domains, prompts
+from recalign.samples.answers import Answers
 from recalign.samples.draws import untouched_items
 from recalign.samples.items import check_form, item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
@@ -24,6 +25,7 @@ def ranking(
     templates: Sequence[str] = prompts.RANKING,
     max_history: int = MAX_HISTORY,
     candidate_form: str = "id",
+    answer_prefix: int = 0,
 ) -> tf.data.Dataset:
     """The history and a candidate list as a question, the one bought as the answer.
 
@@ -41,24 +43,29 @@ def ranking(
       max_history: at most so many items of the history are shown.
       candidate_form: how a candidate is written, one of `prompts.ITEM_FORMS`. A hundred ids take a
         hundred to five hundred tokens, a hundred titles two thousand.
+      answer_prefix: as of `retrieval`.
 
     Returns:
-      A dataset of `inputs` and `targets` string[], and for the metrics `item` int32[] (the target),
-      `candidates` int32[C] and `seen` int32[h] (the whole history).
+      A dataset of `inputs` string[], `targets` and `given` as of `Answers.write`, and for the
+      metrics `item` int32[] (the target), `candidates` int32[C] and `seen` int32[h] (the whole
+      history).
 
     Raises:
       UserError: the longest candidate list does not fit.
     """
     texts, tokens = _candidate_texts(domain, data_dir, candidate_form)
     size = domains.statistics_of(domain, data_dir)["candidates"]["test"]["candidates"]
+    task, items = f"{domain}_ranking", item_texts(domain, data_dir)
+    answers = Answers(task, items, sequence_length, answer_prefix)
     writer = Verbaliser(
-        f"{domain}_ranking",
-        item_texts(domain, data_dir),
+        task,
+        items,
         templates,
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,
         question_tokens=int(np.sort(tokens)[-size:].sum()),
+        extra_target_tokens=len(items.end),
     )
     texts, tokens = tf.constant(texts), tf.constant(tokens)
 
@@ -80,7 +87,7 @@ def ranking(
                 history=tf.strings.reduce_join(writer.history(history), separator=" "),
                 candidates=tf.strings.reduce_join(tf.gather(texts, candidates), separator=" "),
             ),
-            "targets": writer.target(example["target"]),
+            **answers.write(example["history"], example["target"][None]),
             "item": example["target"],
             "candidates": candidates,
             "seen": example["history"],

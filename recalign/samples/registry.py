@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from recalign import domains
 from recalign.errors import UserError
 from recalign.samples import (
+    answers,
     bpr,
     metric_fns,
     mim,
@@ -98,7 +99,8 @@ def _add_tasks(
     features = {
         side: seqio.Feature(vocabulary=vocabulary, add_eos=True) for side in ("inputs", "targets")
     }
-    tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
+    # What of the targets is given stands at their beginning, so that EOS never ends it.
+    features["given"] = seqio.Feature(vocabulary=vocabulary, add_eos=False)
     of_domain = functools.partial(functools.partial, domain=name, data_dir=folder)
 
     def add(kind: str, examples, to_sample, *finish, build: str = name, **judged_by) -> str:
@@ -113,7 +115,7 @@ def _add_tasks(
                 seqio.CacheDatasetPlaceholder(),
                 of_domain(to_sample),
                 *finish,
-                seqio.preprocessors.append_eos,
+                answers.to_tokens,
             ],
             output_features=features,
             **judged_by,
@@ -125,7 +127,6 @@ def _add_tasks(
             "retrieval",
             positions,
             retrieval.retrieval,
-            tokenize,
             postprocess_fn=metric_fns.next_item_or_texts,
             metric_fns=[of_domain(metric_fns.full_ranking)],
         ),
@@ -133,7 +134,6 @@ def _add_tasks(
             "ranking",
             positions,
             ranking.ranking,
-            tokenize,
             postprocess_fn=metric_fns.column_of_target,
             metric_fns=[metric_fns.candidate_ranking],
         ),
@@ -144,7 +144,6 @@ def _add_tasks(
                 "rating",
                 rating.ratings_to_predict,
                 rating.rating,
-                tokenize,
                 build=f"{name}/{records.RATING}",
                 postprocess_fn=metric_fns.rating_or_text,
                 metric_fns=[
@@ -154,9 +153,9 @@ def _add_tasks(
             )
         )
     auxiliary = [
-        add("mim", whole, mim.mim, tokenize),
-        add("mlm", whole, mlm.mlm),
-        add("bpr", positions, bpr.bpr, tokenize),
+        add("mim", whole, mim.mim),
+        add("mlm", whole, mlm.mlm, seqio.preprocessors.append_eos),
+        add("bpr", positions, bpr.bpr),
     ]
     return recommendation, auxiliary
 

@@ -9,6 +9,7 @@ it, from SeqIO's seeds, and so are fresh every epoch and the same for the same s
 
 from collections.abc import Mapping
 
+import seqio
 import tensorflow as tf
 
 Example = Mapping[str, tf.Tensor]
@@ -43,6 +44,33 @@ def next_item_positions(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     # Neighbours come from different users; the order stays a function of the records alone.
     return dataset.interleave(examples, cycle_length=64, block_length=1)
+
+
+def random_cuts(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
+    """Each train sequence `number` times, cut at a random place every time.
+
+    Args:
+      dataset: of `next_item_positions`.
+      number: at least 1.
+
+    Returns:
+      The same, with a train sequence's first position alone, so many times, moved to a place that
+      is uniform over its positions. Held-out items stay as they are.
+    """
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def moved(example: Example, seed: tf.Tensor) -> Example:
+        events, place = example["touched"], tf.size(example["history"])
+        drawn = tf.random.stateless_uniform((), seed, 1, tf.size(events), tf.int32)
+        place = tf.where(example["train"], drawn, place)
+        return {**example, "history": events[:place], "target": events[place]}
+
+    def several(example: Example) -> tf.data.Dataset:
+        count = tf.where(example["train"], tf.constant(number, tf.int64), 1)
+        return tf.data.Dataset.from_tensors(example).repeat(count)
+
+    first = dataset.filter(lambda e: ~e["train"] | (tf.size(e["history"]) == 1))
+    return moved(first.flat_map(several))
 
 
 def whole_sequences(dataset: tf.data.Dataset) -> tf.data.Dataset:

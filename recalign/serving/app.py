@@ -92,10 +92,8 @@ class Service:
         self._catalogue = Batcher(_call_all, 1, limits.waiting)
 
     def warm_up(self) -> None:
-        """Compiles what most requests need, for one of them and for a batch."""
-        one = Asked([0], 1, include_seen=False)
-        self.answer([one])
-        self.answer([one] * self._limits.batch)
+        """Compiles all that requests may need, one at a time or in a batch."""
+        self._recommender.warm_up((1, self._limits.batch), self._limits.history)
 
     @contextlib.asynccontextmanager
     async def running(self, app: Starlette) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
+from recalign.evaluation.examples import Asked
 from recalign.runs.run import Run
 from recalign.serving.ids import Ids
 
@@ -21,7 +22,8 @@ class Recommender:
 
     Args:
       domain: the catalogue and the users.
-      ask: writes histories (item indices, oldest first) as the model's inputs, int32[tokens] each.
+      ask: writes histories (item indices, oldest first) as the model is asked about them, in
+        `ask.longest` tokens at most.
       model: the network over the catalogue.
       params: the network's.
       exact: scores every item of the catalogue, whatever the run's own options say.
@@ -30,7 +32,7 @@ class Recommender:
     def __init__(
         self,
         domain: Domain,
-        ask: Callable[[Sequence[Sequence[int]]], list[np.ndarray]],
+        ask: Callable[[Sequence[Sequence[int]]], Asked],
         model: CatalogueModel,
         params: Any,
         exact: bool = False,
@@ -45,6 +47,18 @@ class Recommender:
     def depth(self) -> int:
         """How many items a beam of the run's own width can give."""
         return min(self._model.num_beams, self.domain.num_items)
+
+    def warm_up(self, histories: Sequence[int], most: int) -> None:
+        """Compiles all that rankings to `depth` may need, so that none waits for it.
+
+        Args:
+          histories: how many are asked at once: each such number.
+          most: items of a history.
+        """
+        [given] = self._ask([[0]]).given  # of one length for every history
+        self._model.warm_up(
+            self._params, histories, self._ask.longest, most, self.depth, self._exact, len(given)
+        )
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
@@ -63,7 +77,10 @@ class Recommender:
         """
         excluded = [() if include_seen else history for history in histories]
         depth = min(k, self.domain.num_items)
-        return self._model.best(self._params, self._ask(histories), excluded, depth, self._exact)
+        asked = self._ask(histories)
+        return self._model.best(
+            self._params, asked.inputs, excluded, depth, self._exact, asked.given
+        )
 
     def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""

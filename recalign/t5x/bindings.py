@@ -24,7 +24,10 @@ def vocabulary(mixture_or_task_name: str, module: str | None = None) -> seqio.Vo
 
 
 def items_only(
-    mixture_or_task_name: str, module: str | None = None, **options: bool
+    mixture_or_task_name: str,
+    module: str | None = None,
+    renormalise: bool = False,
+    ends_compete: bool = True,
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """A `decode_fn` that writes nothing but items of the domain of a task or mixture.
 
@@ -32,12 +35,15 @@ def items_only(
       mixture_or_task_name: a retrieval task, or a mixture that holds one. Of any other it will
         write nothing, but T5X can train it.
       module: imported first, so that it can register tasks.
-      **options: those of `constrained_decode_fn`.
+      renormalise: as in `constrained_decode_fn`.
+      ends_compete: likewise.
     """
     found = judged.catalogue(mixture_or_task_name, module)
     if found is None:
         return functools.partial(_refuse, mixture_or_task_name)
-    return constrained_decode_fn(jax.device_put(index_of(*found)), **options)
+    return constrained_decode_fn(
+        jax.device_put(index_of(*found)), renormalise=renormalise, ends_compete=ends_compete
+    )
 
 
 def _refuse(name: str, **_: Any) -> None:

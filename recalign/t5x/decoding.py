@@ -1,5 +1,6 @@
 """The constrained beam search in the form of T5X's `decode_fn`; T5X itself is not imported."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from recalign.engine.search.beam_search import beam_search
-from recalign.engine.search.trie import EOS, CatalogueIndex
+from recalign.engine.search.trie import EOS, PAD, CatalogueIndex
 
 _COUNTERS = ("cache_index", "position_embedder_index")  # the position, the same for all examples
 _CONSTANTS = ("cached_bias",)
@@ -37,6 +38,9 @@ def constrained_decode_fn(
 
     T5X repeats the encoder's output for each beam and fixes their number, so that early steps run
     on K hypotheses of which some are idle; results are those of `recalign.engine.search.retrieval`.
+    What answers begin with comes as `inputs`, as T5X's `prompt_with_targets` has it: the start
+    token, the given ones, padding. T5X counts one position for all examples: those that are given
+    as many tokens take a step together, and those that are given another number after them.
 
     Args:
         index: the catalogue.
@@ -75,7 +79,7 @@ def constrained_decode_fn(
         leaves = traverse_util.flatten_dict(dict(cache))
         common = {path: leaf for path, leaf in leaves.items() if path[-1] in _COUNTERS + _CONSTANTS}
 
-        def step(tokens, cache, position):
+        def decode(tokens, cache, position):
             beams = tokens.shape[1]
             merge = _merge_beams(num_decodes)
             merged = {path: merge(leaf) for path, leaf in cache.items()}
@@ -89,9 +93,33 @@ def constrained_decode_fn(
             split = _split_beams(batch, beams)
             return split(logits), {path: split(new[path]) for path in cache}
 
+        given = jnp.sum(inputs != PAD, axis=1, dtype=jnp.int32)
+        last = jnp.take_along_axis(inputs, given[:, None], axis=1)
+
+        def read(position, cache):
+            tokens = jax.lax.dynamic_index_in_dim(inputs, position, axis=1)
+            return decode(tokens, cache, position)[1]
+
+        def step(tokens, cache, depth):
+            tokens = jnp.where(depth == 0, last, tokens)
+
+            def take(number, found):
+                now = given == number
+
+                def decoded():
+                    new = decode(tokens, cache, number + depth)
+                    return jax.tree.map(functools.partial(_where, now), new, found)
+
+                return jax.lax.cond(jnp.any(now), decoded, lambda: found)
+
+            shapes = jax.eval_shape(decode, tokens, cache, 0)
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return jax.lax.fori_loop(jnp.min(given), jnp.max(given) + 1, take, nothing)
+
+        root = {path: leaf[:, None] for path, leaf in leaves.items() if path not in common}
         items, scores = beam_search(
             step,
-            {path: leaf[:, None] for path, leaf in leaves.items() if path not in common},
+            jax.lax.fori_loop(0, jnp.max(given), read, root),
             index,
             num_beams=num_decodes,
             batch=batch,
@@ -104,6 +132,11 @@ def constrained_decode_fn(
         return sequences[:, ::-1], scores[:, ::-1]
 
     return decode_fn
+
+
+def _where(chosen: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """[B, ...]: `new` for the examples that are chosen, bool[B], and `old` for the others."""
+    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 def _merge_beams(beams: int) -> Callable[[jax.Array], jax.Array]:

@@ -6,7 +6,7 @@
     train/FEATURE.npy        [rows, length], of the features in `STORED`
     spiece.model             the vocabulary, sentinels included
 
-What follows from these (shifted targets, positions, weights) is made when a batch is read. Memory
+What follows from these (shifted targets, positions) is made when a batch is read. Memory
 is mapped, so that a process touches the rows of its batches only.
 """
 
@@ -27,6 +27,7 @@ STORED = (
     "decoder_target_tokens",
     "encoder_segment_ids",
     "decoder_segment_ids",
+    "decoder_loss_weights",
 )
 METADATA = "metadata.json"
 VOCABULARY = "spiece.model"
@@ -142,8 +143,9 @@ def _open(folder: Path, rows: int) -> dict[str, np.ndarray]:
 def with_derived(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All of SeqIO's encoder-decoder features, int32[B, length], from those in `STORED`.
 
-    As `seqio.EncDecFeatureConverter` makes them: targets are shifted right within each segment,
-    positions count from the start of a segment, and every target that is not padding weighs 1.
+    As `seqio.EncDecFeatureConverter` makes them: targets are shifted right within each segment, and
+    positions count from the start of a segment. Folders of an earlier version hold no weights:
+    every target in them that is not padding weighs 1.
     """
     batch = {name: values.astype(np.int32) for name, values in stored.items()}
     targets = batch["decoder_target_tokens"]
@@ -158,5 +160,5 @@ def with_derived(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if side == "decoder":
             shifted = np.where(starts, 0, shifted)
     batch["decoder_input_tokens"] = shifted.astype(np.int32)
-    batch["decoder_loss_weights"] = (targets > 0).astype(np.int32)
+    batch.setdefault("decoder_loss_weights", (targets > 0).astype(np.int32))
     return batch

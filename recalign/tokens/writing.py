@@ -21,6 +21,13 @@ from recalign.evaluation.examples import RetrievalExamples
 from recalign.tokens.batches import METADATA, STORED, VOCABULARY, with_derived
 from recalign.tokens.data import DOMAINS, EXAMPLES, ITEMS
 
+# What is no token needs fewer bytes.
+_SMALL = {
+    "encoder_segment_ids": np.uint16,
+    "decoder_segment_ids": np.uint16,
+    "decoder_loss_weights": np.uint8,
+}
+
 
 def write(data: Data, steps: int, eval_examples: int | None, recipe: str, folder: Path) -> int:
     """Writes the batches of so many steps, and the examples that a run is evaluated by.
@@ -104,7 +111,7 @@ def write_batches(
                 files[name] = np.lib.format.open_memmap(
                     folder / f"{name}.npy",
                     mode="w+",
-                    dtype=np.uint16 if name.endswith("segment_ids") else dtype,
+                    dtype=_SMALL.get(name, dtype),
                     shape=(num_batches * len(values), values.shape[1]),
                 )
             files[name][number * len(values) : (number + 1) * len(values)] = values

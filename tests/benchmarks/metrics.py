@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from recalign.evaluation.metrics import full_and_unseen, full_ranking
+from recalign.evaluation.metrics import full_ranking, remove_seen
 
 USERS, ITEMS, SLOTS, HISTORY = 35_598, 18_357, 20, 8
 
@@ -28,8 +28,7 @@ def main():
     events = rng.integers(0, ITEMS, offsets[-1]).astype(np.int32)
     print(f"{USERS} lists of {SLOTS}, catalogue of {ITEMS}")
     print(f"full_ranking     {best_of(full_ranking, ranked, targets, ITEMS):7.1f} ms")
-    both = best_of(full_and_unseen, ranked, targets, offsets, events, ITEMS)
-    print(f"full_and_unseen  {both:7.1f} ms")
+    print(f"remove_seen      {best_of(remove_seen, ranked, offsets, events):7.1f} ms")
 
 
 if __name__ == "__main__":

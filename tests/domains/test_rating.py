@@ -11,6 +11,7 @@ from recalign.domains import storage
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import SPLITS
 from recalign.domains.readers import toyshop
+from tests.splits import rated as rated_of
 
 
 def rated(domain, seed=0, missing=0.0):
@@ -71,7 +72,7 @@ def test_a_history_is_the_users_other_training_ratings_oldest_first(shop):
                 for pair, rating in train.items()
                 if pair[0] == user and pair[1] != asked
             )
-            items, ratings = split.history(e)
+            items, ratings = rated_of(split, e)
             assert [(i, r) for _, i, r in expected] == [*zip(items, ratings, strict=True)]
 
 

@@ -40,9 +40,9 @@ def test_round_trip(small, tmp_path):
     same(small, loaded)
     assert loaded.statistics["title"] == "Crème"
     assert loaded.path == tmp_path / "small"
-    assert loaded.vocabulary_path is None
+    assert not (loaded.path / "spiece.model").exists()
     (tmp_path / "small" / "spiece.model").write_bytes(b"")
-    assert loaded.vocabulary_path == tmp_path / "small" / "spiece.model"
+    assert (loaded.path / "spiece.model").exists()
 
 
 def test_round_trip_with_missing_times_and_ratings(small, tmp_path):

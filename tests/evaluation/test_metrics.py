@@ -181,12 +181,10 @@ def test_cut_offs_deeper_than_the_list_are_left_out():
 
 def test_names_of_twenty_slots_are_those_of_the_protocol():
     ranked = np.arange(20, dtype=np.int32)[None]
-    got = metrics.full_and_unseen(
-        ranked, np.array([0]), np.array([0, 0]), np.empty(0, np.int32), num_items=20
-    )
+    got = metrics.full_ranking(ranked, np.array([0]), num_items=20)
     expected = {f"{metric}@{k}" for metric in ("hr", "ndcg") for k in (1, 5, 10, 20)}
     expected |= {"mrr@10", "coverage@10", "invalid_rate", "duplicate_rate"}
-    assert set(got) == {f"{p}/{name}" for p in ("full", "full_unseen") for name in expected}
+    assert set(got) == {f"full/{name}" for name in expected}
 
 
 @given(lists())
@@ -201,18 +199,6 @@ def test_remove_seen_agrees_with_brute_force(drawn):
     got = metrics.remove_seen(ranked, offsets, events)
     assert got.dtype == ranked.dtype
     assert got.tolist() == expected
-
-
-@given(lists(depth=40))
-@settings(deadline=None, max_examples=30)
-def test_unseen_metrics_are_those_of_the_closed_up_lists(drawn):
-    ranked, targets, offsets, events = drawn
-    got = metrics.full_and_unseen(ranked, targets, offsets, events, NUM_ITEMS)
-    closed = metrics.remove_seen(ranked, offsets, events)[:, :20]
-    expected = brute_force(ranked[:, :20], targets, NUM_ITEMS)
-    unseen = brute_force(closed, targets, NUM_ITEMS)
-    expected |= {name.replace("full/", "full_unseen/"): v for name, v in unseen.items()}
-    assert got == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,20 @@ def test_metrics_json_is_flat_and_replaced_whole(tmp_path):
 def test_a_failed_write_leaves_the_last_metrics(tmp_path):
     path = tmp_path / "metrics.json"
     report.write_metrics(path, {"a": 1.0})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        report.write_metrics(path, {"a": float("nan")})
+    with pytest.raises(TypeError):
+        report.write_metrics(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1.0}
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_finite_number_is_null(tmp_path, value):
+    report.write_metrics(tmp_path / "metrics.json", {"a": value, "b": 1})
+    report.append_metrics(tmp_path / "metrics.jsonl", 3, "test", {"a": np.float32(value)})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": None, "b": 1.0}
+    assert report.read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 3, "split": "test", "a": None}
+    ]
 
 
 @pytest.mark.parametrize("cut", range(1, 40))

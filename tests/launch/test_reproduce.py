@@ -130,7 +130,7 @@ def protocols(text):
 
 def rows(text):
     """The cells of the dry run's table by its runs."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name: values for name, *values in cells}
 

@@ -4,8 +4,9 @@ import gin
 import pytest
 
 from recalign.engine.network.config import T5Config
+from recalign.engine.training import loop, losses
 from recalign.errors import UserError
-from recalign.runs import configuration
+from recalign.runs import configuration, macros
 from recalign.runs.macros import NEEDS
 
 RECIPE = """
@@ -199,6 +200,11 @@ def test_every_macro_of_the_recipes_is_checked():
     configuration.parse(["toyshop.gin"], ["MODEL_DIR=x"])
     made = {"MODEL"}
     assert {name for name in configuration.current() if "." not in name} - made <= set(NEEDS)
+
+
+def test_choices_are_those_of_what_they_are_for():
+    assert macros.NORMALIZERS == losses.NORMALIZERS
+    assert macros.ON_NONFINITE == loop.ON_NONFINITE
 
 
 def test_a_macro_is_judged_by_what_it_refers_to():

@@ -1,7 +1,10 @@
 """What a run remembers of its evaluations."""
 
+import math
+
 import pytest
 
+from recalign.errors import UserError
 from recalign.runs.directory import RunDirectory
 
 
@@ -68,3 +71,47 @@ def test_steps_that_are_made_again_are_forgotten(directory):
     assert directory.best_step("full/hr@10") == 10
     assert directory.evaluated(10)
     assert not directory.evaluated(20)
+
+
+def test_the_best_of_some_steps(directory):
+    assert directory.best_step("full/hr@10", [30, 40]) == 30
+    assert directory.best_step("full/hr@10", [50]) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "waited"), [("full/hr@10", 2), ("rating/rmse", 1), ("full/ndcg@10", 0), (None, 0)]
+)
+def test_evaluations_that_do_not_improve_are_counted(directory, metric, waited):
+    """An equal one is none that improves."""
+    assert directory.evaluations_since_best(metric) == waited
+
+
+def test_what_is_no_number_is_not_the_best(directory):
+    directory.record(50, "validation", {"shop_retrieval/validation/full/hr@10": math.nan})
+    assert directory.best_step("full/hr@10") == 20
+    assert directory.measured(50, "validation") == {"shop_retrieval/validation/full/hr@10": None}
+
+
+def test_seconds_add_up_over_calls(directory):
+    assert directory.seconds(10) == 0
+    directory.record_seconds(10, 1.5)
+    directory.record_seconds(20, 4.0)
+    assert [directory.seconds(step) for step in (9, 10, 15, 20, 30)] == [0, 1.5, 1.5, 4, 4]
+    directory.record_seconds(15, 3.0)  # a run that went back to step 10
+    assert [directory.seconds(step) for step in (14, 15, 20)] == [1.5, 3, 3]
+
+
+@pytest.mark.parametrize("there", ["file", "file/run"])
+def test_a_file_in_the_way_of_a_run_is_named(tmp_path, there):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"MODEL_DIR is .*, where no run can be written"),
+        RunDirectory(tmp_path / there).locked(),
+    ):
+        pass
+
+
+def test_a_configuration_that_is_damaged_is_no_traceback(tmp_path):
+    (tmp_path / "config.gin").write_text("A = [\n")
+    with pytest.raises(UserError, match="configuration: "):
+        RunDirectory(tmp_path).check_config("A = 1\n")

@@ -20,6 +20,8 @@ from recalign.runs.result import read
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
+from tests.splits import history as history_of
+from tests.splits import rated as rated_of
 
 SMALL = [
     "--gin.TRAIN_STEPS=6",
@@ -54,22 +56,10 @@ def trained(shop, tmp_path_factory):
     return folder, table
 
 
-def predictions(folder, task, where):
+def predictions(folder, task, where, step="newest"):
     output = where / f"{task}.jsonl"
-    run("infer", "--model_dir", folder, "--task", task, "--output", output)
+    run("infer", "--model_dir", folder, "--task", task, "--output", output, "--step", step)
     return [json.loads(line) for line in output.read_text().splitlines()]
-
-
-def history_of(split, e):
-    """The items before those that example e asks for."""
-    return split.events[split.offsets[e] : split.offsets[e + 1]]
-
-
-def others_of(split, e):
-    """The items that the user of example e has rated in train, but for the asked one."""
-    user = split.users[e]
-    known = split.train_items[split.train_offsets[user] : split.train_offsets[user + 1]]
-    return known[known != split.items[e]]
 
 
 def metrics(folder):
@@ -261,7 +251,7 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
 
 
 def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
-    lines = predictions(trained[0], "toyshop_retrieval", tmp_path)
+    lines = predictions(trained[0], "toyshop_retrieval", tmp_path, "best")
     split = shop.split("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
@@ -275,7 +265,7 @@ def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
 
 
 def test_infer_ranks_the_stored_candidates(trained, shop, tmp_path):
-    lines = predictions(trained[0], "toyshop_ranking", tmp_path)
+    lines = predictions(trained[0], "toyshop_ranking", tmp_path, "best")
     split, lists = shop.split("test"), shop.candidates("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
@@ -330,7 +320,7 @@ def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
     split, found = rated.rating_split("test"), metrics(tmp_path)
     lines = predictions(tmp_path, "rated_rating", tmp_path)
     place = {
-        (rated.items["key"][item], tuple(rated.items["key"][others_of(split, e)])): e
+        (rated.items["key"][item], tuple(rated.items["key"][rated_of(split, e)[0]])): e
         for e, item in enumerate(split.items)
     }
     fallback = rated.rating_split("train").ratings.mean()
@@ -420,7 +410,9 @@ def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
         f"--gin.INITIAL_CHECKPOINT_PATH={trained[0] / 'checkpoints'}",
         "--gin.TRAIN_STEPS=0",
     )
-    assert metrics(tmp_path) == metrics(trained[0])
+    newest = shutil.copytree(trained[0], tmp_path / "newest")
+    run("eval", "--model_dir", newest)
+    assert metrics(tmp_path) == metrics(newest)
 
 
 def test_tasks_lists_and_shows(shop):

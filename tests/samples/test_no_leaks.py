@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -15,6 +16,7 @@ from recalign.domains.assemble import assemble
 from recalign.domains.domain import MIN_EVENTS
 from recalign.domains.rating import PARTS
 from recalign.domains.readers import toyshop
+from recalign.domains.vectors import co_occurrence_vectors, text_vectors
 from recalign.evaluation.baselines.counting import ItemCooccurrence, Popularity
 from recalign.samples import records
 from tests.samples.reading import items_in
@@ -62,6 +64,8 @@ def learned_from(domain, folder):
         "ids": domain.items["key"].to_numpy(object),
         "popularity": popularity.order,
         "co-occurrence": nearest.by_item.toarray(),
+        "vectors of texts": text_vectors(domain.items, 8),
+        "vectors of co-occurrence": co_occurrence_vectors(*domain.train(), domain.num_items, 8),
         "rating parts": domain.rating_parts,
         "star texts": np.array(described["ratings"]["values"]),
         "mean rating": np.array(described["ratings"]["mean"]),
@@ -112,6 +116,20 @@ def test_the_records_of_train_are_equal_byte_by_byte(folders):
             assert contents["validation"][0] != contents["validation"][1]
         else:  # ratings are split within the train events
             assert contents["test"][0] == contents["test"][1]
+
+
+def test_every_training_sample_that_goes_on_is_the_same(folders):
+    for name, value in {
+        "retrieval.retrieval.answer_prefix": 2,
+        "retrieval.retrieval.next_items": 9,
+        "retrieval.retrieval.cuts_per_sequence": 2,
+        "item_texts.add_eos": False,
+    }.items():
+        gin.bind_parameter(name, value)
+    try:
+        test_every_training_sample_is_the_same(folders, "retrieval")
+    finally:
+        gin.clear_config()
 
 
 @pytest.mark.parametrize("kind", TASKS)

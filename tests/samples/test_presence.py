@@ -1,6 +1,7 @@
 """A task without a sample is named, with what it lacks, before anything is trained."""
 
 import math
+import re
 
 import gin
 import pytest
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from recalign.cli import recalign
 from recalign.errors import UserError
-from recalign.samples import inputs, judged
+from recalign.samples import inputs, items, judged
 from recalign.samples.registry import mixing_rate
 from tests.samples.shops import prepared
 
@@ -109,6 +110,28 @@ def test_tasks_of_a_domain_that_is_not_prepared(domains):
     error = shown("beauty_retrieval", data=domains)
     assert isinstance(error, UserError)
     assert "domain 'beauty' is not prepared" in str(error)
+
+
+@pytest.fixture
+def unreadable(domains, monkeypatch):
+    """A domain of T5's public vocabulary, which lies where nothing can be read."""
+    monkeypatch.setattr(items, "T5_VOCABULARY", str(domains / "nowhere" / "spiece.model"))
+    table = ["--interactions", str(domains / "events.csv")]
+    return prepared("offlineshop", domains, "table", *table)
+
+
+def test_a_vocabulary_that_cannot_be_read_is_told(unreadable, domains):
+    message = r"the vocabulary of \w*offlineshop\w* cannot be read .*--vocab_size N"
+    error = shown("offlineshop_mim", "--examples", "1", data=domains)
+    assert isinstance(error, UserError)
+    assert re.match(message, str(error))
+    with pytest.raises(UserError, match=message):
+        train_batches("offlineshop_aligned")
+    with pytest.raises(UserError, match=message):
+        inputs.provenance("offlineshop_aligned")
+    with pytest.raises(UserError, match=message):
+        items.item_texts("offlineshop", str(domains))
+    assert "offlineshop_aligned" in shown(data=domains)  # a list needs no vocabulary
 
 
 @pytest.mark.usefixtures("domains")

@@ -14,6 +14,7 @@ from recalign import prompts
 from recalign.errors import UserError
 from recalign.samples.draws import untouched_items
 from tests.samples.reading import LENGTHS, fits, items_in, read
+from tests.splits import history as history_of
 
 LENGTHS = LENGTHS | {"inputs": 220}
 QUESTION = prompts.RANKING[0].split("{candidates}")[0].split("{history}")[1]
@@ -29,7 +30,7 @@ def test_the_stored_list_is_shown_in_its_order(shop, split):
         history, candidates = map(items_in, sample["inputs"].split(QUESTION.strip()))
         assert candidates == lists[e].tolist() == sample["candidates"].tolist()
         assert history
-        assert history == expected.history(e)[-len(history) :].tolist()
+        assert history == history_of(expected, e)[-len(history) :].tolist()
         assert items_in(sample["targets"]) == [expected.targets[e]] == [sample["item"]]
 
 

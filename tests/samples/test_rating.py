@@ -12,6 +12,7 @@ from recalign.errors import UserError
 from recalign.samples.registry import register_domain
 from tests.samples.reading import fits, read
 from tests.samples.shops import prepared
+from tests.splits import rated as rated_of
 
 SPLITS = ("train", "validation", "test")
 RATED = re.compile(r"#(\d+) [^;#]*? rated ([\d.]+);")
@@ -28,7 +29,7 @@ def test_every_rating_is_asked_for_once_after_the_users_other_training_ratings(r
     samples = list(read("ratedshop_rating", name, lengths=None))
     assert Counter((s["user"], s["item"], s["rating"]) for s in samples) == triples(split)
     for sample in samples:
-        items, ratings = split.history(place[sample["user"], sample["item"]])
+        items, ratings = rated_of(split, place[sample["user"], sample["item"]])
         shown = [(int(i), float(r)) for i, r in RATED.findall(sample["inputs"])]
         assert shown == [*zip(items[-20:].tolist(), ratings[-20:].tolist(), strict=True)]
         assert sample["targets"] == f"{sample['rating']:g}"
@@ -46,7 +47,7 @@ def test_no_question_says_that_it_is_asked_after_the_ratings_it_shows(rated):
     of_user = np.split(rated.events, rated.offsets[1:-1])
     later = 0
     for user, item in place:
-        known, _ = split.history(place[user, item])
+        known, _ = rated_of(split, place[user, item])
         order = {event: age for age, event in enumerate(of_user[user].tolist())}
         later += any(order[event] > order[item] for event in known.tolist())
     assert later > len(split) / 3

@@ -14,6 +14,7 @@ from recalign.domains.assemble import assemble
 from recalign.domains.domain import SPLITS
 from recalign.domains.readers import toyshop
 from recalign.samples import records
+from tests.splits import history as history_of
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def assert_same(records, split, train):
         assert record["user"] == split.users[e]
         assert record["target"] == split.targets[e]
         assert record["train"] == train
-        np.testing.assert_array_equal(record["history"], split.history(e))
+        np.testing.assert_array_equal(record["history"], history_of(split, e))
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -12,6 +12,7 @@ from recalign.errors import UserError
 from recalign.samples import inputs
 from recalign.samples.items import item_texts
 from tests.samples.reading import LENGTHS, fits, items_in, read
+from tests.splits import history as history_of
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -21,8 +22,8 @@ def test_retrieval_asks_for_the_held_out_item_of_each_user(shop, split):
     assert len(samples) == len(expected)
     for e, sample in enumerate(samples):
         assert items_in(sample["targets"]) == [expected.targets[e]] == [sample["item"]]
-        np.testing.assert_array_equal(sample["seen"], expected.history(e))
-        assert items_in(sample["inputs"]) == expected.history(e)[-20:].tolist()
+        np.testing.assert_array_equal(sample["seen"], history_of(expected, e))
+        assert items_in(sample["inputs"]) == history_of(expected, e)[-20:].tolist()
         assert fits(prompts.RETRIEVAL[0], sample["inputs"])
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
+from recalign.evaluation.examples import Asked
 from recalign.serving import server
 from recalign.serving.app import Limits
 from recalign.serving.recommender import Recommender
@@ -33,7 +34,10 @@ class Ranking:
 
     num_beams = 5
 
-    def best(self, params, inputs, excluded, depth) -> Ranked:
+    def warm_up(self, *bounds) -> None:
+        """There is nothing to compile."""
+
+    def best(self, params, inputs, excluded, depth, exact=None, given=()) -> Ranked:
         time.sleep(params["seconds"])
         params["calls"].append(len(inputs))
         items = np.full((len(inputs), depth), -1, np.int32)
@@ -63,11 +67,20 @@ def recommender(params) -> Recommender:
         }
     )
     domain = Domain("shop", items, np.zeros(1, np.int64), np.zeros(0, np.int32))
-    return Recommender(domain, _ask, Ranking(), params)
+    return Recommender(domain, Ask(), Ranking(), params)
 
 
-def _ask(histories) -> list[np.ndarray]:
-    return [np.zeros(len(history), np.int32) for history in histories]
+class Ask:
+    """Questions of as many tokens as there are items."""
+
+    longest = 100
+
+    def __call__(self, histories) -> Asked:
+        nothing = np.zeros(0, np.int32)
+        return Asked(
+            inputs=[np.zeros(len(history), np.int32) for history in histories],
+            given=[nothing] * len(histories),
+        )
 
 
 @pytest.fixture(scope="session")

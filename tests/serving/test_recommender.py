@@ -16,6 +16,7 @@ from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
 from recalign.runs.run import load
 from recalign.serving import histories as history_files
+from recalign.serving.app import Asked, Limits, Service
 from recalign.serving.recommender import of_run
 from recalign.t5x.bindings import items_only
 
@@ -130,6 +131,25 @@ def test_a_recipe_may_renormalise(tmp_path, folder):
     assert total(folder) < 0.99
 
 
+def test_no_request_waits_for_a_compilation(recommender, compilations):
+    """Histories of 1 to 100 items, with or without their own items, alone and eight at a time."""
+    service = Service(recommender, Limits())
+    rng = np.random.default_rng(0)
+    with compilations() as found:
+        service.warm_up()
+        ready = len(found)
+        assert ready <= 2  # inputs have 96 tokens at most
+        for number in range(1, 101):
+            history = rng.integers(0, 60, number).tolist()
+            for include_seen in (False, True):
+                asked = Asked(history, 5, include_seen)
+                [rows] = service.answer([asked])
+                assert len(rows) == min(5, 60 - (0 if include_seen else len({*history})))
+                if number % 20 == 0:
+                    service.answer([asked] * 8)
+        assert len(found) == ready
+
+
 def test_a_user_has_a_table(folder, domain):
     user = 5
     lines = run("recommend", "--model_dir", folder, "--user", domain.user_keys[user], "--k", 3)
@@ -143,6 +163,34 @@ def test_a_user_has_a_table(folder, domain):
         assert domain.items["title"][item] in row
         assert domain.items["brand"][item] in row
     assert not set(items) & set(domain.events[slice(*domain.offsets[user : user + 2])])
+
+
+def test_a_table_fits_the_terminal(folder, domain, monkeypatch):
+    """A title of 2,000 characters is cut; ids stay whole; the second title is short enough."""
+    monkeypatch.setenv("COLUMNS", "70")
+    titles = domain.items["title"].to_numpy(copy=True)
+    titles[:] = "Ball"
+    titles[::2] = "x" * 2000
+    domain.items["title"] = titles
+    monkeypatch.setattr(domains, "load", lambda *_: domain)
+    lines = run("recommend", "--model_dir", folder, "--history", "#07", "--k", 59).splitlines()
+    assert max(map(len, lines)) == 70
+    assert len(lines) == 60
+    keys = set(domain.items["key"])
+    for line in lines[1:]:
+        _, _, key, item, *_ = line.split()
+        assert key in keys
+        assert ("x…" in line) == (int(item[1:]) % 2 == 0)
+
+
+def test_who_has_bought_everything_is_told_so(folder, domain):
+    everything = ("--model_dir", folder, "--history", ",".join(domain.items["key"]))
+    assert run("recommend", *everything).strip() == (
+        "the history holds all 60 items of toyshop, so none is left to recommend: --include_seen "
+        "ranks them"
+    )
+    assert json.loads(run("recommend", *everything, "--json"))["items"] == []
+    assert len(run("recommend", *everything, "--include_seen").splitlines()) == 11
 
 
 def test_a_file_is_answered_line_by_line(folder, domain, tmp_path):

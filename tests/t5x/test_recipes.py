@@ -95,6 +95,44 @@ def test_both_engines_judge_the_same_parameters_alike(
     assert sum(name.startswith("toyshop_ranking/test/cand") for name in compared) == 5
 
 
+@pytest.mark.parametrize("network", ["recalign", "t5x"])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        # Of titles, each answer begins with another number of tokens.
+        {"item_texts.target_form": "title", "TASK_FEATURE_LENGTHS": {"inputs": 256, "targets": 48}},
+        {"item_texts.add_eos": False, "retrieval.retrieval.next_items": 3},
+    ],
+)
+def test_both_engines_begin_an_answer_with_what_is_given(
+    t5x, recalign, trained, shrunk, tmp_path, network, answers
+):
+    answers |= {f"{kind}.{kind}.answer_prefix": 2 for kind in ("retrieval", "ranking")}
+    recalign(
+        *("train", f"--gin_search_paths={GIN}", "--gin_file=toyshop.gin"),
+        **{name: value for name, value in shrunk.items() if name != "EVAL_STEPS"},
+        **{**answers, "MODEL_DIR": tmp_path / "run", "TRAIN_STEPS": 0},
+        INITIAL_CHECKPOINT_PATH=trained / "checkpoint_6",
+    )
+    built_in = json.loads((tmp_path / "run/metrics.json").read_text())
+    t5x(
+        *("eval", "toyshop.gin", "t5x/eval.gin"),
+        *(["t5x/network.gin"] if network == "t5x" else []),
+        CHECKPOINT_PATH=trained / "checkpoint_6",
+        EVAL_OUTPUT_DIR=tmp_path,
+        **{
+            f"recalign.engine.network.transformer.{name}": value
+            for name, value in shrunk.items()
+            if name.startswith("T5Config")
+        },
+        **answers,
+    )
+    found = metrics(tmp_path, "toyshop")
+    compared = {name: value for name, value in found.items() if "/full_unseen/" not in name}
+    assert compared == pytest.approx({name: built_in[name] for name in compared})
+    assert len([name for name in compared if "/full/" in name or "/cand" in name]) > 10
+
+
 def test_both_engines_judge_ratings_alike(t5x, recalign, rated, shrunk, tmp_path):
     """Sixty steps are enough for the network to write ratings, if not the right ones."""
     mixture = {"MIXTURE_OR_TASK_NAME": f"{rated.name}_rating_only"}

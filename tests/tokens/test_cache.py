@@ -1,6 +1,7 @@
 """A run from tokens alone: the same numbers, without TensorFlow."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,8 +11,11 @@ from click.testing import CliRunner
 
 from recalign.cli import recalign
 from recalign.errors import UserError
+from recalign.runs import configuration
+from recalign.runs.run import make
 from recalign.samples import inputs
 from recalign.tokens.batches import CachedBatches, decode, metadata
+from recalign.tokens.data import TokenData
 
 SMALL = [
     "--gin_file=toyshop.gin",
@@ -66,7 +70,8 @@ def assert_same(one, other):
 
 def test_training_without_tensorflow_gives_the_numbers_of_the_live_run(shop, tokens, tmp_path):
     run("train", *SMALL, f"--gin.MODEL_DIR={tmp_path / 'live'}")
-    command = ["train", f"--gin_file={tokens}/train.gin", f"--gin.MODEL_DIR={tmp_path / 'cached'}"]
+    moved = shutil.copytree(tokens, tmp_path / "elsewhere")  # as it would be to another machine
+    command = ["train", f"--gin_file={moved}/train.gin", f"--gin.MODEL_DIR={tmp_path / 'cached'}"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, *command],
         capture_output=True,
@@ -77,6 +82,66 @@ def test_training_without_tensorflow_gives_the_numbers_of_the_live_run(shop, tok
     one, other = ((tmp_path / d / "metrics.jsonl").read_text() for d in ("live", "cached"))
     assert one == other
     assert len(one.splitlines()) == 3
+    live = run("eval", "--model_dir", tmp_path / "live", "--beam_recall", 5)
+    assert run("eval", "--model_dir", tmp_path / "cached", "--beam_recall", 5) == live
+    with pytest.raises(UserError, match=f"{moved} holds the questions about its examples"):
+        run("recommend", "--model_dir", tmp_path / "cached", "--user", "user-0017")
+    # The run goes on with the folder as it lies elsewhere again.
+    again = shutil.move(moved, tmp_path / "again")
+    options = [f"--gin.MODEL_DIR={tmp_path / 'cached'}", "--gin.TRAIN_STEPS=5"]
+    run("train", f"--gin_file={again}/train.gin", *options)
+    config = (tmp_path / "cached" / "config.gin").read_text()
+    assert f"TOKENS_DIR = '{again}'" in config
+
+
+def test_nothing_of_a_folder_says_where_it_was_written(tokens):
+    for path in tokens.rglob("*"):
+        assert path.is_dir() or str(tokens.parent).encode() not in path.read_bytes()
+
+
+def test_the_recipe_of_a_folder_has_nothing_of_the_text_plane(tokens):
+    recipe = (tokens / "train.gin").read_text()
+    found = configuration.bindings(recipe)
+    assert "samples" not in recipe
+    assert "MIXTURE_OR_TASK_NAME" not in found
+    assert found["BATCH_SIZE"] == 4
+    assert repr(found["recalign.runs.run.Run.data"]) == "@recalign.tokens.data.TokenData()"
+
+
+def test_validation_has_as_many_examples_as_were_written_and_no_more(tokens):
+    data = TokenData(str(tokens), 4)
+    whole = data.examples("test")
+    assert [len(examples) for examples in data.examples("validation")] == [20, 20]
+    for some, every in zip(data.examples("test", 3), whole, strict=True):
+        assert len(some) == 3 < len(every)
+        np.testing.assert_array_equal(some.events, every.events[: every.offsets[3]])
+        np.testing.assert_array_equal(some.offsets, every.offsets[:4])
+        np.testing.assert_array_equal(some.targets, every.targets[:3])
+    assert len(data.examples("validation", 7)[0]) == 7
+    with pytest.raises(UserError, match=r"EVAL_EXAMPLES = 21, but .* was written with 20"):
+        data.examples("validation", 21)
+    with pytest.raises(UserError, match="no task 'toyshop_mim' that can be judged"):
+        data.examples("test", task="toyshop_mim")
+
+
+def test_a_folder_of_tokens_is_the_same_data_as_its_source(shop, tokens):
+    """The interface, method by method."""
+    options = ["MODEL_DIR=none", *(s.removeprefix("--gin.") for s in SMALL[1:])]
+    configuration.parse(["toyshop.gin"], options)
+    live, cached = make().data, TokenData(str(tokens), 4)
+    assert live.batch_shapes() == cached.batch_shapes()
+    assert live.vocabulary() == cached.vocabulary()
+    assert live.vocabulary_size() == cached.vocabulary_size()
+    assert live.provenance() == cached.provenance()
+    for ours, theirs in zip(live.examples("test"), cached.examples("test"), strict=True):
+        assert ours.task == theirs.task
+        for one, other in zip(ours.inputs, theirs.inputs, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for name in ("offsets", "events", "targets"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        np.testing.assert_array_equal(live.item_tokens(ours.task), cached.item_tokens(ours.task))
+        tokens_of_one = ours.inputs[0].tolist()
+        assert live.decode(tokens_of_one) == cached.decode(tokens_of_one)
 
 
 def test_batches_are_those_of_the_live_input(shop, tokens):

@@ -222,7 +222,9 @@ def text(*names: str, required: bool = False, joint: str = " ") -> Field:
             nested = value and isinstance(value[0], list | tuple)
             texts = map(values.write_any, value[0] if nested else value)
             value = joint.join(text for text in texts if text)
-        return None if value is None else _encode(name, values.write_any(value), required)
+        if value is not None and not isinstance(value, str):
+            value = values.write_any(value)
+        return None if value is None else _encode(name, value, required)
 
     return value_of
 
@@ -243,6 +245,8 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
 
 def _encode(name: str, value: str, required: bool) -> str:
     """The text without lone halves of surrogate pairs, which no file could hold."""
+    if value.isascii():
+        return value
     if required and value != _mend(value):
         raise _wrong(name, value, "valid Unicode")
     return _mend(value)

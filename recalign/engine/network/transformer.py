@@ -44,6 +44,11 @@ def _pairs(query: Array, key: Array, relation=operator.eq) -> Array:
     return relation(query[:, None, :, None], key[:, None, None, :])
 
 
+def _from(first: Array, length: int) -> Array:
+    """bool[B,T]: which of `length` positions are at or after those of `first` int32[B]."""
+    return jnp.arange(length) >= first[:, None]
+
+
 class EncoderLayer(nn.Module):
     """Self-attention, then MLP, each normalised before and added to its input."""
 
@@ -146,6 +151,7 @@ class DecoderLayer(nn.Module):
         cross_kv: KeysValues,
         bias: Array,
         encoder_mask: Array,
+        first: Array | None = None,
     ) -> tuple[Array, KeysValues]:
         """One position of K beams.
 
@@ -156,11 +162,15 @@ class DecoderLayer(nn.Module):
             cross_kv: [B,S,H,D] each.
             bias: float32[1,H,1,T].
             encoder_mask: bool[B,S], True at real tokens.
+            first: int32[B], where each example's first token is; None for 0.
 
         Returns:
             [B,K,E] and the cache with this position written.
         """
         batch, beams, length, *head = cache[0].shape
+        written = jnp.arange(length) <= position
+        if first is not None:
+            written &= jnp.repeat(_from(first, length), beams, axis=0)[:, None, None, :]
         h = self.pre_self_attention_layer_norm(x).reshape(batch * beams, 1, -1)
         new = self.self_attention.keys_values(h)
         cache = tuple(
@@ -170,12 +180,34 @@ class DecoderLayer(nn.Module):
             for old, one in zip(cache, new, strict=True)
         )
         keys_values = tuple(c.reshape(batch * beams, length, *head) for c in cache)
-        h = self.self_attention(h, keys_values, jnp.arange(length) <= position, bias)
+        h = self.self_attention(h, keys_values, written, bias)
         x = x + h.reshape(x.shape)
         # Beams stand where a query's length does: one product reads each key for all of them.
         h = self.pre_cross_attention_layer_norm(x)
         x = x + self.encoder_decoder_attention(h, cross_kv, encoder_mask[:, None, None, :])
         return x + self.mlp(self.pre_mlp_layer_norm(x)), cache
+
+    def prefill(
+        self, x: Array, self_mask: Array, bias: Array, cross_kv: KeysValues, encoder_mask: Array
+    ) -> tuple[Array, KeysValues]:
+        """All P positions of one sequence an example, and their keys and values.
+
+        Args:
+            x: [B,P,E].
+            self_mask: bool[B,1,P,P].
+            bias: float32[1,H,P,P].
+            cross_kv: as for `step`.
+            encoder_mask: as for `step`.
+
+        Returns:
+            [B,P,E], and keys and values [B,P,H,D] each.
+        """
+        h = self.pre_self_attention_layer_norm(x)
+        keys_values = self.self_attention.keys_values(h)
+        x = x + self.self_attention(h, keys_values, self_mask, bias)
+        h = self.pre_cross_attention_layer_norm(x)
+        x = x + self.encoder_decoder_attention(h, cross_kv, encoder_mask[:, None, None, :])
+        return x + self.mlp(self.pre_mlp_layer_norm(x)), keys_values
 
 
 def _run(stack, call, x: Array, deterministic: bool, one_by_one: bool = False) -> Array:
@@ -261,15 +293,30 @@ class Decoder(nn.Module):
             f"layers_{i}": layer.project_encoded(encoded) for i, layer in enumerate(self.layers)
         }
 
-    def step(self, x, cache, position, cross_kv, encoder_mask) -> tuple[Array, dict]:
+    def step(self, x, cache, position, cross_kv, encoder_mask, first) -> tuple[Array, dict]:
         """See `Transformer.decode_step`; x is embedded, [B,K,E], and so is the result."""
         length = jax.tree.leaves(cache)[0].shape[2]
         bias = self.relpos_bias.at(position, length)
         new = {}
         for i, layer in enumerate(self.layers):
             name = f"layers_{i}"
-            x, new[name] = layer.step(x, cache[name], position, cross_kv[name], bias, encoder_mask)
+            x, new[name] = layer.step(
+                x, cache[name], position, cross_kv[name], bias, encoder_mask, first
+            )
         return self.decoder_norm(x), new
+
+    def prefill(self, x, first, cross_kv, encoder_mask) -> dict[str, KeysValues]:
+        """See `Transformer.prefill`; x is embedded, [B,P,E]."""
+        length = x.shape[1]
+        steps = jnp.arange(length)[None]
+        self_mask = _pairs(steps, steps, operator.ge) & _from(first, length)[:, None, None, :]
+        bias = self.relpos_bias(length)
+        cache = {}
+        for i, layer in enumerate(self.layers):
+            name = f"layers_{i}"
+            x, new = layer.prefill(x, self_mask, bias, cross_kv[name], encoder_mask)
+            cache[name] = tuple(part[:, None] for part in new)
+        return cache
 
 
 class Transformer(nn.Module):
@@ -427,22 +474,43 @@ class Transformer(nn.Module):
         position: Array,
         cross_kv: dict[str, KeysValues],
         encoder_mask: Array,
+        first: Array | None = None,
         return_hidden: bool = False,
     ) -> tuple[Array, dict[str, KeysValues]]:
         """One decoding step for all beams.
 
         Args:
             tokens: int32[B,K], the decoder's input at `position` (0, the start token, at first).
-            cache: from `empty_cache` or the step before.
+            cache: from `empty_cache`, `prefill` or the step before.
             position: int32[], the same for all beams.
             cross_kv: from `project_encoded`.
             encoder_mask: bool[B,S], True at real tokens.
+            first: int32[B], the position of each example's start token, where they differ; what
+                the cache holds before it is not looked at. Positions are relative, so that a
+                later start changes nothing.
             return_hidden: give the hidden states instead, for `logits` on fewer tokens.
 
         Returns:
             logits float32[B,K,V] (or hidden states [B,K,E]) and the new cache.
         """
         x, cache = self.decoder.step(
-            self.token_embedder(tokens), cache, position, cross_kv, encoder_mask
+            self.token_embedder(tokens), cache, position, cross_kv, encoder_mask, first
         )
         return (x if return_hidden else self.logits(x)), cache
+
+    def prefill(
+        self, tokens: Array, first: Array, cross_kv: dict[str, KeysValues], encoder_mask: Array
+    ) -> dict[str, KeysValues]:
+        """The cache after P given tokens of one hypothesis, in one pass.
+
+        Args:
+            tokens: int32[B,P], the decoder's inputs at positions 0 … P-1; each example's own ones
+                stand at the end.
+            first: int32[B], where they begin; P if there are none.
+            cross_kv: from `project_encoded`.
+            encoder_mask: bool[B,S], True at real tokens.
+
+        Returns:
+            As from `empty_cache`, [B,1,P,H,D]; `decode_step` goes on at position P.
+        """
+        return self.decoder.prefill(self.token_embedder(tokens), first, cross_kv, encoder_mask)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recalign.engine.partitioning import top_k
 from recalign.engine.search.depth_loop import Cache, Grow, over_depths
@@ -84,8 +85,9 @@ def beam_search(
 ) -> Ranked:
     """The best items of each example by their log-probability, under `jax.jit`.
 
-    By default an item's score is its log-probability, EOS included, over the full vocabulary, with
-    no length penalty. With at least as many beams as items the ranking is exact.
+    By default an item's score is its log-probability over the full vocabulary, with no length
+    penalty; EOS is included if items end with it. With at least as many beams as items the ranking
+    is exact.
 
     Args:
         step: `(tokens int32[B, k], cache, position) -> (logits float32[B, k, V], cache)`, one step
@@ -130,9 +132,21 @@ def beam_search(
 
 def live_sizes(index: CatalogueIndex, renormalise: bool) -> tuple[int, ...]:
     """How many prefixes of each depth need a step of the decoder, depth by depth."""
-    if not renormalise:
-        return index.level_sizes
-    return (1, *(size for size in index.open_sizes[1:] if size))
+    sizes = index.open_sizes if renormalise else index.continued_sizes
+    return (1, *(size for size in sizes[1:] if size))
+
+
+def is_certain(
+    index: CatalogueIndex, nodes: jax.Array | np.ndarray, renormalise: bool
+) -> jax.Array | np.ndarray:
+    """bool[...]: whether a prefix int32[...] is an item as it is, and needs no further step.
+
+    With `renormalise` it is as soon as no other item shares it; else only if items end by
+    themselves, where they end.
+    """
+    if renormalise:
+        return index.end_rank[nodes] - index.first_rank[nodes] == 1
+    return index.terminal[nodes] & (not index.with_eos)
 
 
 def _can_improve(state: _Hypotheses) -> jax.Array:
@@ -219,11 +233,11 @@ def _candidates(index, state, follow, seen, renormalise) -> tuple[jax.Array, ...
     if seen is not None:
         scores = jnp.where(_all_excluded(ranks, ranks + 1, seen), MINUS_INFINITY, scores)
         child_scores = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, child_scores)
-    if renormalise:  # a child with one item below it is that item: the rest of it is certain
-        alone = end - first == 1
+    if renormalise or not index.with_eos:
+        certain = is_certain(index, _flat(follow.nodes), renormalise)
         ranks = jnp.concatenate([ranks, first], 1)
-        scores = jnp.concatenate([scores, jnp.where(alone, child_scores, MINUS_INFINITY)], 1)
-        child_scores = jnp.where(alone, MINUS_INFINITY, child_scores)
+        scores = jnp.concatenate([scores, jnp.where(certain, child_scores, MINUS_INFINITY)], 1)
+        child_scores = jnp.where(certain, MINUS_INFINITY, child_scores)
     return child_scores, ranks, scores
 
 

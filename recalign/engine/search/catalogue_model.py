@@ -1,12 +1,15 @@
 """One network over one catalogue: it ranks the items, scores some, or answers in its own words."""
 
 import functools
+import itertools
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 
 from recalign.engine.network.transformer import Transformer
 from recalign.engine.partitioning import Partitioner, put
@@ -96,6 +99,7 @@ class CatalogueModel:
         offsets: np.ndarray,
         events: np.ndarray,
         exact: bool | None = None,
+        given: Sequence[np.ndarray] = (),
     ) -> tuple[Ranked, Ranked]:
         """Two rankings for each of m histories: of all items, and of those not in the history.
 
@@ -105,6 +109,7 @@ class CatalogueModel:
           offsets: int64[m + 1]; example e has seen `events[offsets[e]:offsets[e + 1]]`.
           events: int32[n], item indices.
           exact: instead of what the options say.
+          given: int32[tokens] an example, what its answer begins with; () for nothing in any.
 
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
@@ -116,14 +121,13 @@ class CatalogueModel:
                 {"params": params},
                 batch["inputs"],
                 self._index,
+                given=batch.get("given"),
                 seen=batch["seen"],
                 num_beams=self.num_beams,
             )
 
-        features = {
-            "inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True),
-            "seen": Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM),
-        }
+        features = self._asked(inputs, given)
+        features["seen"] = Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM)
         return over_examples(rank, features, self._partitioner, self._options.batch_size, "ranking")
 
     def best(
@@ -133,6 +137,7 @@ class CatalogueModel:
         excluded: Sequence[Sequence[int]] | None,
         depth: int,
         exact: bool | None = None,
+        given: Sequence[np.ndarray] = (),
     ) -> Ranked:
         """One ranking for each of m histories, without the items that are excluded for it.
 
@@ -144,6 +149,7 @@ class CatalogueModel:
           excluded: item indices for each history, none or more; None excludes none for any.
           depth: how many items are wanted.
           exact: as in `rank`.
+          given: as in `rank`.
 
         Returns:
           Items int32[m, depth], -1 in empty slots, and scores float32[m, depth].
@@ -155,33 +161,45 @@ class CatalogueModel:
                 {"params": params},
                 batch["inputs"],
                 self._index,
+                given=batch.get("given"),
                 excluded=batch.get("excluded"),
                 num_beams=max(depth, self.num_beams),
             )
 
-        features = {"inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True)}
+        features = self._asked(inputs, given)
         if excluded is not None:
             features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
         rows = self._rows_for(len(inputs))
         found = over_examples(best, features, self._partitioner, rows, "ranking")
         return Ranked(found.items[:, :depth], found.scores[:, :depth])
 
-    def score(self, params: Any, inputs: Sequence[np.ndarray], items: np.ndarray) -> np.ndarray:
+    def score(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        items: np.ndarray,
+        given: Sequence[np.ndarray] = (),
+    ) -> np.ndarray:
         """The log-probability of each item, EOS included, float32[m, C].
 
         Args:
           params: the network's.
           inputs: as in `rank`.
           items: int32[m, C], positions in the catalogue.
+          given: as in `rank`.
         """
 
         def score(batch: Mapping[str, jax.Array]) -> jax.Array:
-            return self._score({"params": params}, batch["inputs"], self._index, batch["items"])
+            return self._score(
+                {"params": params},
+                batch["inputs"],
+                self._index,
+                batch["items"],
+                given=batch.get("given"),
+            )
 
-        features = {
-            "inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True),
-            "items": Ragged(items, items.shape[1], NO_ITEM),
-        }
+        features = self._asked(inputs, given)
+        features["items"] = Ragged(items, items.shape[1], NO_ITEM)
         return over_examples(
             score, features, self._partitioner, self._options.scoring_batch_size, "scoring"
         )
@@ -198,7 +216,7 @@ class CatalogueModel:
         def generate(batch: Mapping[str, jax.Array]) -> jax.Array:
             return self._generate({"params": params}, batch["inputs"], length=length)
 
-        features = {"inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True)}
+        features = self._asked(inputs)
         return over_examples(
             generate, features, self._partitioner, self._options.batch_size, "generating"
         )
@@ -211,6 +229,7 @@ class CatalogueModel:
         most_excluded: int,
         depth: int,
         exact: bool | None = None,
+        given: int = 0,
     ) -> None:
         """Compiles all that `best` may need within bounds.
 
@@ -221,13 +240,28 @@ class CatalogueModel:
           most_excluded: items that are excluded for a history at most.
           depth: how many items are wanted.
           exact: as in `rank`.
+          given: tokens that every answer begins with, padding included.
         """
-        for rows in sorted({self._rows_for(number) for number in histories}):
-            for length in rungs(longest, self._options.length_multiple, halfway=True):
-                for width in rungs(most_excluded, EXCLUDED):
-                    inputs = np.full((rows, length), PAD, np.int32)
-                    excluded = np.full((rows, width), NO_ITEM, np.int32)
-                    self.best(params, inputs, excluded, depth, exact)
+        shapes = itertools.product(
+            sorted({self._rows_for(number) for number in histories}),
+            rungs(longest, self._options.length_multiple, halfway=True),
+            rungs(most_excluded, EXCLUDED),
+        )
+        silent = not sys.stderr.isatty()
+        for rows, length, width in tqdm.tqdm([*shapes], "compiling", leave=False, disable=silent):
+            inputs = np.full((rows, length), PAD, np.int32)
+            excluded = np.full((rows, width), NO_ITEM, np.int32)
+            begins = np.full((rows, given), PAD, np.int32)
+            self.best(params, inputs, excluded, depth, exact, begins)
+
+    def _asked(
+        self, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()
+    ) -> dict[str, Ragged]:
+        """Questions, and what their answers begin with where any does."""
+        asked = {"inputs": Ragged(inputs, self._options.length_multiple, PAD, halfway=True)}
+        if any(len(tokens) for tokens in given):
+            asked["given"] = Ragged(given, 1, PAD)
+        return asked
 
     def _rows_for(self, histories: int) -> int:
         """The rows of a batch: powers of two for few histories, so that few shapes compile."""

@@ -11,7 +11,11 @@ from recalign.engine.search.trie import EOS, PAD
 
 
 def generate_greedily(
-    module: Transformer, variables: Any, encoder_input_tokens: jax.Array, length: int
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    length: int,
+    given: jax.Array | None = None,
 ) -> jax.Array:
     """The likeliest next token, again and again, int32[B, length].
 
@@ -22,8 +26,10 @@ def generate_greedily(
       variables: `{"params": …}`.
       encoder_input_tokens: int32[B, S], 0 padded.
       length: at most so many tokens are generated, EOS included.
+      given: int32[B, G], 0 padded, what the answer begins with; it is not generated again.
     """
-    step = decoder_step(module, variables, encode(module, variables, encoder_input_tokens))
+    encoded = encode(module, variables, encoder_input_tokens, given)
+    step = decoder_step(module, variables, encoded)
     batch = encoder_input_tokens.shape[0]
 
     def goes_on(state) -> jax.Array:
@@ -42,6 +48,6 @@ def generate_greedily(
         jnp.full(batch, PAD, jnp.int32),
         jnp.all(encoder_input_tokens == PAD, axis=1),  # a row that only fills up the batch
         jnp.full((batch, length), PAD, jnp.int32),
-        module.empty_cache(batch, 1, length),
+        encoded.grow(encoded.cache, length),
     )
     return jax.lax.while_loop(goes_on, advance, state)[3]

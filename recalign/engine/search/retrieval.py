@@ -1,7 +1,9 @@
 """Retrieval by the network: histories in, ranked items of the catalogue out.
 
 Everything is traceable: call it under `jax.jit` with the module and the options static. The encoder
-runs once a history, and all hypotheses share its keys and values.
+runs once a history, and all hypotheses share its keys and values. So they share those of `given`,
+int32[B, G], the tokens that each example's answer begins with before the search does (padded with
+0): they are read in one pass, and count in no score.
 """
 
 from typing import Any, NamedTuple
@@ -12,26 +14,63 @@ import jax.numpy as jnp
 from recalign.engine.network.transformer import Transformer
 from recalign.engine.search.beam_search import Ranked, Step, beam_search
 from recalign.engine.search.scoring import best_items, score_candidates, score_catalogue
-from recalign.engine.search.trie import CatalogueIndex
+from recalign.engine.search.trie import PAD, CatalogueIndex
 
 
 class Encoded(NamedTuple):
-    """Histories as the decoder sees them.
+    """Histories as the decoder sees them, and what it has read of their answers.
 
     Attributes:
         keys_values: `Transformer.project_encoded` of them.
         mask: bool[B, S], True at real tokens.
+        cache: the decoder's, [B, 1, G, H, D], of the start token and all given ones but the last.
+        first: int32[B], where these begin; None without given tokens, when G is 0.
+        last: int32[B], the decoder's next input: the last given token, or else the start token;
+            None likewise.
     """
 
     keys_values: Any
     mask: jax.Array
+    cache: Any
+    first: jax.Array | None = None
+    last: jax.Array | None = None
+
+    @property
+    def length(self) -> int:
+        """G, the positions taken up before those that are searched."""
+        return jax.tree.leaves(self.cache)[0].shape[2]
+
+    def grow(self, cache: Any, length: int) -> Any:
+        """A cache [B, k, T, H, D] with room for `length` positions after these."""
+        wanted = self.length + length
+
+        def longer(leaf: jax.Array) -> jax.Array:
+            return jnp.pad(leaf, ((0, 0), (0, 0), (0, wanted - leaf.shape[2]), (0, 0), (0, 0)))
+
+        return jax.tree.map(longer, cache)
 
 
-def encode(module: Transformer, variables: Any, encoder_input_tokens: jax.Array) -> Encoded:
-    """Runs the encoder over histories int32[B, S]."""
+def encode(
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    given: jax.Array | None = None,
+) -> Encoded:
+    """Runs the encoder over histories int32[B, S], and the decoder over `given` int32[B, G]."""
     encoded = module.apply(variables, encoder_input_tokens, enable_dropout=False, method="encode")
     keys_values = module.apply(variables, encoded, method="project_encoded")
-    return Encoded(keys_values, encoder_input_tokens > 0)
+    mask = encoder_input_tokens > 0
+    if given is None or not given.shape[1]:
+        return Encoded(keys_values, mask, module.empty_cache(mask.shape[0], 1, 0))
+    # Each example's tokens end at the same position, where the search begins.
+    counts = jnp.sum(given != PAD, axis=1)
+    read = jnp.pad(given, ((0, 0), (1, 0)), constant_values=PAD)  # the start token, then these
+    first = given.shape[1] - counts
+    places = jnp.maximum(jnp.arange(given.shape[1]) - first[:, None], 0)
+    tokens = jnp.take_along_axis(read, places, axis=1)
+    cache = module.apply(variables, tokens, first, keys_values, mask, method="prefill")
+    last = jnp.take_along_axis(read, counts[:, None], axis=1)[:, 0]
+    return Encoded(keys_values, mask, cache, first, last)
 
 
 def decoder_step(
@@ -40,22 +79,16 @@ def decoder_step(
     """The step that search and scoring take; logits are [B, k, V], or [B, k, A] of an alphabet."""
 
     def step(tokens, cache, position):
-        inputs = (tokens, cache, position, encoded.keys_values, encoded.mask)
+        if encoded.last is not None:
+            tokens = jnp.where(position == 0, encoded.last[:, None], tokens)
+        position += encoded.length
+        inputs = (tokens, cache, position, encoded.keys_values, encoded.mask, encoded.first)
         if alphabet is None:
             return module.apply(variables, *inputs, method="decode_step")
         hidden, cache = module.apply(variables, *inputs, return_hidden=True, method="decode_step")
         return module.apply(variables, hidden, alphabet, method="logits"), cache
 
     return step
-
-
-def _grow(cache: Any, length: int) -> Any:
-    """The decoder's cache [B, k, T, H, D] with room for `length` positions."""
-
-    def longer(leaf: jax.Array) -> jax.Array:
-        return jnp.pad(leaf, ((0, 0), (0, 0), (0, length - leaf.shape[2]), (0, 0), (0, 0)))
-
-    return jax.tree.map(longer, cache)
 
 
 def search(
@@ -71,11 +104,11 @@ def search(
     batch = encoded.mask.shape[0]
     return beam_search(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        module.empty_cache(batch, 1, 1),
+        encoded.cache,
         index,
         batch=batch,
         renormalise=renormalise,
-        grow=_grow,
+        grow=encoded.grow,
         **options,
     )
 
@@ -85,6 +118,7 @@ def retrieve(
     variables: Any,
     encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
+    given: jax.Array | None = None,
     *,
     num_beams: int,
     **options: Any,
@@ -93,7 +127,7 @@ def retrieve(
 
     `options` are those of `beam_search`: `excluded` int32[B, E], `renormalise`, `ends_compete`.
     """
-    encoded = encode(module, variables, encoder_input_tokens)
+    encoded = encode(module, variables, encoder_input_tokens, given)
     return search(module, variables, encoded, index, num_beams=num_beams, **options)
 
 
@@ -102,6 +136,7 @@ def retrieve_all_and_unseen(
     variables: Any,
     encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
+    given: jax.Array | None = None,
     *,
     num_beams: int,
     seen: jax.Array,
@@ -114,11 +149,12 @@ def retrieve_all_and_unseen(
         variables: `{"params": …}`.
         encoder_input_tokens: int32[B, S], 0 padded.
         index: the catalogue.
+        given: int32[B, G], 0 padded.
         num_beams: how many items each ranking has.
         seen: int32[B, E], positions in the catalogue, padded with -1.
         **options: see `beam_search`.
     """
-    encoded = encode(module, variables, encoder_input_tokens)
+    encoded = encode(module, variables, encoder_input_tokens, given)
     options["num_beams"] = num_beams
     return (
         search(module, variables, encoded, index, **options),
@@ -132,6 +168,7 @@ def score_items(
     encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
     items: jax.Array,
+    given: jax.Array | None = None,
     *,
     renormalise: bool = False,
     **options: Any,
@@ -140,14 +177,14 @@ def score_items(
 
     `options` are those of `score_candidates`.
     """
-    encoded = encode(module, variables, encoder_input_tokens)
+    encoded = encode(module, variables, encoder_input_tokens, given)
     return score_candidates(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        module.empty_cache(items.shape[0], 1, 1),
+        encoded.cache,
         index,
         items,
         renormalise=renormalise,
-        grow=_grow,
+        grow=encoded.grow,
         **options,
     )
 
@@ -157,6 +194,7 @@ def score_all_items(
     variables: Any,
     encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
+    given: jax.Array | None = None,
     *,
     chunk: int,
     renormalise: bool = False,
@@ -166,16 +204,16 @@ def score_all_items(
 
     `chunk` and `options` are those of `score_catalogue`.
     """
-    encoded = encode(module, variables, encoder_input_tokens)
+    encoded = encode(module, variables, encoder_input_tokens, given)
     batch = encoder_input_tokens.shape[0]
     return score_catalogue(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        module.empty_cache(batch, 1, 1),
+        encoded.cache,
         index,
         batch=batch,
         chunk=chunk,
         renormalise=renormalise,
-        grow=_grow,
+        grow=encoded.grow,
         **options,
     )
 
@@ -185,13 +223,14 @@ def rank_exactly(
     variables: Any,
     encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
+    given: jax.Array | None = None,
     *,
     num_beams: int,
     excluded: jax.Array | None = None,
     **options: Any,
 ) -> Ranked:
     """`retrieve` without a beam, which could miss an item; `options`: see `score_all_items`."""
-    scores = score_all_items(module, variables, encoder_input_tokens, index, **options)
+    scores = score_all_items(module, variables, encoder_input_tokens, index, given, **options)
     return best_items(scores, num_beams, excluded)
 
 
@@ -200,11 +239,12 @@ def rank_exactly_all_and_unseen(
     variables: Any,
     encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
+    given: jax.Array | None = None,
     *,
     num_beams: int,
     seen: jax.Array,
     **options: Any,
 ) -> tuple[Ranked, Ranked]:
     """`retrieve_all_and_unseen` without a beam, from one pass over the catalogue."""
-    scores = score_all_items(module, variables, encoder_input_tokens, index, **options)
+    scores = score_all_items(module, variables, encoder_input_tokens, index, given, **options)
     return best_items(scores, num_beams), best_items(scores, num_beams, seen)

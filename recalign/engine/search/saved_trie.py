@@ -25,7 +25,7 @@ from recalign.engine.search.trie import CatalogueIndex, as_matrix, check
 log = logging.getLogger(__name__)
 
 # What a folder holds; another number when it holds something else.
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "index.json"
 
 _SIZES = [field.name for field in dataclasses.fields(CatalogueIndex) if field.metadata]

@@ -20,6 +20,7 @@ from recalign.engine.search.beam_search import (
     MINUS_INFINITY,
     Ranked,
     Step,
+    is_certain,
     live_sizes,
     logit_columns,
     normalisers,
@@ -120,10 +121,10 @@ def chunk_widths(index: CatalogueIndex, chunk: int, renormalise: bool = False) -
     stops = np.minimum(starts + chunk, index.num_items)
     widths, offset = [], 0
     for size, level_size in zip(live_sizes(index, renormalise), index.level_sizes, strict=False):
-        level = slice(offset, offset + level_size)
-        first, end = np.asarray(index.first_rank[level]), np.asarray(index.end_rank[level])
-        if renormalise and size < level_size:
-            first, end = first[end - first > 1], end[end - first > 1]
+        nodes = np.arange(offset, offset + level_size)
+        if size < level_size:
+            nodes = nodes[~np.asarray(is_certain(index, nodes, renormalise))]
+        first, end = np.asarray(index.first_rank[nodes]), np.asarray(index.end_rank[nodes])
         within = np.searchsorted(first, stops) - np.searchsorted(end, starts, side="right")
         widths.append(max(1, int(within.max())))
         offset += level_size
@@ -184,7 +185,7 @@ def _add_token(index, state, ranks, logits, total, renormalise) -> tuple[_Partia
         ranks: int32[B, C].
         logits: float32[B, k, V], or [B, k, A] with `renormalise`.
         total: float32[B, k], the `normalisers` of the logits.
-        renormalise: whether an item is finished as soon as it is alone below its node.
+        renormalise: as in `is_certain`.
     """
     nodes = jnp.take_along_axis(state.nodes, state.places, axis=1)
     children, goes_on = index.descend(nodes, ranks)
@@ -193,8 +194,7 @@ def _add_token(index, state, ranks, logits, total, renormalise) -> tuple[_Partia
     log_probs = pick(logits, state.places, columns)
     log_probs -= jnp.take_along_axis(total, state.places, axis=1)
     scores = jnp.where(state.unfinished, state.scores + log_probs, state.scores)
-    if renormalise:
-        goes_on &= index.end_rank[children] - index.first_rank[children] > 1
+    goes_on &= ~is_certain(index, children, renormalise)
     return state._replace(scores=scores, unfinished=state.unfinished & goes_on), children
 
 

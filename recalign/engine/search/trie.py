@@ -29,7 +29,8 @@ class CatalogueIndex:
     """A trie of M prefixes over N items whose tokens come from an alphabet of A tokens.
 
     Node 0 is the empty prefix. The end-of-sequence token is no edge: a node whose prefix is a whole
-    item is `terminal`, and that item has the first rank below it.
+    item is `terminal`, and that item has the first rank below it. Where no item is the beginning of
+    another, sequences may do without that token: each ends by itself.
 
     Attributes:
         code: int32[M], the last token of the prefix as an index into `alphabet` (0 for the root).
@@ -41,6 +42,8 @@ class CatalogueIndex:
         rank_of_item: int32[N].
         alphabet: int32[A], vocabulary ids; entry 0 is the end-of-sequence token, the rest ascend.
         level_sizes: the number of nodes at each depth.
+        continued_sizes: the number of nodes at each depth that a token follows, be it
+            end-of-sequence; that is all of them unless items end by themselves.
         open_sizes: the number of nodes at each depth with more than one item below.
         branching: the largest number of children of a node at each depth.
     """
@@ -54,6 +57,7 @@ class CatalogueIndex:
     rank_of_item: jax.Array
     alphabet: jax.Array
     level_sizes: tuple[int, ...] = dataclasses.field(metadata=_static)
+    continued_sizes: tuple[int, ...] = dataclasses.field(metadata=_static)
     open_sizes: tuple[int, ...] = dataclasses.field(metadata=_static)
     branching: tuple[int, ...] = dataclasses.field(metadata=_static)
 
@@ -64,18 +68,22 @@ class CatalogueIndex:
         """Builds the index of a catalogue, in numpy; `jax.device_put` moves it to a device.
 
         Args:
-            sequences: one sequence of vocabulary ids an item, each ending with EOS: an int array
-                [N, L] padded with PAD after EOS (the form for millions of items), or a ragged list.
+            sequences: one sequence of vocabulary ids an item, each ending with EOS, or none: an int
+                array [N, L] padded with PAD (the form for millions of items), or a ragged list.
             num_vocab: the size of the vocabulary, to check the ids against.
 
         Raises:
-            UserError: a sequence is malformed, or two items share one; the message gives positions.
+            UserError: a sequence is malformed, or two items share one, or one is the beginning of
+                another and no EOS tells them apart; the message gives positions.
         """
         tokens = as_matrix(sequences)
         check(tokens, num_vocab)
+        with_eos = _with_eos(tokens)
         alphabet, codes = _remap(tokens)
         item_of_rank = _lexicographic_order(codes, len(alphabet))
         levels, first_child = _trie_levels(codes, item_of_rank)
+        if not with_eos:
+            _check_ends(levels, item_of_rank)
         rank_of_item = np.empty_like(item_of_rank)
         rank_of_item[item_of_rank] = np.arange(len(item_of_rank), dtype=np.int32)
         starts = np.cumsum([0] + [len(level.code) for level in levels])
@@ -89,6 +97,9 @@ class CatalogueIndex:
             rank_of_item=rank_of_item,
             alphabet=alphabet,
             level_sizes=tuple(len(level.code) for level in levels),
+            continued_sizes=tuple(
+                int(np.count_nonzero(with_eos | ~level.terminal)) for level in levels
+            ),
             open_sizes=tuple(
                 int(np.count_nonzero(level.end_rank - level.first_rank > 1)) for level in levels
             ),
@@ -106,7 +117,12 @@ class CatalogueIndex:
     @property
     def max_length(self) -> int:
         """The most tokens an item has, EOS included: the decoding steps that suffice."""
-        return len(self.level_sizes)
+        return len(self.level_sizes) - (not self.with_eos)
+
+    @property
+    def with_eos(self) -> bool:
+        """Whether EOS ends each item."""
+        return self.continued_sizes[-1] > 0
 
     def children(self, nodes: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
         """The children of each node, in a frame of `width` (at least the nodes' branching).
@@ -144,7 +160,7 @@ class CatalogueIndex:
         return child, found
 
     def sequences(self, items: jax.Array) -> jax.Array:
-        """The token sequences of items int32[...], EOS included, int32[..., L] padded with PAD.
+        """The token sequences of items int32[...], as given to `build`, int32[..., L] PAD padded.
 
         L is `max_length`; where the item is negative, all is padding.
         """
@@ -153,7 +169,7 @@ class CatalogueIndex:
         for _ in range(self.max_length):
             children, found = self.descend(nodes, ranks)
             tokens = self.alphabet[jnp.where(found, self.code[children], 0)]
-            columns.append(jnp.where(goes_on, tokens, PAD))
+            columns.append(jnp.where(goes_on & (found | self.with_eos), tokens, PAD))
             goes_on, nodes = goes_on & found, children
         return jnp.stack(columns, axis=-1)
 
@@ -181,32 +197,44 @@ def as_matrix(sequences: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def check(tokens: np.ndarray, num_vocab: int | None) -> None:
-    """Raises unless each row is: no, one or more tokens of the vocabulary, one EOS, then PAD."""
+    """Raises unless each row is: no, one or more tokens of the vocabulary, one EOS, then PAD.
+
+    Where no row holds EOS, each must be: one or more tokens, then PAD.
+    """
     if not len(tokens):
         raise UserError("the catalogue is empty: there is no item to retrieve")
+    end = EOS if _with_eos(tokens) else PAD
     ended = np.zeros(len(tokens), dtype=bool)
     bad = np.zeros(len(tokens), dtype=bool)
-    for column in tokens.T:
-        bad |= np.where(ended, column != PAD, column <= PAD)
+    for place, column in enumerate(tokens.T):
+        bad |= np.where(ended, column != PAD, (column <= PAD) & (column != end))
         if num_vocab is not None:
             bad |= column >= num_vocab
-        ended |= column == EOS
-    bad |= ~ended
+        ended |= column == end
+        if end == PAD and not place:
+            bad |= ended
+    if end == EOS:
+        bad |= ~ended
     if bad.any():
         item = int(np.flatnonzero(bad)[0])
+        mark = f"then one end-of-sequence token ({EOS}), " if end == EOS else ""
         raise UserError(
             f"item {item} of the catalogue has the token sequence {tokens[item].tolist()}: "
             f"expected vocabulary ids between 2 and {num_vocab or 'the size of the vocabulary'}, "
-            f"then one end-of-sequence token ({EOS}), then only padding ({PAD}); "
+            f"{mark}then only padding ({PAD}); "
             f"{int(bad.sum())} of {len(tokens)} items are malformed"
         )
 
 
-def _remap(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The alphabet int32[A], and codes unsigned[L - 1, N]: 0 from EOS on, else an alphabet index.
+def _with_eos(tokens: np.ndarray) -> bool:
+    return bool((tokens == EOS).any())
 
-    A whole row never is EOS-free, so its last column holds EOS or PAD and is left out. Mapping both
-    to 0 keeps rows distinct, and sorts an item before those it is a prefix of.
+
+def _remap(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The alphabet int32[A], and codes unsigned[L', N]: 0 from EOS on, else an alphabet index.
+
+    Where rows end with EOS, the last column holds EOS or PAD and is left out. Mapping both to 0
+    keeps rows distinct, and sorts an item before those it is a prefix of.
     """
     occurs = np.zeros(int(tokens.max()) + 1, dtype=bool)
     for column in tokens.T:
@@ -215,7 +243,8 @@ def _remap(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     alphabet = np.concatenate([[EOS], np.flatnonzero(occurs)]).astype(np.int32)
     code_of_token = np.zeros(len(occurs), dtype=np.min_scalar_type(len(alphabet) - 1))
     code_of_token[alphabet[1:]] = np.arange(1, len(alphabet))
-    codes = np.empty((tokens.shape[1] - 1, len(tokens)), dtype=code_of_token.dtype)
+    length = tokens.shape[1] - _with_eos(tokens)
+    codes = np.empty((length, len(tokens)), dtype=code_of_token.dtype)
     for depth, row in enumerate(codes):  # by column: no second matrix of int64 indices
         np.take(code_of_token, tokens[:, depth], out=row)
     return alphabet, codes
@@ -271,6 +300,19 @@ def _trie_levels(codes: np.ndarray, order: np.ndarray) -> tuple[list[_Level], np
         _raise_shared(order, differs)
     first_child.append(np.full(len(levels[-1].code) + 1, num_nodes, np.int32))
     return levels, np.concatenate(first_child)
+
+
+def _check_ends(levels: Sequence[_Level], order: np.ndarray) -> None:
+    """Raises if an item is the beginning of another: without EOS it would never end."""
+    for level in levels:
+        begins = level.terminal & (level.end_rank - level.first_rank > 1)
+        if begins.any():
+            rank = level.first_rank[np.flatnonzero(begins)[0]]
+            raise UserError(
+                f"item {order[rank]} of the catalogue is the beginning of item {order[rank + 1]}, "
+                "so that it needs an end-of-sequence token to be told from it: set "
+                "item_texts.add_eos to True"
+            )
 
 
 def _raise_shared(order: np.ndarray, differs: np.ndarray) -> None:

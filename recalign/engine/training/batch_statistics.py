@@ -16,6 +16,7 @@ def count(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
     An example begins and ends with its segment, in a batch that is not packed with its row. It was
     cut to the feature's length if its last token is not EOS, and is empty if EOS is its only one.
+    Targets may do without EOS: they were cut if they fill a row besides.
 
     Args:
       batch: SeqIO's encoder-decoder features, int[B, length] each, packed or not.
@@ -34,7 +35,10 @@ def count(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         ends = (segments > 0) & (segments != padded[:, 2:])
         counts["tokens"] += jnp.sum(tokens > 0)
         counts["examples"] = jnp.sum(ends)
-        counts[f"truncated_{side}"] = jnp.sum(ends & (tokens != EOS))
+        cut = ends & (tokens != EOS)
+        if side == "targets":
+            cut &= segments[:, :1] == segments[:, -1:]
+        counts[f"truncated_{side}"] = jnp.sum(cut)
         counts[f"empty_{side}"] = jnp.sum(begins & ends & (tokens == EOS))
     return {name: value.astype(jnp.float32) for name, value in counts.items()}
 

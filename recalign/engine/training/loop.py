@@ -16,8 +16,8 @@ from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recalign.engine import preemption, processes
-from recalign.engine.partitioning import put
 from recalign.engine.training import batch_statistics
+from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.overview import format_arrays
@@ -58,7 +58,8 @@ class Hooks:
       on_saved: told the step of a checkpoint that is being written.
       on_nonfinite: told a step whose loss or gradient was not finite, its batch and the rows that
         make it so; gives what the user should look at.
-      initial_params: loads parameters to start from, as numpy arrays.
+      initial_params: given fresh parameters, gives those that a new run starts from, laid out as
+        they are.
     """
 
     evaluators: Sequence[Evaluator] = ()
@@ -68,7 +69,7 @@ class Hooks:
     has_enough: Callable[[], bool] = lambda: False
     on_saved: Callable[[int], None] = lambda step: None
     on_nonfinite: Callable[[int, Batch, np.ndarray], str] = lambda step, batch, rows: ""
-    initial_params: Callable[[], Any] | None = None
+    initial_params: Callable[[Any], Any] | None = None
 
 
 def train(
@@ -167,7 +168,8 @@ def train(
             stop = preemption.arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or bool(due(step))
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
-                bar.set_postfix(meter.report(step, state.params))
+                trained = trained_parameters(state.params, state.opt_state)
+                bar.set_postfix(meter.report(step, trained))
             if save:
                 checkpoints.save(step, state, train_input)
                 hooks.on_saved(step)
@@ -225,7 +227,7 @@ def _first_state(
     trainer: Trainer,
     checkpoints: Checkpoints,
     train_input: Iterator,
-    initial_params: Callable[[], Any] | None,
+    initial_params: Callable[[Any], Any] | None,
     accept_changes: bool,
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
@@ -237,9 +239,8 @@ def _first_state(
     if initial_params is None:
         log.info("started from scratch, seed %d", trainer.seed)
         return state
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     log.info("started from given parameters; optimiser and input start anew")
-    return state.replace(params=jax.tree.map(put, initial_params(), shardings))
+    return trainer.begin(initial_params(state.params))
 
 
 class _Meter:

@@ -18,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32[], steps done.
-      params: float32 parameters.
+      params: float32 parameters; their average, if the optimiser is one of `averaging`.
       opt_state: the optimiser's.
     """
 
@@ -47,7 +47,10 @@ class EncoderDecoderModel:
 
     def init(self, rng: jax.Array) -> TrainState:
         """A fresh state; parameters do not depend on the batch's shape."""
-        params = self._init_variables(rng)["params"]
+        return self.begin(self._init_variables(rng)["params"])
+
+    def begin(self, params: dict) -> TrainState:
+        """The state before the first step from these parameters."""
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer_def.init(params))
 
     def params_axes(self) -> dict:
@@ -88,7 +91,8 @@ class EncoderDecoderModel:
         targets = batch["decoder_target_tokens"]
         logits = self._logits(params, batch)
         loss, _ = losses.token_cross_entropy(logits, targets, self.z_loss, self.label_smoothing)
-        return jnp.sum(jnp.where(targets > 0, loss, 0.0), axis=-1)
+        _, weights = losses.normalizer_and_weights(batch, None)
+        return jnp.sum(jnp.where(weights > 0, loss, 0.0), axis=-1)
 
     def _logits(self, params: dict, batch: Batch, dropout: jax.Array | None = None) -> jax.Array:
         return self.module.apply(

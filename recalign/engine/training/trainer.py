@@ -13,6 +13,7 @@ import optax
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training import losses
 from recalign.engine.training.adafactor import Optimizer
+from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainState
 from recalign.errors import UserError
 
@@ -46,9 +47,15 @@ class Trainer:
 
     def init_state(self) -> TrainState:
         """A fresh state, each device making its own part."""
+        return self._make(self.model.init, jax.random.key(self.seed))
+
+    def begin(self, params: Any) -> TrainState:
+        """The state before the first step from these parameters, laid out as they must be."""
+        return self._make(self.model.begin, params)
+
+    def _make(self, make: Callable[[Any], TrainState], start: Any) -> TrainState:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        init = self.partitioner.compile(self.model.init, out_shardings=shardings)
-        return init(jax.random.key(self.seed))
+        return self.partitioner.compile(make, out_shardings=shardings)(start)
 
     def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The compiled step; it takes over the memory of the state it is given."""
@@ -85,7 +92,8 @@ class Trainer:
           finite (`finite` = 0) changes nothing but the step, and its sums are 0.
         """
         dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        gradients, sums = self._gradients(state.params, batch, dropout)
+        trained = trained_parameters(state.params, state.opt_state)
+        gradients, sums = self._gradients(trained, batch, dropout)
         updates, opt_state = self.model.optimizer_def.update(
             gradients, state.opt_state, state.params
         )

@@ -8,6 +8,7 @@ import pytest
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import toyshop
 from recalign.errors import UserError
+from tests.splits import history as history_of
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def ranks(domain, score):
     split = domain.split("test")
     result = []
     for e, target in enumerate(split.targets):
-        history = split.history(e)
+        history = history_of(split, e)
         scores = np.array(score(history), float)
         scores[history] = -np.inf
         result.append((scores > scores[target]).sum())

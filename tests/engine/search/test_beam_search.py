@@ -1,6 +1,7 @@
 """Beam search over the catalogue, against brute force over random catalogues."""
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
@@ -28,9 +29,13 @@ def toy_cache():
     return jnp.arange(BATCH, dtype=jnp.int32)[:, None] * 17
 
 
-def brute_force(items, renormalise):
+def sequences_of(items, with_eos=True):
+    return [(*item, EOS) if with_eos else item for item in items]
+
+
+def brute_force(items, renormalise, with_eos=True):
     """float64[B, N]: each item's log-probability, by definition."""
-    sequences = [(*item, EOS) for item in items]
+    sequences = sequences_of(items, with_eos)
     scores = np.zeros((BATCH, len(items)))
     for example in range(BATCH):
         for i, sequence in enumerate(sequences):
@@ -66,13 +71,14 @@ def padded(index: CatalogueIndex) -> CatalogueIndex:
         rank_of_item=pad("rank_of_item", MOST_ITEMS),
         alphabet=pad("alphabet", VOCAB - 1),
         level_sizes=bounds,
+        continued_sizes=bounds if index.with_eos else (*bounds[:-1], 0),
         open_sizes=(*bounds[:-1], 0),
         branching=(VOCAB - 2,) * LONGEST + (0,),
     )
 
 
-def build(items) -> CatalogueIndex:
-    return CatalogueIndex.build([[*item, EOS] for item in items], VOCAB)
+def build(items, with_eos=True) -> CatalogueIndex:
+    return CatalogueIndex.build(sequences_of(items, with_eos), VOCAB)
 
 
 @partial(jax.jit, static_argnames=("num_beams", "renormalise", "ends_compete"))
@@ -80,9 +86,9 @@ def search(index, excluded=None, **options):
     return beam_search(toy_step, toy_cache(), index, batch=BATCH, excluded=excluded, **options)
 
 
-def plain_beam_search(items, num_beams, renormalise, ends_compete, example):
+def plain_beam_search(items, num_beams, renormalise, ends_compete, example, with_eos=True):
     """The scores that the search must find, by lists and dictionaries."""
-    sequences = [(*item, EOS) for item in items]
+    sequences = sequences_of(items, with_eos)
     live, complete = [(0.0, (), example * 17, 0)], []
     while live:
         grown, ended = [], []
@@ -96,7 +102,7 @@ def plain_beam_search(items, num_beams, renormalise, ends_compete, example):
                 sequence = (*prefix, following)
                 grown_score = score + logits[following] - np.log(support)
                 alone = sum(s[: len(sequence)] == sequence for s in below) == 1
-                if following == EOS or (renormalise and alone):
+                if sequence in sequences or (renormalise and alone):
                     ended.append(grown_score)
                 else:
                     grown.append((grown_score, sequence, state, following))
@@ -150,6 +156,44 @@ def test_as_many_beams_as_items_give_the_exact_ranking(items, data, renormalise)
         renormalise=renormalise,
     )
     assert_exact(found, brute_force(items, renormalise), excluded)
+
+
+def without_beginnings(items):
+    """The items that are not the beginning of another."""
+    return [a for a in items if not any(b[: len(a)] == a for b in items if b != a)]
+
+
+@pytest.mark.parametrize("num_beams", [64, 4])
+@pytest.mark.parametrize("renormalise", [False, True])
+@given(items=catalogues.map(without_beginnings), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_items_that_end_by_themselves(items, data, num_beams, renormalise):
+    banned = st.lists(st.integers(-1, len(items) - 1), min_size=20, max_size=20)
+    excluded = np.array([data.draw(banned) for _ in range(BATCH)])
+    index = padded(build(items, with_eos=False))
+    found = search(index, excluded, num_beams=num_beams, renormalise=renormalise)
+    oracle = brute_force(items, renormalise, with_eos=False)
+    (assert_exact if num_beams == 64 else assert_valid)(found, oracle, excluded)
+    found = search(index, np.full((BATCH, 20), -1), num_beams=num_beams, renormalise=renormalise)
+    for example, scores in enumerate(np.asarray(found.scores)):
+        wanted = plain_beam_search(items, num_beams, renormalise, True, example, with_eos=False)
+        np.testing.assert_allclose(scores[: len(wanted)], wanted, atol=1e-4)
+        assert np.all(np.isneginf(scores[len(wanted) :]))
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_no_step_is_taken_for_the_end_of_items_that_end_by_themselves(length):
+    """One more would be a wrong one: it may not run."""
+    items = list(itertools.product(range(2, 6), repeat=length))
+
+    def step(tokens, cache, position):
+        logits, cache = toy_step(tokens, cache, position)
+        return jnp.where(position < length, logits, jnp.nan), cache
+
+    index = jax.device_put(build(items, with_eos=False))
+    found = jax.jit(lambda: beam_search(step, toy_cache(), index, num_beams=3, batch=BATCH))()
+    assert_valid(found, brute_force(items, False, with_eos=False), np.full((BATCH, 1), -1))
+    assert (found.items >= 0).all()
 
 
 @pytest.mark.parametrize("num_beams", [1, 3, 10, 32])

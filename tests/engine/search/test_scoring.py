@@ -51,16 +51,19 @@ def index(items):
 @pytest.fixture(scope="module")
 def oracle(model, items):
     """A function of `renormalise`: float64[B, N], from one teacher-forced pass a history."""
+    return teacher_forced(model, [(*item, EOS) for item in items])
+
+
+def teacher_forced(model, sequences):
     module, variables = model
-    sequences = [(*item, EOS) for item in items]
-    targets = np.full((len(items), max(map(len, sequences))), PAD, np.int32)
+    targets = np.full((len(sequences), max(map(len, sequences))), PAD, np.int32)
     for row, sequence in zip(targets, sequences, strict=True):
         row[: len(sequence)] = sequence
     inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
     each = jax.vmap(
         lambda history: module.apply(
             variables,
-            jnp.broadcast_to(history, (len(items), len(history))),
+            jnp.broadcast_to(history, (len(sequences), len(history))),
             inputs,
             targets,
             enable_dropout=False,
@@ -99,7 +102,7 @@ def test_every_item_has_its_teacher_forced_score(model, index, oracle, renormali
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(("renormalise"), [(False, 8), (True, 2)])
+@pytest.mark.parametrize("renormalise", [False, True])
 def test_candidates_of_each_history(model, index, oracle, renormalise):
     rng = np.random.default_rng(0)
     candidates = rng.integers(-1, index.num_items, (len(HISTORIES), 9)).astype(np.int32)
@@ -117,6 +120,25 @@ def test_beams_for_all_items_rank_as_exact_scores_do(model, index, oracle, renor
     wanted = best_items(jnp.asarray(oracle(renormalise)), 64)
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
     np.testing.assert_array_equal(found.items, wanted.items)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_items_that_end_by_themselves(model, items, renormalise):
+    alone = [a for a in items if not any(b[: len(a)] == a for b in items if b != a)]
+    index, options = CatalogueIndex.build(alone), {"renormalise": renormalise}
+    wanted = teacher_forced(model, alone)(renormalise)
+    for chunk in (7, 1000):
+        widths = chunk_widths(index, chunk, renormalise)
+        every = {"chunk": chunk, "widths": widths, **options}
+        scores = score_catalogue(*model, HISTORIES, jax.device_put(index), **every)
+        np.testing.assert_allclose(scores, wanted, atol=1e-4)
+    some = np.array([[3, 0, 9, -1], [5, 5, 2, 7]], np.int32)
+    scores = score_candidates(*model, HISTORIES, jax.device_put(index), some, **options)
+    chosen = np.take_along_axis(wanted, np.maximum(some, 0), axis=1)
+    np.testing.assert_allclose(scores, np.where(some < 0, -np.inf, chosen), atol=1e-4)
+    found = search(*model, HISTORIES, jax.device_put(index), num_beams=64, **options)
+    ranked = best_items(jnp.asarray(wanted), 64)
+    np.testing.assert_array_equal(found.items, ranked.items)
 
 
 @pytest.mark.parametrize("renormalise", [False, True])

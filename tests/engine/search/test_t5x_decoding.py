@@ -21,7 +21,7 @@ def index():
     return jax.device_put(CatalogueIndex.build(SEQUENCES))
 
 
-def predict_batch(model, decode_fn, **decoder_params):
+def predict_batch(model, decode_fn, prompt=None, **decoder_params):
     """What T5X's `EncoderDecoderModel.predict_batch_with_aux` does around its `decode_fn`."""
     module, params = model
     targets = jnp.ones((len(HISTORIES), LENGTH), jnp.int32)
@@ -45,7 +45,7 @@ def predict_batch(model, decode_fn, **decoder_params):
         return logits[:, 0], new["cache"]
 
     return decode_fn(
-        inputs=jnp.zeros_like(targets),
+        inputs=jnp.zeros_like(targets) if prompt is None else prompt,
         cache=cache["cache"],
         tokens_to_logits=tokens_to_logits,
         eos_id=EOS,
@@ -66,6 +66,22 @@ def test_gives_what_retrieve_gives_best_last(tiny_model, index):
         {"params": params}, HISTORIES
     )
     assert sequences.shape == (len(HISTORIES), BEAMS, LENGTH)
+    np.testing.assert_allclose(scores, wanted.scores[:, ::-1], atol=1e-4)
+    rows = np.asarray([[*row, *[0] * (LENGTH - len(row))] for row in SEQUENCES])
+    np.testing.assert_array_equal(sequences, rows[wanted.items[:, ::-1]])
+
+
+@pytest.mark.parametrize("prompt", [[[], [31]], [[12, 6], [5]], [[7, 8], [9, 3]]])
+def test_answers_that_begin_with_given_tokens(tiny_model, index, prompt):
+    """Each example with a number of its own: T5X counts one position for all."""
+    module, params = tiny_model
+    given = np.array([[*row, *[0] * (2 - len(row))] for row in prompt], np.int32)
+    wanted = jax.jit(functools.partial(retrieve, module, index=index, num_beams=BEAMS))(
+        {"params": params}, HISTORIES, given=given
+    )
+    decode_fn = constrained_decode_fn(index)
+    predict = jax.jit(functools.partial(predict_batch, tiny_model, decode_fn))
+    sequences, scores = predict(prompt=np.pad(given, ((0, 0), (1, LENGTH - 3))))
     np.testing.assert_allclose(scores, wanted.scores[:, ::-1], atol=1e-4)
     rows = np.asarray([[*row, *[0] * (LENGTH - len(row))] for row in SEQUENCES])
     np.testing.assert_array_equal(sequences, rows[wanted.items[:, ::-1]])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.engine.search.trie import EOS, CatalogueIndex
+from recalign.engine.search.trie import EOS, CatalogueIndex, as_matrix
 from recalign.errors import UserError
 
 catalogues = st.lists(
@@ -104,6 +104,33 @@ def test_a_matrix_and_a_ragged_list_give_the_same_index():
     ours, theirs = CatalogueIndex.build(matrix), CatalogueIndex.build(ragged)
     assert ours.level_sizes == theirs.level_sizes == (1, 2, 2, 1)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_items_may_end_by_themselves():
+    rows = np.array([[5, 6, 0, 0], [5, 7, 8, 2], [9, 0, 0, 0]], np.int32)
+    index = CatalogueIndex.build(rows)
+    assert index.level_sizes == (1, 2, 2, 1, 1)
+    assert index.continued_sizes == (1, 1, 1, 1, 0)
+    assert index.max_length == 4
+    assert not index.with_eos
+    items = np.array([2, 0, -1, 1])
+    wanted = np.where(items[:, None] < 0, 0, rows[items])
+    np.testing.assert_array_equal(jax.device_put(index).sequences(items), wanted)
+    jax.tree.map(
+        np.testing.assert_array_equal, index, CatalogueIndex.build([row[row > 0] for row in rows])
+    )
+
+
+def test_a_beginning_of_another_item_needs_an_end():
+    with pytest.raises(UserError, match="item 2 of the catalogue is the beginning of item 0"):
+        CatalogueIndex.build([[7, 8], [4, 5], [7]])
+    with pytest.raises(UserError, match="items 0 and 1"):
+        CatalogueIndex.build([[7, 8], [7, 8]])
+    for wrong in ([0, 7], [7, 0, 8], [-1]):
+        with pytest.raises(UserError, match=r"item 1 .* expected vocabulary ids between 2 and 9"):
+            CatalogueIndex.build(as_matrix([[5, 6, 7], wrong]), 9)
+    with pytest.raises(UserError, match=r"item 1 .* malformed"):  # the others have an end
+        CatalogueIndex.build([[7, 8, EOS], [5]])
 
 
 def test_wide_alphabets_sort_lexicographically():

@@ -47,6 +47,19 @@ def test_without_packing_an_example_is_a_row():
     assert float(found["empty_targets"]) == 1
 
 
+def test_targets_that_end_without_eos_are_not_cut_unless_they_fill_a_row():
+    targets = np.array([[4, 5, 6, 0], [7, 8, 9, 7]])
+    batch = {"encoder_input_tokens": np.ones((2, 1), int), "decoder_target_tokens": targets}
+    found = count({name: jnp.array(values) for name, values in batch.items()})
+    assert float(found["truncated_targets"]) == 1
+    segments = {"encoder_segment_ids": np.ones((2, 1), int)}
+    segments["decoder_segment_ids"] = np.array([[1, 1, 2, 0], [1, 1, 1, 1]])
+    batch = {name: jnp.array(values) for name, values in (batch | segments).items()}
+    found = count(batch)
+    assert float(found["examples"]) == 3
+    assert float(found["truncated_targets"]) == 1
+
+
 def test_a_row_is_written_example_by_example(batch):
     def decode(tokens):
         return " ".join(map(str, tokens))

@@ -17,6 +17,7 @@ from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training import loop
 from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.averaging import average_parameters, trained_parameters
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.loop import Evaluator, Hooks, train
 from recalign.engine.training.model import EncoderDecoderModel
@@ -168,12 +169,6 @@ def test_the_rate_of_each_update_is_logged(tmp_path):
         run(tmp_path, 3, subject=trainer(adafactor(schedule)), log_period=1)
     rates = [logged["train/learning_rate", step] for step in (1, 2, 3)]
     assert rates == pytest.approx([1e-8, 0.125, 0.25])
-
-
-def test_given_parameters_are_where_training_starts(tmp_path):
-    given = jax.tree.map(lambda leaf: np.asarray(leaf + 1), trainer().init_state().params)
-    start = run(tmp_path, 0, hooks=Hooks(initial_params=lambda: given))
-    assert_equal(start.params, given)
 
 
 def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
@@ -349,3 +344,43 @@ def test_the_loss_goes_down(tmp_path):
         losses.append(float(sums["loss"] / sums["weights"]))
     assert np.mean(losses[:5]) > 3
     assert np.mean(losses[-10:]) < 2.9  # log(30) = 3.4 knows nothing of the input
+
+
+def test_an_average_of_the_parameters_is_evaluated_saved_and_gone_on_with(tmp_path):
+    def subject():
+        return trainer(average_parameters(adafactor(0.05), decay=0.9))
+
+    seen = []
+
+    def evaluate(params):
+        seen.append(jax.tree.leaves(params)[0])
+        return {"m": 0.0}
+
+    hooks = Hooks(evaluators=[Evaluator(evaluate, 3)])
+    whole = run(tmp_path / "whole", 6, subject=subject(), hooks=hooks)
+    np.testing.assert_array_equal(seen[-1], jax.tree.leaves(whole.params)[0])
+    apart = jax.tree.map(
+        lambda a, b: float(abs(a - b).max()), whole.params, whole.opt_state.trained
+    )
+    assert max(jax.tree.leaves(apart)) > 1e-4
+    plain = run(tmp_path / "plain", 6)  # the same is trained
+    jax.tree.map(np.testing.assert_array_equal, whole.opt_state.trained, plain.params)
+    for steps in (3, 6):
+        resumed = run(tmp_path / "cut", steps, subject=subject())
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    checkpoints = Checkpoints(tmp_path / "cut/checkpoints", read_only=True)
+    _, params = checkpoints.restore_params(subject().abstract_state().params)
+    jax.tree.map(np.testing.assert_array_equal, params, whole.params)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_new_run_starts_from_the_parameters_it_is_given(tmp_path, average):
+    def twice(params):
+        return jax.tree.map(lambda leaf: 2 * leaf, params)
+
+    optimizer = average_parameters(adafactor(0.05)) if average else None
+    state = run(tmp_path, 0, subject=trainer(optimizer), hooks=Hooks(initial_params=twice))
+    wanted = twice(trainer().init_state().params)
+    jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
+    trained = trained_parameters(state.params, state.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, trained, wanted)

@@ -1,0 +1,160 @@
+"""Vectors of items: what their texts, or the users who bought them in train, say of each other."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+
+from recalign.domains.catalogue import TEXT_COLUMNS
+from recalign.errors import UserError
+
+# A matrix with so many rows or columns is decomposed exactly.
+DENSE = 1000
+OVERSAMPLING, POWER_ITERATIONS = 32, 6
+
+_WORD = re.compile(r"\w+")
+
+
+def text_vectors(items: pd.DataFrame, size: int) -> np.ndarray:
+    """Vectors of the items' titles, brands and categories, float32[n, k] with k <= `size`.
+
+    Words are weighted by TF-IDF, (1 + ln tf) · ln(n / df), those of a single item left out; rows
+    have length 1. Of the matrix, the left singular vectors are kept (latent semantic analysis,
+    Deerwester et al. 1990), whitened: without the singular values, which would leave little of all
+    but the commonest words.
+
+    Args:
+      items: the catalogue in index order.
+      size: at most so many components; a small catalogue has fewer.
+    """
+    column_of: dict[str, int] = {}
+    rows, columns = [], []
+    for item, texts in enumerate(items[list(TEXT_COLUMNS)].itertuples(index=False)):
+        words = _WORD.findall(" ".join(texts).casefold())
+        rows += [item] * len(words)
+        columns += [column_of.setdefault(word, len(column_of)) for word in words]
+    counts = _counts(rows, columns, (len(items), len(column_of)))
+    documents = np.asarray((counts > 0).sum(axis=0)).ravel()
+    counts, documents = counts[:, documents > 1], documents[documents > 1]
+    counts.data = 1 + np.log(counts.data)
+    weighted = counts @ scipy.sparse.diags(np.log(len(items) / documents))
+    lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    scale = 1 / np.where(lengths > 0, lengths, 1)
+    left, _ = _singular_vectors(scipy.sparse.diags(scale) @ weighted, size)
+    return left.astype(np.float32)
+
+
+def co_occurrence_vectors(
+    offsets: np.ndarray, events: np.ndarray, num_items: int, size: int
+) -> np.ndarray:
+    """Vectors of items by who bought them, float32[n, k] with k <= `size`.
+
+    The matrix is ln(1 + n(i, j) · U / (n(i) · n(j))), 0 on its diagonal, with U users, of whom
+    n(i, j) have both items and n(i) one. Of it, the left singular vectors times the roots of the
+    singular values are kept. An item that nobody bought has the vector 0.
+
+    Args:
+      offsets: int64[U + 1]; user u has `events[offsets[u]:offsets[u + 1]]`. Of train.
+      events: int32[…], item indices.
+      num_items: n.
+      size: at most so many components; a small catalogue has fewer.
+    """
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    bought = _counts(users, events, (len(offsets) - 1, num_items))
+    bought.data[:] = 1
+    number = np.asarray(bought.sum(axis=0)).ravel()
+    pairs = (bought.T @ bought).tocoo()
+    apart = pairs.row != pairs.col
+    row, column, together = pairs.row[apart], pairs.col[apart], pairs.data[apart]
+    lift = together * bought.shape[0] / (number[row] * number[column])
+    shape = (num_items, num_items)
+    left, values = _singular_vectors(
+        scipy.sparse.csr_matrix((np.log1p(lift), (row, column)), shape=shape), size
+    )
+    return (left * np.sqrt(values)).astype(np.float32)
+
+
+def read_vectors(path: str | os.PathLike, keys: np.ndarray) -> np.ndarray:
+    """Vectors from a file, float32[n, k].
+
+    Args:
+      path: NumPy's `.npy`, float[n, k] in index order; or Parquet with a column `key`, the source's
+        item ids, and numbers in all others, or lists of numbers in one other. Further items in it
+        are left out.
+      keys: str[n], the items' ids in index order.
+
+    Raises:
+      UserError: it cannot be read, has no vector for an item, or a vector is no row of finite
+        numbers as long as the others.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        elif path.suffix == ".parquet":
+            found = _by_key(pd.read_parquet(path), path, keys)
+        else:
+            raise UserError(f"{path}: vectors are read from .npy or .parquet")
+        found = np.asarray(found, np.float32)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: no vectors of numbers, all of one length: {error}") from error
+    if found.ndim != 2 or len(found) != len(keys) or not found.shape[1]:
+        raise UserError(
+            f"{path}: holds numbers of the shape {found.shape}, but there are {len(keys)} items: "
+            "expected a row for each, in the order of items.parquet"
+        )
+    if len(bad := np.flatnonzero(~np.isfinite(found).all(axis=1))):
+        raise UserError(
+            f"{path}: the vector of item {keys[bad[0]]!r} holds a number that is not finite; "
+            f"{len(bad)} of {len(keys)} do"
+        )
+    return found
+
+
+def _by_key(table: pd.DataFrame, path: Path, keys: np.ndarray) -> np.ndarray:
+    """The vectors of a table, one for each key, in their order."""
+    if "key" not in table or len(table.columns) < 2:
+        raise UserError(f"{path}: needs a column 'key' and vectors, but has {list(table.columns)}")
+    table = table.drop_duplicates("key").set_index(table["key"].astype(str)).drop(columns="key")
+    absent = [key for key in keys if key not in table.index]
+    if absent:
+        raise UserError(
+            f"{path}: has no vector of {len(absent)} of {len(keys)} items, such as {absent[0]!r}"
+        )
+    table = table.loc[keys]
+    is_list = len(table.columns) == 1 and table.iloc[:, 0].dtype == object
+    return np.stack(table.iloc[:, 0]) if is_list else table.to_numpy()
+
+
+def _counts(rows, columns, shape: tuple[int, int]) -> scipy.sparse.csr_matrix:
+    """How often each pair is there."""
+    return scipy.sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)
+
+
+def _singular_vectors(matrix: scipy.sparse.csr_matrix, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `size` left singular vectors, float64[n, k], and values, descending.
+
+    Those of the value 0 are left out. The largest number of each vector is positive, so that a
+    matrix has one answer. A large matrix is decomposed within the space that random vectors are
+    drawn into by power iteration (Halko et al., arXiv:0909.4061, algorithms 4.4 and 5.1); ARPACK,
+    which is exact, gives another answer each time where values are equal.
+    """
+    if min(matrix.shape) <= DENSE:
+        left, values, _ = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    else:
+        draws = np.random.default_rng(0).normal(size=(matrix.shape[1], size + OVERSAMPLING))
+        basis, _ = np.linalg.qr(matrix @ draws)
+        for _ in range(POWER_ITERATIONS):
+            basis, _ = np.linalg.qr(matrix.T @ basis)
+            basis, _ = np.linalg.qr(matrix @ basis)
+        left, values, _ = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
+        left = basis @ left
+    kept = min(size, int(np.sum(values > 1e-9 * values.max(initial=0))))
+    left, values = left[:, :kept], values[:kept]
+    largest = np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0)
+    return left * np.sign(largest), values

@@ -1,0 +1,118 @@
+"""Embeddings of item tokens that start from what is known of the items."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recalign.domains import Domain, vectors
+from recalign.engine.search.trie import EOS
+from recalign.errors import UserError
+
+RANDOM, TITLES, CO_OCCURRENCE, BOTH = "random", "titles", "co_occurrence", "both"
+# Of 'both': the share of the dimensions, and the variance in each of them. Chosen on the validation
+# split of Amazon's Beauty.
+SHARES = {TITLES: (3 / 4, 0.65), CO_OCCURRENCE: (1 / 4, 0.35)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemEmbeddings:
+    """How the embeddings of item tokens start in a new run.
+
+    Attributes:
+      start: 'random', like all others; 'titles' (with brands and categories), 'co_occurrence' (of
+        train events) or 'both', see `SHARES`; or a file of vectors, see `vectors.read_vectors`.
+      seed: of the rotation that vectors are turned by, and of what they are filled up with.
+    """
+
+    start: str = RANDOM
+    seed: int = 0
+
+
+def start_item_embeddings(
+    params: Any, options: ItemEmbeddings, domain: Domain, catalogue: np.ndarray
+) -> Any:
+    """Parameters in which the embeddings of item tokens are vectors of the items.
+
+    The vectors are turned by a random rotation, so that no dimension is more of one thing than
+    another, and have the mean and the deviation of the whole table. All other rows stay as they
+    are.
+
+    Args:
+      params: the network's.
+      options: which vectors.
+      domain: the items and the train events that they are made from.
+      catalogue: int32[n, tokens], how items are written, as in `RetrievalExamples`.
+
+    Raises:
+      UserError: an item has no token of its own, or a file of vectors does not fit.
+    """
+    if options.start == RANDOM:
+        return params
+    tokens = _own_tokens(catalogue)
+    table = params["token_embedder"]["embedding"]
+    rows = embeddings(options, domain, table.shape[1])
+
+    def replaced(table: jax.Array) -> jax.Array:
+        return table.at[tokens].set(rows * jnp.std(table) + jnp.mean(table))
+
+    table = jax.jit(replaced, out_shardings=table.sharding)(table)
+    return {**params, "token_embedder": {**params["token_embedder"], "embedding": table}}
+
+
+def embeddings(options: ItemEmbeddings, domain: Domain, size: int) -> np.ndarray:
+    """Vectors of all items, float32[n, size], of mean 0 and deviation 1.
+
+    What a small catalogue, or a file, has too few components for is random.
+    """
+    stream = np.random.default_rng(options.seed)
+    known = _known(options.start, domain, size)
+    spare = stream.normal(size=(domain.num_items, size - known.shape[1]))
+    rotation, _ = np.linalg.qr(stream.normal(size=(size, size)))
+    turned = np.concatenate([known, spare], axis=1) @ rotation
+    return (turned / turned.std()).astype(np.float32)
+
+
+def _known(start: str, domain: Domain, size: int) -> np.ndarray:
+    """float[n, k] with k <= size, of mean 0 and deviation 1."""
+    if start == TITLES:
+        return _standard(vectors.text_vectors(domain.items, size))
+    if start == CO_OCCURRENCE:
+        bought = vectors.co_occurrence_vectors(*domain.train(), domain.num_items, size)
+        return _standard(bought)
+    if start == BOTH:
+        parts = [
+            math.sqrt(variance) * _known(part, domain, round(share * size))
+            for part, (share, variance) in SHARES.items()
+        ]
+        return _standard(np.concatenate(parts, axis=1))
+    if not start.endswith((".npy", ".parquet")):
+        raise UserError(
+            f"ItemEmbeddings.start is {start!r}: expected {RANDOM!r}, {TITLES!r}, "
+            f"{CO_OCCURRENCE!r}, {BOTH!r}, or a file of vectors (.npy, .parquet)"
+        )
+    given = _standard(vectors.read_vectors(start, domain.items["key"].to_numpy()))
+    if given.shape[1] <= size:
+        return given
+    left, values, _ = np.linalg.svd(given, full_matrices=False)  # principal components
+    return _standard(left[:, :size] * values[:size])
+
+
+def _standard(rows: np.ndarray) -> np.ndarray:
+    rows = rows - rows.mean(axis=0)
+    return rows / (rows.std() or 1)
+
+
+def _own_tokens(catalogue: np.ndarray) -> np.ndarray:
+    """int32[n], each item's only token."""
+    written = np.where(catalogue == EOS, 0, catalogue)
+    if (longest := np.count_nonzero(written, axis=1)).max() > 1:
+        raise UserError(
+            f"ItemEmbeddings.start needs a token for each item, but item {longest.argmax()} is "
+            f"written in {longest.max()}: prepare the domain with a vocabulary of its own "
+            "(--vocab_size N) and answer with ids (item_texts.target_form='id')"
+        )
+    return written[:, 0].astype(np.int32)

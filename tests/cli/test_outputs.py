@@ -1,0 +1,59 @@
+"""What cannot be written to is told by every command that writes, before any work."""
+
+import pytest
+from click.testing import CliRunner
+
+from recalign.cli import recalign
+from recalign.errors import UserError
+
+# What they ask for is not there, and would be told if it were looked at before the output.
+FILES = {
+    "infer": ("infer", "--model_dir=nowhere", "--output"),
+    "baseline": ("baseline", "--domain=nowhere", "--output"),
+}
+FOLDERS = {
+    "cache": ("cache", "--gin_file=nowhere.gin", "--output"),
+    "ablate": ("ablate", "--gin_file=nowhere.gin", "--output"),
+    "convert": ("convert", "--to=hf", "nowhere"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+
+
+def message(*arguments):
+    result = CliRunner().invoke(recalign, arguments)
+    assert isinstance(result.exception, UserError), result.exception
+    return str(result.exception)
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_a_file_has_a_folder_to_be_in_and_is_none(command):
+    arguments = FILES[command]
+    assert message(*arguments, "folder") == "--output folder: there is a folder of that name"
+    assert "no/out.jsonl: no is not there: make it first" in message(*arguments, "no/out.jsonl")
+    assert "file/out.jsonl: file is a file" in message(*arguments, "file/out.jsonl")
+    assert "nowhere" in message(*arguments, "folder/out.jsonl")  # that one is right
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_folder_has_no_file_in_its_way(command):
+    arguments = FOLDERS[command]
+    for output in ("file", "file/new", "file/new/deep"):
+        assert f"{output}: " in message(*arguments, output)
+        assert "file is a file" in message(*arguments, output)
+    assert "nowhere" in message(*arguments, "new/folder")  # that one is right
+
+
+def test_a_domain_is_not_prepared_where_it_cannot_be_kept():
+    assert "cannot be written to" in message("prepare", "toyshop", "--data_dir", "file")
+
+
+def test_a_run_is_not_begun_where_it_cannot_be_written():
+    arguments = ("train", "--gin_file=toyshop.gin", "--gin.MIXTURE_OR_TASK_NAME=toyshop_aligned")
+    told = message(*arguments, "--gin.MODEL_DIR=file/run")
+    assert told == "MODEL_DIR is file/run, where no run can be written: Not a directory"

@@ -1,0 +1,111 @@
+"""SIGTERM in one process: where it ends what runs, where it waits, and where Python hides it."""
+
+import contextlib
+import gc
+import os
+import signal
+import time
+import weakref
+
+import pytest
+
+from recalign.engine import preemption
+from recalign.errors import Preempted, UserError
+
+
+def terminate(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def cut_off():
+    """The block is, by its last statement at the latest."""
+    try:
+        yield
+    except Preempted:
+        return
+    pytest.fail("it came to its end")
+
+
+def test_it_ends_at_once_what_is_not_deferred_and_no_handler_of_errors_takes_it():
+    before = signal.getsignal(signal.SIGTERM)
+    with cut_off(), preemption.listening(), contextlib.suppress(Exception):
+        terminate()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_deferred_goes_on_to_where_it_asks():
+    with preemption.listening():
+        with preemption.deferred():
+            assert not preemption.arrived()
+            terminate()
+            assert preemption.arrived()
+            with cut_off(), preemption.interruptible():
+                pytest.fail("a safe point stands before it")
+        with cut_off():
+            preemption.safe_point()
+    preemption.safe_point()  # the next one has heard nothing
+
+
+def test_amid_what_is_deferred_a_block_may_be_cut_off():
+    with preemption.listening(), preemption.deferred():
+        with cut_off(), preemption.interruptible():
+            terminate()
+        assert preemption.arrived()
+
+
+def test_a_block_within_another_belongs_to_it():
+    with preemption.listening(), preemption.deferred():
+        with preemption.listening():
+            terminate()
+        assert preemption.arrived()
+
+
+def test_an_error_amid_what_is_deferred_is_the_error():
+    def fail():
+        with preemption.listening(), preemption.deferred():
+            terminate()
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError):
+        fail()
+
+
+def collect(callback):
+    """Calls back amid garbage collection, as JAX has itself called."""
+
+    def once(*_):
+        gc.callbacks.remove(once)
+        callback()
+
+    gc.callbacks.append(once)
+    gc.collect()
+
+
+def finalise(callback):
+    """Calls an object's finaliser."""
+    type("Mortal", (), {"__del__": callback})()
+
+
+def forget(callback):
+    """Calls back when an object is no more."""
+    mortal = type("Mortal", (), {})()
+    reference = weakref.ref(mortal, callback)
+    del mortal
+    assert reference() is None
+
+
+@pytest.mark.parametrize("amid", [collect, finalise, forget])
+def test_where_python_swallows_it_it_comes_again(amid, capfd):
+    with cut_off(), preemption.listening():
+        amid(terminate)
+        time.sleep(20)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_else_is_swallowed_is_told_as_ever(monkeypatch):
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    with preemption.listening():
+        collect(lambda: 1 / 0)
+    assert [type(one.exc_value) for one in told] == [ZeroDivisionError]

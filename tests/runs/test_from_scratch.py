@@ -1,0 +1,96 @@
+"""A model from scratch whose answers go on from the history: from its recipe to its use."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from recalign import domains
+from recalign.cli import recalign
+from recalign.runs import run as runs
+from recalign.runs.item_embeddings import ItemEmbeddings, embeddings
+
+RECIPE = """
+from __gin__ import dynamic_registration
+from recalign.engine.network import transformer
+from recalign.samples import items
+from recalign.samples import retrieval
+
+include 'models/small.gin'
+include 'runs/train.gin'
+
+MIXTURE_OR_TASK_NAME = 'toyshop_retrieval_only'
+TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 8}
+VOCAB_SIZE = 1152
+BATCH_SIZE = 4
+TRAIN_STEPS = 4
+EVAL_PERIOD = 2
+EVAL_EXAMPLES = 30
+ITEM_EMBEDDINGS = 'both'
+
+items.item_texts.history_form = 'id'
+items.item_texts.add_eos = False
+retrieval.retrieval.answer_prefix = 2
+retrieval.retrieval.next_items = 4
+retrieval.retrieval.cuts_per_sequence = 2
+transformer.T5Config.emb_dim = 16
+transformer.T5Config.num_heads = 2
+transformer.T5Config.head_dim = 8
+"""
+
+
+def run(*arguments):
+    result = CliRunner().invoke(recalign, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    run("prepare", "toyshop", "--users", 120, "--items", 60)
+    path = tmp_path_factory.mktemp("recipe") / "continuing.gin"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    run("train", f"--gin_file={recipe}", f"--gin.MODEL_DIR={folder}")
+    return folder
+
+
+def test_it_trains_evaluates_and_recommends(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert 0 <= metrics["toyshop_retrieval/test/full/ndcg@10"] <= 1
+    assert metrics["toyshop_retrieval/test/full/invalid_rate"] == 0
+    command = ["recommend", "--model_dir", trained, "--history", "#07,#31,#02", "--json"]
+    beam, exact = (json.loads(run(*command, *more)) for more in ([], ["--exact"]))
+    assert len(beam["items"]) > 5
+    assert [row["item"] for row in beam["items"]] == [row["item"] for row in exact["items"]]
+    # Another last item is another beginning of the answer, though all three are asked about.
+    other = json.loads(run(*command[:-2], "#02,#31,#07", "--json"))
+    assert other["items"] != beam["items"]
+
+
+def test_tokens_alone_give_the_same_numbers(recipe, trained, tmp_path):
+    run("cache", f"--gin_file={recipe}", "--output", tmp_path / "tokens")
+    run("train", f"--gin_file={tmp_path}/tokens/train.gin", f"--gin.MODEL_DIR={tmp_path / 'run'}")
+    one, other = ((f / "metrics.jsonl").read_text() for f in (trained, tmp_path / "run"))
+    assert one == other
+
+
+def test_items_start_from_what_is_known_of_them(recipe, tmp_path):
+    options = [f"--gin.MODEL_DIR={tmp_path}", "--gin.TRAIN_STEPS=0"]
+    run("train", f"--gin_file={recipe}", *options)
+    found = runs.load(str(tmp_path))
+    _, params = found.restore()
+    table = np.asarray(params["token_embedder"]["embedding"])
+    tokens = found.data.item_tokens("toyshop_retrieval")[:, 0]
+    wanted = embeddings(ItemEmbeddings("both"), domains.load("toyshop"), 16)
+    rows = table[tokens]
+    np.testing.assert_allclose(np.corrcoef(rows.ravel(), wanted.ravel())[0, 1], 1, atol=1e-4)
+    assert rows.std() == pytest.approx(1, abs=0.05)  # the table's own
