@@ -86,7 +86,7 @@ def test_tokens_alone_give_the_same_numbers(recipe, trained, tmp_path):
 def test_items_start_from_what_is_known_of_them(recipe, tmp_path):
     options = [f"--gin.MODEL_DIR={tmp_path}", "--gin.TRAIN_STEPS=0"]
     run("train", f"--gin_file={recipe}", *options)
-    found = runs.load(tmp_path)
+    found = runs.load(str(tmp_path))
     _, params = found.restore()
     table = np.asarray(params["token_embedder"]["embedding"])
     tokens = found.data.item_tokens("toyshop_retrieval")[:, 0]

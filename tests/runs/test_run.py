@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import tensorflow as tf
 from click.testing import CliRunner
 
@@ -355,6 +356,32 @@ def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
     run(*options, "--gin.TRAIN_STEPS=3")
     run(*options)
     assert metrics(tmp_path) == metrics(trained[0])
+
+
+def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
+    trained, shop, tmp_path, monkeypatch
+):
+    """With relative paths, as in the README."""
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(trained[0], tmp_path / "runs/my_shop")
+    said = run("convert", "runs/my_shop", "my_shop_t5", "--to", "hf")
+    assert "my_shop_t5: " in said
+    written = (tmp_path / "my_shop_t5/spiece.model").read_bytes()
+    own = sentencepiece.SentencePieceProcessor(model_file=str(shop.path / "spiece.model"))
+    found = sentencepiece.SentencePieceProcessor(model_proto=written)
+    text = "#01 Red car, #17 Blue train"
+    assert found.encode(text) == own.encode(text)
+    config = (folder / "config.gin").read_text()
+    (folder / "config.gin").write_text(config.replace("'toyshop_aligned'", "'gone_aligned'"))
+    command = ["convert", "runs/my_shop/checkpoints/3", "again", "--to=hf"]
+    result = CliRunner().invoke(recalign, command)
+    assert result.exit_code == 0  # the domain is not there any more, the parameters are
+    assert "no vocabulary is written beside the parameters" in result.stderr
+    assert "gone_aligned" in result.stderr
+    assert not (tmp_path / "again/spiece.model").exists()
+    options = ["train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=runs/again", *SMALL]
+    run(*options, "--gin.TRAIN_STEPS=0", "--gin.INITIAL_CHECKPOINT_PATH='my_shop_t5'")
+    assert metrics(tmp_path / "runs/again") == metrics(folder)
 
 
 def test_an_input_that_the_position_does_not_fit_starts_anew_if_that_is_accepted(
