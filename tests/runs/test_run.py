@@ -46,6 +46,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def shop():
     run("prepare", "toyshop", "--users", 120, "--items", 60)
+    register_domain("toyshop")  # as a new process would
     return domains.load("toyshop")
 
 

@@ -15,6 +15,7 @@ from recalign.cli import recalign
 from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
 from recalign.runs.run import load
+from recalign.samples.registry import register_domain
 from recalign.serving import histories as history_files
 from recalign.serving.app import Asked, Limits, Service
 from recalign.serving.recommender import of_run
@@ -45,6 +46,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     # Tasks are registered once a process: the shop of the other tests, and gone before them.
     run("prepare", "toyshop", "--users", 120, "--items", 60)
+    register_domain("toyshop")
     run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={path}", *SMALL)
     yield path
     shutil.rmtree(domains.data_dir() / "toyshop")
