@@ -8,7 +8,12 @@ import pytest
 
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import toyshop
-from recalign.domains.vectors import co_occurrence_vectors, read_vectors, text_vectors
+from recalign.domains.vectors import (
+    co_occurrence_vectors,
+    explained_text_vectors,
+    read_vectors,
+    text_vectors,
+)
 from recalign.errors import UserError
 
 
@@ -70,6 +75,22 @@ def test_co_occurrence_is_decomposed_by_singular_values(shop, size):
     found = co_occurrence_vectors(*train, shop.num_items, size)
     np.testing.assert_allclose(found @ found.T, kept @ kept.T, atol=1e-5)
     np.testing.assert_array_equal(found, co_occurrence_vectors(*train, shop.num_items, size))
+
+
+def test_of_texts_the_directions_are_kept_that_explain_who_buys_what(shop):
+    train = shop.train()
+    found = explained_text_vectors(shop.items, *train, 5)
+    texts = text_vectors(shop.items, 400).astype(float)
+    basis = np.linalg.svd(texts - texts.mean(axis=0), full_matrices=False)[0]
+    basis = basis[:, : np.linalg.matrix_rank(texts - texts.mean(axis=0))]
+    number = np.bincount(train.events, minlength=shop.num_items) * 1.0  # none is bought twice
+    root = np.sqrt(number + 5)
+    explained = basis @ basis.T @ (of_users(*train, shop.num_items) / np.outer(root, root))
+    values, vectors = np.linalg.eigh(explained @ basis @ basis.T)
+    best = vectors[:, ::-1][:, :5]
+    assert values[-5] > values[-6] + 1e-6
+    np.testing.assert_allclose(found @ found.T, best @ best.T, atol=1e-4)
+    np.testing.assert_array_equal(found, explained_text_vectors(shop.items, *train, 5))
 
 
 def test_a_large_catalogue_is_decomposed_nearly_as_well():
