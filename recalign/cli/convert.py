@@ -1,11 +1,17 @@
 """`recalign convert`: checkpoints between formats."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from recalign.cli.options import output_folder
+from recalign.cli.options import data_dir_option, modules_option, output_folder
+from recalign.errors import UserError
+
+if TYPE_CHECKING:
+    from recalign.engine.weights.conversion import Weights
 
 
 def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
@@ -14,7 +20,12 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     return value
 
 
-@click.command()
+@click.command(
+    epilog="\b\n"
+    "Examples:\n"
+    "  recalign convert runs/my_shop my_shop_t5 --to hf\n"
+    "  recalign convert flan_t5_base_t5x flan_t5_base --to hf --vocabulary spiece.model"
+)
 @click.argument("source")
 @click.argument("destination", callback=_destination)
 @click.option(
@@ -26,18 +37,79 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     type=int,
     help="32100 or 32128: cut off or add the padding rows of T5's vocabulary.",
 )
-def convert(source: str, destination: str, to: str, vocab_size: int | None) -> None:
+@click.option(
+    "--vocabulary",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="With --to hf: a SentencePiece model to write beside the parameters. That of a run or of "
+    "a folder of transformers is found without.",
+)
+@modules_option
+@data_dir_option
+def convert(
+    source: str,
+    destination: str,
+    to: str,
+    vocab_size: int | None,
+    vocabulary: Path | None,
+    modules: tuple[str, ...],
+) -> None:
     """Writes the parameters of SOURCE to DESTINATION in another format.
 
     SOURCE is a checkpoint of T5X, a folder of Hugging Face's transformers (config.json and
     safetensors), an Orbax checkpoint or the folder of a run, of which the newest checkpoint is
     taken; its format and architecture are recognised. DESTINATION is a folder that is empty or
-    does not exist. Both may be in a bucket (gs://…). Values stay the same bit by bit.
+    does not exist. Both may be in a bucket (gs://…). Values stay the same bit by bit. A folder for
+    transformers holds the vocabulary as well, so that it needs nothing else.
     """
     from recalign.engine.weights.conversion import convert as write
 
-    weights = write(source, destination, to, vocab_size)
+    if vocabulary and to != "hf":
+        raise UserError(f"--vocabulary is for --to hf: the format {to} has no place for one")
+
+    def find_vocabulary(weights: "Weights") -> bytes | None:
+        if vocabulary:
+            return _read(vocabulary)
+        return _vocabulary_of(weights, modules) if to == "hf" else None
+
+    weights = write(source, destination, to, vocab_size, find_vocabulary)
     parameters = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
     click.echo(f"{destination}: {parameters:,} parameters of {weights.path}, as {to}")
     for name, value in weights.config.items():
         click.echo(f"  {name} = {value}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _vocabulary_of(weights: "Weights", modules: Sequence[str]) -> bytes | None:
+    """The vocabulary of the run that a checkpoint is of; where there is none, that is told."""
+    from etils import epath
+
+    from recalign.engine.training.checkpoints import read_provenance
+    from recalign.runs.directory import CONFIG
+
+    if weights.has_vocabulary:
+        return None  # it is copied
+    checkpoint = epath.Path(weights.path)
+    run = next((path for path in checkpoint.parents[:3] if (path / CONFIG).exists()), None)
+    advice = "no vocabulary is written beside the parameters: give it as --vocabulary FILE"
+    if run is None:
+        click.echo(advice, err=True)
+        return None
+
+    from recalign.runs.run import load
+
+    try:
+        data = load(str(run), modules=modules).data
+        now, then = data.provenance()["vocabulary"], read_provenance(checkpoint).get("vocabulary")
+        if now != then:
+            raise UserError(f"the domain has another vocabulary, {now}, than the run, {then}")
+        return data.vocabulary()
+    except UserError as error:
+        click.echo(f"{advice} ({error})", err=True)
+        return None

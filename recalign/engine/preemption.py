@@ -6,13 +6,16 @@ its own machine only, and all must stop at the same place: there JAX's coordinat
 the signal, and they agree on one of the places that every process passes in the same order.
 """
 
+import _thread
 import contextlib
 import functools
 import itertools
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from recalign.errors import Preempted
 
@@ -94,21 +97,34 @@ def pass_on() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _on_signal(*_) -> None:
+def _on_signal(_, frame: FrameType | None) -> None:
     _Notice.arrived = True
-    if not _Notice.deferred and not _Notice.raised:
-        _Notice.raised = True
-        raise Preempted()
+    if _Notice.deferred or _Notice.raised or _is_amid(_again, frame):
+        return
+    _Notice.raised = True
+    raise Preempted()
 
 
 def _again(hook: Callable, swallowed: "sys.UnraisableHookArgs") -> None:
-    """Where Python swallows what is raised, as amid garbage collection, raises a moment later."""
+    """Where Python swallows what is raised, as amid garbage collection, raises it anew after it."""
     if not isinstance(swallowed.exc_value, Preempted):
         hook(swallowed)
         return
     _Notice.raised = False
-    main = threading.main_thread().ident
-    threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGTERM)).start()
+    threading.Thread(target=_insist, daemon=True).start()
+
+
+def _insist() -> None:
+    while _Notice.listening and not _Notice.deferred and not _Notice.raised:
+        time.sleep(0.01)
+        _thread.interrupt_main(signal.SIGTERM)  # does nothing any more once nobody listens
+
+
+def _is_amid(function: Callable, frame: FrameType | None) -> bool:
+    """Whether a frame is one of a function, or of something that it called."""
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _are_several() -> bool:

@@ -28,6 +28,7 @@ class ItemTexts:
       ids: str[n], the model's ids.
       titles: str[n], "" where there is none.
       mention: str[n], an item as it stands in a question.
+      end_mark: what ends an item of a history.
       history: str[n], an item as it stands in a history, its end mark included.
       history_tokens: int32[n], how many tokens that is.
       target: str[n], an item as the model must write it; no two are written alike.
@@ -39,6 +40,7 @@ class ItemTexts:
     ids: np.ndarray
     titles: np.ndarray
     mention: np.ndarray
+    end_mark: str
     history: np.ndarray
     history_tokens: np.ndarray
     target: np.ndarray
@@ -63,10 +65,10 @@ class ItemTexts:
             words = vocabulary.tokenizer.encode([word + mark for word in last])
             return np.array([len(word) for word in words], np.int32)
 
-        others = {*marks} - {prompts.ITEM_END}
+        others = {*marks} - {self.end_mark}
         if not others:
             return self.history_tokens
-        more = np.max([count(mark) for mark in others], axis=0) - count(prompts.ITEM_END)
+        more = np.max([count(mark) for mark in others], axis=0) - count(self.end_mark)
         return self.history_tokens + np.maximum(more, 0)
 
     def shorten(self, room: int, marks: Collection[str], vocabulary: seqio.Vocabulary) -> Self:
@@ -92,7 +94,7 @@ class ItemTexts:
 
             titles[item] = longest_beginning(titles[item], fits)
             mention[item] = write(titles[item])
-            history[item] = mention[item] + prompts.ITEM_END
+            history[item] = mention[item] + self.end_mark
             tokens[item] = len(vocabulary.encode(history[item]))
         return dataclasses.replace(
             self, titles=titles, mention=mention, history=history, history_tokens=tokens
@@ -138,6 +140,7 @@ def item_texts(
     target_form: str = "id",
     max_title_words: int | None = None,
     add_eos: bool = True,
+    end_mark: str = prompts.ITEM_END,
 ) -> ItemTexts:
     """Writes the catalogue of a prepared domain as text.
 
@@ -151,6 +154,8 @@ def item_texts(
       max_title_words: longer titles are cut to this many words; None keeps them whole.
       add_eos: whether EOS ends an answer that is an item. Without it, training and search are
         spared a step that says nothing, and no item may be the beginning of another; ids are none.
+      end_mark: what ends an item of a history. Ids alone need none, "", which makes histories of
+        one piece an id half as long; titles do, since they may hold anything.
 
     Raises:
       UserError: an option has no such value, the domain is not prepared, or its vocabulary cannot
@@ -160,9 +165,13 @@ def item_texts(
         check_form(f"item_texts.{option}", form)
     if max_title_words is not None and max_title_words < 1:
         raise UserError(f"item_texts.max_title_words is {max_title_words}, but must be at least 1")
-    return _item_texts(
-        name, str(domains.data_dir(data_dir)), history_form, target_form, max_title_words, add_eos
-    )
+    if history_form != "id" and not end_mark.strip():
+        raise UserError(
+            f"item_texts.end_mark is {end_mark!r}, but items with titles need one: "
+            "leave it out, or set item_texts.history_form to 'id'"
+        )
+    folder = str(domains.data_dir(data_dir))
+    return _item_texts(name, folder, history_form, target_form, max_title_words, add_eos, end_mark)
 
 
 def check_form(option: str, form: str) -> None:
@@ -179,6 +188,7 @@ def _item_texts(
     target_form: str,
     max_title_words: int | None,
     add_eos: bool,
+    end_mark: str,
 ) -> ItemTexts:
     titles = [
         " ".join(title.split()[:max_title_words])
@@ -194,7 +204,7 @@ def _item_texts(
         return [prompts.item_text(form, id_text, title) for id_text, title in pairs]
 
     mention = write(history_form)
-    history = [text + prompts.ITEM_END for text in mention]
+    history = [text + end_mark for text in mention]
     target = write(target_form)
     tokens = tokenizer.encode(target)
     written_alike = Counter(map(tuple, tokens))
@@ -208,6 +218,7 @@ def _item_texts(
         ids=np.array(ids, dtype=object),
         titles=np.array(titles, dtype=object),
         mention=np.array(mention, dtype=object),
+        end_mark=end_mark,
         history=np.array(history, dtype=object),
         history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
         target=np.array(target, dtype=object),

@@ -36,9 +36,10 @@ def mim(
     if not 0 <= mask_rate <= 1:
         raise UserError(f"mim.mask_rate is {mask_rate}, but must be between 0 and 1")
     vocabulary = output_features["inputs"].vocabulary
+    items = item_texts(domain, data_dir)
     writer = Verbaliser(
         f"{domain}_mim",
-        item_texts(domain, data_dir),
+        items,
         templates,
         vocabulary,
         sequence_length,
@@ -46,7 +47,7 @@ def mim(
         extra_target_tokens=2,
     )
     sentinels = tf.constant([f"<extra_id_{i}>" for i in range(SENTINELS)])
-    hidden_tokens = len(vocabulary.encode("<extra_id_0>" + prompts.ITEM_END))
+    hidden_tokens = len(vocabulary.encode("<extra_id_0>" + items.end_mark))
 
     @seqio.map_over_dataset(num_seeds=3)
     def to_text(example: Example, seeds: tf.Tensor) -> Example:
@@ -56,13 +57,13 @@ def mim(
             events,
             template,
             # A very short item takes less than the sentinel that may stand for it.
-            tokens=lambda items: tf.maximum(writer.history_tokens(items), hidden_tokens),
+            tokens=lambda shown: tf.maximum(writer.history_tokens(shown), hidden_tokens),
         )
         tokens = 1 + writer.target_tokens(events)  # each answer follows its sentinel
         masked = random_mask(tokens, writer.targets_length, mask_rate, seeds[2])
         mask_index = tf.cumsum(tf.cast(masked, tf.int32), exclusive=True)
         sentinel = tf.gather(sentinels, mask_index)
-        shown = tf.where(masked, sentinel + prompts.ITEM_END, writer.history(events))
+        shown = tf.where(masked, sentinel + items.end_mark, writer.history(events))
         answers = sentinel + " " + writer.target(events)
         return {
             "inputs": writer.fill(template, history=tf.strings.reduce_join(shown, separator=" ")),

@@ -78,7 +78,7 @@ class Verbaliser:
         self._most_history_tokens = most_history_tokens
         counts = [len(vocabulary.encode(prompts.without_fields(t))) for t in self.templates]
         self._template_tokens = tf.constant(counts)
-        marks = {prompts.ITEM_END}.union(*(_MENTION.findall(t) for t in self.templates))
+        marks = {items.end_mark}.union(*(_MENTION.findall(t) for t in self.templates))
         if lengths:
             question = max(counts) + question_tokens + tokens_beside_each
             items = self._shorten(items, vocabulary, marks, question)

@@ -31,3 +31,36 @@ def test_an_unknown_format_is_a_usage_error(tmp_path):
     result = CliRunner().invoke(convert, [str(tmp_path), str(tmp_path / "out"), "--to", "pt"])
     assert result.exit_code == 2
     assert "'pt' is not one of" in result.output
+
+
+def saved(path, to, rows=40):
+    config = T5Config(
+        rows, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=12,
+        num_encoder_layers=1, num_decoder_layers=1,
+    )  # fmt: skip
+    flat = {name: np.ones(shape, np.float32) for name, shape in parameter_shapes(config).items()}
+    save_params(traverse_util.unflatten_dict(flat, sep="/"), path, to)
+
+
+def test_where_no_vocabulary_is_known_that_is_told_and_one_can_be_given(tmp_path, shared):
+    saved(tmp_path / "t5x", "t5x", rows=32_128)
+    source, vocabulary = str(tmp_path / "t5x"), str(shared / "vocab/t5/spiece.model")
+    result = CliRunner().invoke(convert, [source, str(tmp_path / "bare"), "--to", "hf"])
+    assert result.exit_code == 0
+    assert "give it as --vocabulary FILE" in result.stderr
+    arguments = [source, str(tmp_path / "hf"), "--to", "hf", "--vocabulary", vocabulary]
+    result = CliRunner().invoke(convert, arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (tmp_path / "hf/spiece.model").exists()
+    result = CliRunner().invoke(convert, [str(tmp_path / "hf"), str(tmp_path / "2"), "--to", "hf"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    for name in ("spiece.model", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+
+
+def test_a_vocabulary_has_no_place_in_other_formats(tmp_path):
+    saved(tmp_path / "t5x", "t5x")
+    arguments = ["--to", "orbax", "--vocabulary", str(tmp_path / "spiece.model")]
+    result = CliRunner().invoke(convert, [str(tmp_path / "t5x"), str(tmp_path / "o"), *arguments])
+    assert "--vocabulary is for --to hf" in str(result.exception)
+    assert not (tmp_path / "o").exists()

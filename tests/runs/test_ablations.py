@@ -184,7 +184,7 @@ def test_one_seed_has_no_deviation():
         (["--seeds", "0,one"], "must be whole numbers"),
         (["--gin.RANDOM_SEED=3"], "use --output and --seeds"),
         (["--gin.MODEL_DIR=elsewhere"], "use --output and --seeds"),
-        (["--domains", "toyshop,nowhere"], "domain 'nowhere' is not prepared"),
+        (["--domains", "toyshop,nowhere"], "no task or mixture is named 'nowhere_aligned'"),
         (["--domains", "toyshop", "--gin.MIXTURE_OR_TASK_NAME=all"], "'all' is no mixture of"),
     ],
 )

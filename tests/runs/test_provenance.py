@@ -11,6 +11,7 @@ from recalign import domains
 from recalign.cli import recalign
 from recalign.domains.readers import toyshop
 from recalign.errors import UserError
+from recalign.samples.registry import register_domain
 
 SMALL = [
     "--gin_file=toyshop.gin",
@@ -38,6 +39,7 @@ def prepare(events, folder):
     tables = ["--interactions", folder / "events.csv", "--items", folder / "items.csv"]
     columns = ["--catalogue_item_column", "key", "--vocab_size", 500, "--overwrite"]
     run("prepare", "table", *tables, *columns, "--name", "exchange")
+    register_domain("exchange")  # other tests may have imported recalign.tasks before
     return domains.load("exchange")
 
 

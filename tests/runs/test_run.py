@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import tensorflow as tf
 from click.testing import CliRunner
 
@@ -45,6 +46,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def shop():
     run("prepare", "toyshop", "--users", 120, "--items", 60)
+    register_domain("toyshop")  # as a new process would
     return domains.load("toyshop")
 
 
@@ -55,9 +57,9 @@ def trained(shop, tmp_path_factory):
     return folder, table
 
 
-def predictions(folder, task, where):
+def predictions(folder, task, where, step="newest"):
     output = where / f"{task}.jsonl"
-    run("infer", "--model_dir", folder, "--task", task, "--output", output)
+    run("infer", "--model_dir", folder, "--task", task, "--output", output, "--step", step)
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
@@ -250,7 +252,7 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
 
 
 def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
-    lines = predictions(trained[0], "toyshop_retrieval", tmp_path)
+    lines = predictions(trained[0], "toyshop_retrieval", tmp_path, "best")
     split = shop.split("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
@@ -264,7 +266,7 @@ def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
 
 
 def test_infer_ranks_the_stored_candidates(trained, shop, tmp_path):
-    lines = predictions(trained[0], "toyshop_ranking", tmp_path)
+    lines = predictions(trained[0], "toyshop_ranking", tmp_path, "best")
     split, lists = shop.split("test"), shop.candidates("test")
     keys = shop.items["key"].to_numpy()
     assert len(lines) == len(split)
@@ -356,6 +358,33 @@ def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
     assert metrics(tmp_path) == metrics(trained[0])
 
 
+def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
+    trained, shop, tmp_path, monkeypatch
+):
+    """With relative paths, as in the README."""
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(trained[0], tmp_path / "runs/my_shop")
+    said = run("convert", "runs/my_shop", "my_shop_t5", "--to", "hf")
+    assert "my_shop_t5: " in said
+    written = (tmp_path / "my_shop_t5/spiece.model").read_bytes()
+    own = sentencepiece.SentencePieceProcessor(model_file=str(shop.path / "spiece.model"))
+    found = sentencepiece.SentencePieceProcessor(model_proto=written)
+    text = "#01 Red car, #17 Blue train"
+    assert found.encode(text) == own.encode(text)
+    options = ["train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=runs/again", *SMALL]
+    run(*options, "--gin.TRAIN_STEPS=0", "--gin.INITIAL_CHECKPOINT_PATH='my_shop_t5'")
+    run("eval", "--model_dir", "runs/my_shop")
+    assert metrics(tmp_path / "runs/again") == metrics(folder)
+    config = (folder / "config.gin").read_text()
+    (folder / "config.gin").write_text(config.replace("'toyshop_aligned'", "'gone_aligned'"))
+    command = ["convert", "runs/my_shop/checkpoints/3", "again", "--to=hf"]
+    result = CliRunner().invoke(recalign, command)
+    assert result.exit_code == 0  # the domain is not there any more, the parameters are
+    assert "no vocabulary is written beside the parameters" in result.stderr
+    assert "gone_aligned" in result.stderr
+    assert not (tmp_path / "again/spiece.model").exists()
+
+
 def test_an_input_that_the_position_does_not_fit_starts_anew_if_that_is_accepted(
     trained, tmp_path, caplog
 ):
@@ -382,7 +411,9 @@ def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
         f"--gin.INITIAL_CHECKPOINT_PATH={trained[0] / 'checkpoints'}",
         "--gin.TRAIN_STEPS=0",
     )
-    assert metrics(tmp_path) == metrics(trained[0])
+    newest = shutil.copytree(trained[0], tmp_path / "newest")
+    run("eval", "--model_dir", newest)
+    assert metrics(tmp_path) == metrics(newest)
 
 
 def test_tasks_lists_and_shows(shop):

@@ -5,6 +5,7 @@ import pytest
 from recalign.errors import UserError
 from recalign.runs import configuration, gin_text, safety
 from recalign.runs.run import load
+from recalign.samples.registry import register_domain
 from tests.runs.test_run import SMALL, run
 
 DYNAMIC = "from __gin__ import dynamic_registration\n"
@@ -93,6 +94,7 @@ def test_a_module_of_the_user_s_is_allowed_by_name(tmp_path, monkeypatch):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     run("prepare", "toyshop", "--users", 120, "--items", 60)
+    register_domain("toyshop")
     only = "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"
     options = (*SMALL, "--gin.TRAIN_STEPS=1", only, f"--gin.MODEL_DIR={folder}")
     run("train", "--gin_file=toyshop.gin", *options)

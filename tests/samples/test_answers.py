@@ -265,3 +265,18 @@ def test_recalign_tasks_shows_what_is_given():
     shown = CliRunner().invoke(recalign, [*command, option], catch_exceptions=False)
     gin.clear_config()
     assert len(re.findall(r"of which (#\d\d) is given\): \1 #\d\d\n", shown.output)) == 2
+
+
+def test_ids_may_stand_without_end_marks_which_titles_need(shop, configured):
+    configured(**{"item_texts.history_form": "id", "item_texts.end_mark": ""})
+    vocabulary = seqio.TaskRegistry.get("testshop_retrieval").output_features["inputs"].vocabulary
+    texts = texts_of(shop)
+    for kind in ("retrieval", "mim"):
+        for sample in dataset(kind, "train").take(20).as_numpy_iterator():
+            text = vocabulary.decode(sample["inputs"].tolist())
+            assert ";" not in text
+            if kind == "retrieval":
+                assert " ".join(texts.ids[sample["seen"][-20:]]) in text
+    gin.bind_parameter("item_texts.history_form", "id_title")
+    with pytest.raises(UserError, match="items with titles need one"):
+        texts_of(shop)

@@ -16,7 +16,11 @@ from recalign.domains.assemble import assemble
 from recalign.domains.domain import MIN_EVENTS
 from recalign.domains.rating import PARTS
 from recalign.domains.readers import toyshop
-from recalign.domains.vectors import co_occurrence_vectors, explaining_vectors, text_vectors
+from recalign.domains.vectors import (
+    co_occurrence_vectors,
+    explained_text_vectors,
+    text_vectors,
+)
 from recalign.evaluation.baselines.counting import ItemCooccurrence, Popularity
 from recalign.samples import records
 from tests.samples.reading import items_in
@@ -66,7 +70,7 @@ def learned_from(domain, folder):
         "co-occurrence": nearest.by_item.toarray(),
         "vectors of texts": text_vectors(domain.items, 8),
         "vectors of co-occurrence": co_occurrence_vectors(*domain.train(), domain.num_items, 8),
-        "what of texts explains it": explaining_vectors(domain.items, *domain.train(), 8),
+        "explained texts": explained_text_vectors(domain.items, *domain.train(), 8),
         "rating parts": domain.rating_parts,
         "star texts": np.array(described["ratings"]["values"]),
         "mean rating": np.array(described["ratings"]["mean"]),

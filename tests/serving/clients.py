@@ -34,7 +34,7 @@ def nonsense(rng: np.random.Generator) -> bytes:
     """A request that is not one, or not a right one."""
     kinds = [
         lambda: rng.bytes(200) + b"\r\n\r\n",
-        lambda: b"GET / HTTP/9.9\r\n\r\n",
+        lambda: b"GET / HTTP/9.9\r\nConnection: close\r\n\r\n",
         lambda: (
             b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         ),

@@ -14,6 +14,7 @@ from recalign.errors import UserError
 from recalign.runs import configuration
 from recalign.runs.run import make
 from recalign.samples import inputs
+from recalign.samples.registry import register_domain
 from recalign.tokens.batches import CachedBatches, decode, metadata
 from recalign.tokens.data import TokenData
 
@@ -49,6 +50,7 @@ def run(*arguments):
 def shop():
     """The shop of the other tests: tasks are registered once a process."""
     run("prepare", "toyshop", "--users", 120, "--items", 60)
+    register_domain("toyshop")
 
 
 @pytest.fixture(scope="module")

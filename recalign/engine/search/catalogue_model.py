@@ -1,12 +1,15 @@
 """One network over one catalogue: it ranks the items, scores some, or answers in its own words."""
 
 import functools
+import itertools
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 
 from recalign.engine.network.transformer import Transformer
 from recalign.engine.partitioning import Partitioner, put
@@ -239,13 +242,17 @@ class CatalogueModel:
           exact: as in `rank`.
           given: tokens that every answer begins with, padding included.
         """
-        for rows in sorted({self._rows_for(number) for number in histories}):
-            for length in rungs(longest, self._options.length_multiple, halfway=True):
-                for width in rungs(most_excluded, EXCLUDED):
-                    inputs = np.full((rows, length), PAD, np.int32)
-                    excluded = np.full((rows, width), NO_ITEM, np.int32)
-                    begins = np.full((rows, given), PAD, np.int32)
-                    self.best(params, inputs, excluded, depth, exact, begins)
+        shapes = itertools.product(
+            sorted({self._rows_for(number) for number in histories}),
+            rungs(longest, self._options.length_multiple, halfway=True),
+            rungs(most_excluded, EXCLUDED),
+        )
+        silent = not sys.stderr.isatty()
+        for rows, length, width in tqdm.tqdm([*shapes], "compiling", leave=False, disable=silent):
+            inputs = np.full((rows, length), PAD, np.int32)
+            excluded = np.full((rows, width), NO_ITEM, np.int32)
+            begins = np.full((rows, given), PAD, np.int32)
+            self.best(params, inputs, excluded, depth, exact, begins)
 
     def _asked(
         self, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()

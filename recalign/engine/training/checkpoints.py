@@ -274,8 +274,7 @@ class Checkpoints:
         for name, tree in wanted.items():
             part = where if name == "params" else f"{name} of {where}"
             check_shapes(_shapes(found.get(name, {})), _shapes(tree), part)
-        file = folder / PROVENANCE / "metadata"
-        made_from = json.loads(file.read_text()) if file.exists() else {}
+        made_from = read_provenance(folder)
         for name in sorted(made_from.keys() & self._provenance.keys()):
             then, now = made_from[name], self._provenance[name]
             if (then.split()[0], now.split()[0]) == INCOMPARABLE:
@@ -338,6 +337,12 @@ class Checkpoints:
             self._prune()
             self._manager.close()
         logging.getLogger("absl").removeFilter(self._filter)
+
+
+def read_provenance(checkpoint: epath.Path) -> Provenance:
+    """What the parameters of a checkpoint, the folder of a step, belong to; empty if not told."""
+    file = checkpoint / PROVENANCE / "metadata"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ folder is in is seen from the folder; the architecture is seen from the shapes.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from etils import epath
@@ -41,6 +41,11 @@ class Weights:
     path: str
     tensors: Flat
     config: dict
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether a vocabulary lies beside the parameters, as in a folder of transformers'."""
+        return any((epath.Path(self.path) / name).exists() for name in tokenizer.FILES)
 
 
 def open_weights(path: str) -> Weights:
@@ -203,7 +208,7 @@ def convert(
     destination: str,
     to: str,
     vocab_size: int | None = None,
-    vocabulary: bytes | None = None,
+    find_vocabulary: Callable[[Weights], bytes | None] = lambda weights: None,
 ) -> Weights:
     """Writes a checkpoint again in another format, bit by bit the same values.
 
@@ -212,7 +217,7 @@ def convert(
         destination: a folder that is empty or does not exist.
         to: 'hf', 't5x' or 'orbax'.
         vocab_size: 32,100 or 32,128, to cut off or add padding rows; None to leave them.
-        vocabulary: see `write_weights`.
+        find_vocabulary: gives the vocabulary of what was opened, see `write_weights`.
 
     Returns:
         What was written.
@@ -226,7 +231,7 @@ def convert(
                 f"{weights.path} has {has:,} vocabulary rows: only {REAL_ROWS:,} and "
                 f"{PADDED_ROWS:,} can be made of each other"
             )
-    write_weights(weights, destination, to, vocabulary)
+    write_weights(weights, destination, to, find_vocabulary(weights))
     return weights
 
 

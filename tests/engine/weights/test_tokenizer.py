@@ -95,7 +95,7 @@ def test_the_folder_alone_answers_in_transformers(tmp_path, own):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     rows = 1024
     source = folder(tmp_path / "source", vocab_size=rows)
-    convert(source, tmp_path / "hf", "hf", vocabulary=own)
+    convert(source, tmp_path / "hf", "hf", find_vocabulary=lambda weights: own)
     found = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
     tokens = torch.arange(2, 14).reshape(2, 6)
@@ -141,8 +141,10 @@ def test_the_pattern_of_many_ids_is_short():
 
 def test_a_vocabulary_that_is_none_or_another_s_is_refused(tmp_path, own):
     source = folder(tmp_path / "source")
-    with pytest.raises(UserError, match="only 40 rows: it is not theirs"):
-        convert(source, tmp_path / "out", "hf", vocabulary=own)
-    with pytest.raises(UserError, match="not a SentencePiece model"):
-        convert(source, tmp_path / "out", "hf", vocabulary=b"\xff\xff")
+    for model, message in (
+        (own, "only 40 rows: it is not theirs"),
+        (b"\xff\xff", "not a SentencePiece model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            convert(source, tmp_path / "out", "hf", find_vocabulary=lambda weights, m=model: m)
     assert not (tmp_path / "out").exists()
