@@ -15,6 +15,7 @@ from recalign.errors import UserError
 from recalign.samples import inputs, judged
 from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import item_texts
+from recalign.samples.questions import Questions
 from tests.samples.reading import items_in
 
 LENGTHS = {"inputs": 220, "targets": 64}
@@ -241,7 +242,7 @@ def test_a_question_is_asked_with_what_its_answer_begins_with(shop, configured, 
         rows = tokens[history[-3:]]
         assert given.tolist() == rows[rows > 1].tolist()
     assert (len({len(given) for given in examples.given}) > 1) == (form == "title")
-    asked = examples.ask(histories)
+    asked = Questions(seqio.TaskRegistry.get("testshop_retrieval"), LENGTHS)(histories)
     for one, other in zip(asked.inputs, examples.inputs, strict=True):
         np.testing.assert_array_equal(one, other)
     [width] = {len(given) for given in asked.given}

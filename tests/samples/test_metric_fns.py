@@ -6,6 +6,7 @@ import seqio
 
 from recalign.evaluation import metrics
 from recalign.samples import metric_fns
+from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import item_texts
 from recalign.samples.registry import domain_of
 from recalign.t5x.evaluator import Evaluator
@@ -35,7 +36,7 @@ def judge(texts, task, ranked):
         return [(int(e), beams[int(e)]) for e, _ in dataset.as_numpy_iterator()]
 
     evaluator = seqio.Evaluator(
-        task, seqio.EncDecFeatureConverter(pack=False), "test", sequence_length=LENGTHS
+        task, FeatureConverter(pack=False), "test", sequence_length=LENGTHS
     )
     found, _ = evaluator.evaluate(compute_metrics=True, predict_fn=predict)
     return found.result()
@@ -121,7 +122,7 @@ def evaluate(task, model, kind=Evaluator):
     """What SeqIO says of a model, and the examples that it was asked."""
     provider = seqio.get_mixture_or_task(task)
     lengths = {"inputs": 256, "targets": 8}
-    converter = seqio.EncDecFeatureConverter(pack=False)
+    converter = FeatureConverter(pack=False)
     evaluator = kind(task, converter, "test", sequence_length=lengths)
     found, _ = evaluator.evaluate(
         compute_metrics=True, predict_fn=model.predict, score_fn=model.score
@@ -187,7 +188,7 @@ def test_beams_of_items_are_no_ratings(rated):
 def test_of_a_mixture_the_tasks_with_metrics_are_judged():
     evaluator = Evaluator(
         "ratedshop_aligned",
-        seqio.EncDecFeatureConverter(pack=False),
+        FeatureConverter(pack=False),
         "test",
         sequence_length={"inputs": 256, "targets": 64},
     )

@@ -72,7 +72,7 @@ def test_questions_are_the_inputs_of_the_task(trained):
     for split in ("validation", "test"):
         examples = trained.retrieval_examples(split, None)
         histories = np.split(examples.events, examples.offsets[1:-1])
-        asked = trained.data.questions(examples.task)(histories)
+        asked = trained.data.questions(examples.task)(histories).inputs
         assert len(asked) == len(examples.inputs) > 64
         for ours, theirs in zip(asked, examples.inputs, strict=True):
             np.testing.assert_array_equal(ours, theirs)
