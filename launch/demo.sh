@@ -9,4 +9,4 @@ environment
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export RECALIGN_DATA_DIR="${RECALIGN_DATA_DIR:-$ROOT/.demo/data}"
 recalign prepare toyshop
-recalign train --gin_file=toyshop.gin --gin.MODEL_DIR="$ROOT/.demo/run" "$@"
+recalign train --gin_file=toyshop_small.gin --gin.MODEL_DIR="$ROOT/.demo/run" "$@"

@@ -1,7 +1,7 @@
 """Times the ranking of a test split: users a second of `recalign eval`'s search, by its options.
 
-    python tests/benchmarks/ranking.py --gin_file beauty_tiny.gin
-    python tests/benchmarks/ranking.py --gin_file beauty_tiny.gin --users 2048 \
+    python tests/benchmarks/ranking.py --gin_file beauty_small.gin
+    python tests/benchmarks/ranking.py --gin_file beauty_small.gin --users 2048 \
         --options length_multiple=128 length_multiple=64 length_multiple=16,batch_size=256
 
 Without `--options` the recipe's own are compared with what is straightforward: every input padded
@@ -49,7 +49,7 @@ def seconds(model, params, question) -> float:
 def main():
     """Prints a table with a row for each set of options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gin_file", default="beauty_tiny.gin")
+    parser.add_argument("--gin_file", default="beauty_small.gin")
     parser.add_argument("--users", type=int, help="so many of them, drawn at random; else all")
     parser.add_argument("--turn", type=int, default=2048, help="users")
     parser.add_argument("--options", nargs="+")
