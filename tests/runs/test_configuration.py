@@ -11,11 +11,11 @@ from recalign.runs.macros import NEEDS
 
 RECIPE = """
 from __gin__ import dynamic_registration
-from recalign.engine.network import transformer as network
+from recalign.engine.network import transformer
 
 WIDTH = %gin.REQUIRED
 RATE = 0.1
-network.T5Config:
+transformer.T5Config:
   vocab_size = 100
   emb_dim = %WIDTH
   dropout_rate = %RATE
@@ -31,14 +31,14 @@ def recipe(tmp_path):
 
 
 def test_files_and_overrides_configure_what_they_name(recipe):
-    configuration.parse([recipe], ["WIDTH=8", "network.T5Config.head_dim=4"])
+    configuration.parse([recipe], ["WIDTH=8", "transformer.T5Config.head_dim=4"])
     config = gin.get_configurable(T5Config)()
     assert (config.emb_dim, config.dropout_rate, config.head_dim) == (8, 0.1, 4)
     configuration.check_all_used()
 
 
 def test_what_is_neither_literal_nor_reference_is_a_string(recipe):
-    configuration.parse([recipe], ["WIDTH=%RATE", "network.T5Config.dtype=bfloat16"])
+    configuration.parse([recipe], ["WIDTH=%RATE", "transformer.T5Config.dtype=bfloat16"])
     config = gin.get_configurable(T5Config)()
     assert (config.emb_dim, config.dtype) == (0.1, "bfloat16")
 
@@ -56,7 +56,7 @@ def test_the_operative_configuration_gives_the_same_again(recipe, tmp_path):
     [
         ([], "`WIDTH` must be set"),
         (["WIDTH=8", "RAT=0.2"], "nothing uses `RAT` .did you mean RATE"),
-        (["WIDTH=8", "network.T5Config.emb_dims=3"], "emb_dims"),
+        (["WIDTH=8", "transformer.T5Config.emb_dims=3"], "emb_dims"),
         (["WIDTH=8", "network.T5Confg.emb_dim=3"], "T5Confg"),
         (["WIDTH=%NOWHERE"], "NOWHERE"),
         (["WIDTH"], "--gin.NAME=VALUE"),
