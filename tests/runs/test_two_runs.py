@@ -64,15 +64,17 @@ def test_a_run_is_trained_as_it_was_configured(folders, tmp_path):
     assert {k: repr(v) for k, v in ours.items() if k != "MODEL_DIR"} == {
         k: repr(v) for k, v in theirs.items() if k != "MODEL_DIR"
     }
-    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(
-        (folders["a"] / "metrics.json").read_text()
+    [validation], [of_its_own, _] = (
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (tmp_path, folders["a"])
     )
+    assert validation == of_its_own
 
 
 def test_questions_are_written_as_the_run_was_taught(folders):
     a = load(str(folders["a"]))
     load(str(folders["b"]))
-    [tokens] = a.data.questions("toyshop_retrieval")([[3, 1, 4]])
+    [tokens] = a.data.questions("toyshop_retrieval")([[3, 1, 4]]).inputs
     text = a.data.decode(tokens.tolist())
     [example] = a.data.examples("test", 1)
     assert "#" in text

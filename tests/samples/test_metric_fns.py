@@ -35,9 +35,7 @@ def judge(texts, task, ranked):
         beams = [[sequence(i) for i in row] if rows.ndim == 2 else sequence(row) for row in rows]
         return [(int(e), beams[int(e)]) for e, _ in dataset.as_numpy_iterator()]
 
-    evaluator = seqio.Evaluator(
-        task, FeatureConverter(pack=False), "test", sequence_length=LENGTHS
-    )
+    evaluator = seqio.Evaluator(task, FeatureConverter(pack=False), "test", sequence_length=LENGTHS)
     found, _ = evaluator.evaluate(compute_metrics=True, predict_fn=predict)
     return found.result()
 
