@@ -6,6 +6,7 @@ int32[B, G], the tokens that each example's answer begins with before the search
 0): they are read in one pass, and count in no score.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -97,19 +98,23 @@ def search(
     encoded: Encoded,
     index: CatalogueIndex,
     *,
+    num_beams: int,
+    excluded: jax.Array | None = None,
     renormalise: bool = False,
-    **options: Any,
+    ends_compete: bool = True,
 ) -> Ranked:
-    """The best items of each encoded history; `options` are those of `beam_search`."""
+    """The best items of each encoded history; for the options see `beam_search`."""
     batch = encoded.mask.shape[0]
     return beam_search(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
         encoded.cache,
         index,
+        num_beams=num_beams,
         batch=batch,
+        excluded=excluded,
         renormalise=renormalise,
+        ends_compete=ends_compete,
         grow=encoded.grow,
-        **options,
     )
 
 
@@ -121,14 +126,22 @@ def retrieve(
     given: jax.Array | None = None,
     *,
     num_beams: int,
-    **options: Any,
+    excluded: jax.Array | None = None,
+    renormalise: bool = False,
+    ends_compete: bool = True,
 ) -> Ranked:
-    """The best `num_beams` items for each history int32[B, S], 0 padded.
-
-    `options` are those of `beam_search`: `excluded` int32[B, E], `renormalise`, `ends_compete`.
-    """
+    """The best `num_beams` items for each history int32[B, S], 0 padded; see `beam_search`."""
     encoded = encode(module, variables, encoder_input_tokens, given)
-    return search(module, variables, encoded, index, num_beams=num_beams, **options)
+    return search(
+        module,
+        variables,
+        encoded,
+        index,
+        num_beams=num_beams,
+        excluded=excluded,
+        renormalise=renormalise,
+        ends_compete=ends_compete,
+    )
 
 
 def retrieve_all_and_unseen(
@@ -140,7 +153,8 @@ def retrieve_all_and_unseen(
     *,
     num_beams: int,
     seen: jax.Array,
-    **options: Any,
+    renormalise: bool = False,
+    ends_compete: bool = True,
 ) -> tuple[Ranked, Ranked]:
     """Two rankings from one pass of the encoder: of all items, and of those not in `seen`.
 
@@ -152,14 +166,21 @@ def retrieve_all_and_unseen(
         given: int32[B, G], 0 padded.
         num_beams: how many items each ranking has.
         seen: int32[B, E], positions in the catalogue, padded with -1.
-        **options: see `beam_search`.
+        renormalise: as in `beam_search`.
+        ends_compete: as in `beam_search`.
     """
     encoded = encode(module, variables, encoder_input_tokens, given)
-    options["num_beams"] = num_beams
-    return (
-        search(module, variables, encoded, index, **options),
-        search(module, variables, encoded, index, excluded=seen, **options),
+    find = functools.partial(
+        search,
+        module,
+        variables,
+        encoded,
+        index,
+        num_beams=num_beams,
+        renormalise=renormalise,
+        ends_compete=ends_compete,
     )
+    return find(), find(excluded=seen)
 
 
 def score_items(
@@ -171,12 +192,8 @@ def score_items(
     given: jax.Array | None = None,
     *,
     renormalise: bool = False,
-    **options: Any,
 ) -> jax.Array:
-    """The exact scores float32[B, C] of items int32[B, C] (-1 padded) for histories int32[B, S].
-
-    `options` are those of `score_candidates`.
-    """
+    """The exact scores float32[B, C] of items int32[B, C] (-1 padded) for histories int32[B, S]."""
     encoded = encode(module, variables, encoder_input_tokens, given)
     return score_candidates(
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
@@ -185,7 +202,6 @@ def score_items(
         items,
         renormalise=renormalise,
         grow=encoded.grow,
-        **options,
     )
 
 
@@ -197,12 +213,12 @@ def score_all_items(
     given: jax.Array | None = None,
     *,
     chunk: int,
+    widths: tuple[int, ...] | None = None,
     renormalise: bool = False,
-    **options: Any,
 ) -> jax.Array:
     """The exact scores float32[B, N] of the whole catalogue for histories int32[B, S].
 
-    `chunk` and `options` are those of `score_catalogue`.
+    For the options see `score_catalogue`.
     """
     encoded = encode(module, variables, encoder_input_tokens, given)
     batch = encoder_input_tokens.shape[0]
@@ -212,9 +228,9 @@ def score_all_items(
         index,
         batch=batch,
         chunk=chunk,
+        widths=widths,
         renormalise=renormalise,
         grow=encoded.grow,
-        **options,
     )
 
 
@@ -227,10 +243,21 @@ def rank_exactly(
     *,
     num_beams: int,
     excluded: jax.Array | None = None,
-    **options: Any,
+    chunk: int,
+    widths: tuple[int, ...] | None = None,
+    renormalise: bool = False,
 ) -> Ranked:
-    """`retrieve` without a beam, which could miss an item; `options`: see `score_all_items`."""
-    scores = score_all_items(module, variables, encoder_input_tokens, index, given, **options)
+    """`retrieve` without a beam, which could miss an item; see `score_all_items`."""
+    scores = score_all_items(
+        module,
+        variables,
+        encoder_input_tokens,
+        index,
+        given,
+        chunk=chunk,
+        widths=widths,
+        renormalise=renormalise,
+    )
     return best_items(scores, num_beams, excluded)
 
 
@@ -243,8 +270,19 @@ def rank_exactly_all_and_unseen(
     *,
     num_beams: int,
     seen: jax.Array,
-    **options: Any,
+    chunk: int,
+    widths: tuple[int, ...] | None = None,
+    renormalise: bool = False,
 ) -> tuple[Ranked, Ranked]:
     """`retrieve_all_and_unseen` without a beam, from one pass over the catalogue."""
-    scores = score_all_items(module, variables, encoder_input_tokens, index, given, **options)
+    scores = score_all_items(
+        module,
+        variables,
+        encoder_input_tokens,
+        index,
+        given,
+        chunk=chunk,
+        widths=widths,
+        renormalise=renormalise,
+    )
     return best_items(scores, num_beams), best_items(scores, num_beams, seen)

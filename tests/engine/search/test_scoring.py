@@ -14,7 +14,7 @@ HISTORIES = np.array([[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1]], np.int32)
 STATIC = ("chunk", "widths", "renormalise")
 
 score_catalogue = jax.jit(score_all_items, static_argnums=0, static_argnames=STATIC)
-score_candidates = jax.jit(score_items, static_argnums=0, static_argnames=STATIC)
+score_candidates = jax.jit(score_items, static_argnums=0, static_argnames="renormalise")
 search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "renormalise"))
 
 
