@@ -15,7 +15,8 @@ from recalign.runs.directory import RunDirectory
 from recalign.runs.result import Result
 from recalign.runs.run import Run
 from recalign.samples.registry import register_domain
-from tests.runs.test_run import SMALL, run
+from tests.commands import run
+from tests.runs.test_run import SMALL
 from tests.samples.reading import fits, items_in, read
 
 TEMPLATES = {

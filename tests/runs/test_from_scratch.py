@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from recalign import domains
-from recalign.cli import recalign
 from recalign.runs import run as runs
 from recalign.runs.item_embeddings import ItemEmbeddings, embeddings
+from tests.commands import run
 
 RECIPE = """
 from __gin__ import dynamic_registration
@@ -38,14 +37,6 @@ transformer.T5Config.emb_dim = 16
 transformer.T5Config.num_heads = 2
 transformer.T5Config.head_dim = 8
 """
-
-
-def run(*arguments):
-    result = CliRunner().invoke(recalign, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

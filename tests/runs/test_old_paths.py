@@ -15,7 +15,7 @@ from recalign.runs.old_paths import MOVED, RENAMED, SPLIT, translate, translate_
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
-from tests.runs.test_run import run
+from tests.commands import run
 
 MODULES = [*MOVED.values(), *(path for parts in SPLIT.values() for path in parts.values())]
 

@@ -5,13 +5,12 @@ import logging
 import shutil
 
 import pytest
-from click.testing import CliRunner
 
 from recalign import domains
-from recalign.cli import recalign
 from recalign.domains.readers import toyshop
 from recalign.errors import UserError
 from recalign.samples.registry import register_domain
+from tests.commands import run
 
 SMALL = [
     "--gin_file=toyshop.gin",
@@ -24,14 +23,6 @@ SMALL = [
     "--gin.T5Config.num_encoder_layers=1",
     "--gin.T5Config.num_decoder_layers=1",
 ]
-
-
-def run(*arguments):
-    result = CliRunner().invoke(recalign, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def prepare(events, folder):

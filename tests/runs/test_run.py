@@ -20,6 +20,7 @@ from recalign.runs.result import read
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
+from tests.commands import run
 from tests.splits import history as history_of
 from tests.splits import rated as rated_of
 
@@ -33,14 +34,6 @@ SMALL = [
     "--gin.T5Config.num_encoder_layers=1",
     "--gin.T5Config.num_decoder_layers=1",
 ]
-
-
-def run(*arguments):
-    result = CliRunner().invoke(recalign, list(map(str, arguments)), catch_exceptions=True)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

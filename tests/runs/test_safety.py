@@ -6,7 +6,8 @@ from recalign.errors import UserError
 from recalign.runs import configuration, gin_text, safety
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
-from tests.runs.test_run import SMALL, run
+from tests.commands import run
+from tests.runs.test_run import SMALL
 
 DYNAMIC = "from __gin__ import dynamic_registration\n"
 

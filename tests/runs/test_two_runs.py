@@ -12,7 +12,8 @@ from recalign.engine.training.trainer import Trainer
 from recalign.runs import configuration
 from recalign.runs.run import load, make
 from recalign.samples.registry import register_domain
-from tests.runs.test_run import SMALL, run
+from tests.commands import run
+from tests.runs.test_run import SMALL
 
 
 @pytest.fixture(scope="module", autouse=True)

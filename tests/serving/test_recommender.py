@@ -6,12 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign import domains
-from recalign.cli import recalign
 from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
 from recalign.runs.run import load
@@ -20,6 +18,7 @@ from recalign.serving import histories as history_files
 from recalign.serving.app import Asked, Limits, Service
 from recalign.serving.recommender import of_run
 from recalign.t5x.bindings import items_only
+from tests.commands import run
 
 SMALL = [
     "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only",
@@ -31,14 +30,6 @@ SMALL = [
     "--gin.T5Config.num_encoder_layers=1",
     "--gin.T5Config.num_decoder_layers=1",
 ]
-
-
-def run(*arguments):
-    result = CliRunner().invoke(recalign, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from recalign.cli import recalign
 from recalign.errors import UserError
 from recalign.runs import configuration
 from recalign.runs.run import make
@@ -17,6 +15,7 @@ from recalign.samples import inputs
 from recalign.samples.registry import register_domain
 from recalign.tokens.batches import CachedBatches, decode, metadata
 from recalign.tokens.data import TokenData
+from tests.commands import run
 
 SMALL = [
     "--gin_file=toyshop.gin",
@@ -37,13 +36,6 @@ from recalign.cli import main
 main()
 """
 LENGTHS = {"inputs": 256, "targets": 32}
-
-
-def run(*arguments):
-    result = CliRunner().invoke(recalign, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
