@@ -8,12 +8,10 @@ from pathlib import Path
 
 import hypothesis
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.search.generation import generate_greedily
 from recalign.engine.search.retrieval import (
     rank_exactly_all_and_unseen,
@@ -23,6 +21,7 @@ from recalign.engine.search.retrieval import (
     score_items,
 )
 from recalign.engine.search.trie import EOS, PAD, CatalogueIndex
+from tests.engine.search.networks import make_network
 
 HISTORIES = np.array(
     [[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1], [4, 1, 0, 0, 0, 0], [9, 9, 8, 1, 0, 0]], np.int32
@@ -42,19 +41,7 @@ def rows(sequences, width):
 
 @pytest.fixture(scope="module")
 def model():
-    """A small network, since what takes time here is compiling it; two decoder layers."""
-    config = T5Config(
-        vocab_size=40,
-        emb_dim=8,
-        num_heads=2,
-        head_dim=4,
-        mlp_dim=16,
-        num_encoder_layers=1,
-        num_decoder_layers=2,
-    )
-    module, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
-    init = jax.jit(lambda key: module.init(key, one, one, one, enable_dropout=False))
-    return module, {"params": init(jax.random.key(0))["params"]}
+    return make_network(num_decoder_layers=2)
 
 
 @pytest.fixture(scope="module")

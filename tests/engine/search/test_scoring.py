@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.search.retrieval import retrieve, score_all_items, score_items
 from recalign.engine.search.scoring import best_items, chunk_widths
 from recalign.engine.search.trie import EOS, PAD, CatalogueIndex
+from tests.engine.search.networks import make_network
 
 HISTORIES = np.array([[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1]], np.int32)
 STATIC = ("chunk", "widths", "renormalise")
@@ -20,19 +20,7 @@ search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "reno
 
 @pytest.fixture(scope="module")
 def model():
-    """A network as small as can be, since what takes time here is compiling it."""
-    config = T5Config(
-        vocab_size=40,
-        emb_dim=8,
-        num_heads=2,
-        head_dim=4,
-        mlp_dim=16,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-    )
-    module, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
-    init = jax.jit(lambda key: module.init(key, one, one, one, enable_dropout=False))
-    return module, {"params": init(jax.random.key(0))["params"]}
+    return make_network(num_decoder_layers=1)
 
 
 @pytest.fixture(scope="module")
