@@ -180,7 +180,7 @@ class CatalogueModel:
         items: np.ndarray,
         given: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
-        """The log-probability of each item, EOS included, float32[m, C].
+        """The log-probability of each item, EOS included where answers end with it, float32[m, C].
 
         Args:
           params: the network's.
