@@ -16,7 +16,7 @@ from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
 from recalign.samples.answers import FeatureConverter
 from recalign.samples.items import check_readable
-from recalign.samples.registry import domain_in, domain_of
+from recalign.samples.registry import domain_in, domain_of, follow_data_dir
 
 Lengths = Mapping[str, int]
 
@@ -198,7 +198,7 @@ def decode(tokens: Sequence[int], mixture_or_task_name: str, module: str | None 
 
 
 def import_tasks(module: str | None) -> None:
-    """Imports a module that registers tasks.
+    """Imports a module that registers tasks, which follow the default data folder from then on.
 
     Raises:
       UserError: there is no such module.
@@ -210,6 +210,7 @@ def import_tasks(module: str | None) -> None:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"MIXTURE_OR_TASK_MODULE: there is no module {module!r}") from error
+    follow_data_dir()
 
 
 def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.Mixture:

@@ -34,6 +34,8 @@ _MIXTURES = ("aligned", "recommendation", "auxiliary", *(f"{kind}_only" for kind
 _DOMAIN_OF_TASK: dict[str, tuple[str, str]] = {}
 # What the tasks of a domain were registered for: folder, vocabulary, whether there are ratings.
 _STATE_OF_DOMAIN: dict[str, tuple[str, str, bool]] = {}
+# The domains that were registered for a folder of their own, not for the default one.
+_OF_OWN_FOLDER: set[str] = set()
 
 
 @gin.configurable
@@ -81,6 +83,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
       data_dir: where it lives, a local folder or a bucket; by default as for every command.
     """
     folder = domains.data_dir(data_dir)
+    (_OF_OWN_FOLDER.add if data_dir else _OF_OWN_FOLDER.discard)(name)
     vocabulary = domain_vocabulary(name, str(folder))
     # By the build, not by statistics.json: it is what the task reads.
     rated = (folder / name / records.RATING / records.VERSION).exists()
@@ -192,8 +195,17 @@ def domain_in(name: str) -> str | None:
 
 
 def register_prepared_domains() -> None:
-    """Registers every domain that is prepared in the default data folder, if no other is meant."""
-    folder = str(domains.data_dir())
+    """Registers every domain that is prepared in the default data folder.
+
+    Those that were registered for a folder of their own stay as they are.
+    """
     for name in domains.prepared():
-        if _STATE_OF_DOMAIN.get(name, (folder,))[0] == folder:
+        if name not in _OF_OWN_FOLDER:
+            register_domain(name)
+
+
+def follow_data_dir() -> None:
+    """Registers domains of the default data folder anew where that is another one by now."""
+    for name in [*_STATE_OF_DOMAIN]:
+        if name not in _OF_OWN_FOLDER:
             register_domain(name)

@@ -9,8 +9,9 @@ import seqio
 
 from recalign import prompts
 from recalign.errors import UserError
-from recalign.samples import inputs
+from recalign.samples import inputs, registry
 from recalign.samples.items import item_texts
+from tests.commands import run
 from tests.samples.reading import LENGTHS, fits, items_in, read
 from tests.splits import history as history_of
 
@@ -211,3 +212,18 @@ def test_a_name_of_nothing_is_answered_with_its_domain_or_with_what_is_like_it(
             inputs.mixture_or_task(f"testshop_2_{kind}")
     with pytest.raises(UserError, match=r"'testshop_alined'; did you mean testshop_aligned"):
         inputs.mixture_or_task("testshop_alined")
+
+
+def test_tasks_of_the_default_data_folder_follow_it(tmp_path, monkeypatch):
+    a, b = tmp_path / "a", tmp_path / "b"
+    shop = ["prepare", "toyshop", "--users", "30", "--items", "30", "--name", "moved"]
+    for folder in (a, b):
+        run(*shop, "--data_dir", folder)
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(b))
+    registry.register_domain("moved")
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(a))
+    task = inputs.mixture_or_task("moved_retrieval")
+    assert registry.domain_of(task) == ("moved", str(a))
+    registry.register_domain("moved", str(b))  # a folder of its own, which it keeps
+    task = inputs.mixture_or_task("moved_retrieval")
+    assert registry.domain_of(task) == ("moved", str(b))

@@ -173,10 +173,14 @@ def _records(data: bytes, separator: str, quoted: bool) -> Iterator[tuple[int, i
             if line.strip(" "):  # blank lines are no records
                 yield number, line.count(separator) + 1
         return
-    csv.field_size_limit(len(data))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    start = 1
-    for fields in reader:
-        if len(fields) > 1 or "".join(fields).strip():
-            yield start, len(fields)
-        start = reader.line_num + 1
+    before = csv.field_size_limit(len(data))  # of the whole process
+    try:
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        start = 1
+        for fields in reader:
+            if len(fields) > 1 or "".join(fields).strip():
+                yield start, len(fields)
+            start = reader.line_num + 1
+    finally:
+        csv.field_size_limit(before)

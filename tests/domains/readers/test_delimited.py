@@ -54,6 +54,14 @@ def refuse(path, *words, quoted=False):
         assert word in message
 
 
+def test_long_fields_are_read_and_the_process_keeps_its_limit(put):
+    limit = csv.field_size_limit()
+    long = "a" * (limit + 1)
+    source = delimited.read(put("a.csv", f'x,y\n"{long}",\n'), ",", True)
+    assert rows(source) == [[long, ""]]
+    assert csv.field_size_limit() == limit
+
+
 def test_truncated_and_damaged_gzip(put):
     whole = gzip.compress(b"u\ti\n" + b"1\t2\n" * 500)
     refuse(put("a.gz", whole[:-12]), "truncated")
