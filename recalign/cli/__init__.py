@@ -12,6 +12,7 @@ from recalign.cli.baseline import baseline
 from recalign.cli.cache import cache
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
+from recalign.cli.inspect import inspect
 from recalign.cli.prepare import prepare
 from recalign.cli.recommend import recommend
 from recalign.cli.serve import serve
@@ -43,6 +44,7 @@ for command in (
     train,
     evaluate,
     ablate,
+    inspect,
     baseline,
     infer,
     recommend,

@@ -5,8 +5,10 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from recalign.errors import UserError
 from recalign.evaluation import report
@@ -15,6 +17,7 @@ from recalign.runs import configuration
 
 CONFIG = "config.gin"
 LOCK = ".lock"
+LOOKING = 0.1  # seconds; more than it takes to see who holds the lock
 METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
 
 # A run and what it reads may move, and a run may be told to train longer: that changes nothing that
@@ -27,7 +30,7 @@ class RunDirectory:
     """What a run keeps beside its checkpoints.
 
     config.gin, metrics.json, metrics.jsonl; seconds.json (how long it took to each checkpoint, over
-    all calls); result.json, see `recalign.runs.result`.
+    all calls); calls.jsonl, see `recalign.runs.calls`; result.json, see `recalign.runs.result`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -49,7 +52,7 @@ class RunDirectory:
             ) from error
         with lock as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except OSError as error:
                 file.seek(0)
                 raise UserError(
@@ -60,6 +63,19 @@ class RunDirectory:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
+
+    def holder(self) -> str | None:
+        """The process that trains here now, as it wrote itself down; None where none does."""
+        try:
+            file = (self.path / LOCK).open()
+        except FileNotFoundError:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "a process"
+        return None
 
     def check_config(self, text: str) -> None:
         """Refuses a configuration that is not the one that this run began with.
@@ -149,7 +165,10 @@ class RunDirectory:
 
     def _seconds(self) -> dict[str, float]:
         path = self.path / SECONDS
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); remove it") from error
 
     def forget_after(self, step: int) -> None:
         """Takes back the evaluations of later steps, which a run that goes on here makes again."""
@@ -161,3 +180,12 @@ class RunDirectory:
     def _history(self) -> list[dict]:
         path = self.path / HISTORY
         return report.read_metrics(path) if path.exists() else []
+
+
+def _lock(file: IO) -> None:
+    """Takes the lock; who only asks for its `holder` has it for a moment, which is waited for."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOKING)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,7 +36,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
-from recalign.runs import configuration, macros, safety
+from recalign.runs import calls, configuration, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
 from recalign.runs.result import Result, commit, read
@@ -179,6 +179,7 @@ class Run:
             if processes.is_first():
                 self._directory.write_config(config)
                 self._directory.forget_after(step)
+                calls.record(self._directory.path, step, self.data.provenance(), _devices())
 
         def on_saved(step: int) -> None:
             if processes.is_first():
@@ -471,6 +472,10 @@ class Run:
         if not self.step.isdecimal():
             raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
         return int(self.step)
+
+
+def _devices() -> str:
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def _named(rows: Rows, split: str) -> dict[str, float]:
