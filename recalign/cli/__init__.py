@@ -15,6 +15,7 @@ from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.inspect import inspect
 from recalign.cli.prepare import prepare
 from recalign.cli.recommend import recommend
+from recalign.cli.report import report
 from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
@@ -45,6 +46,7 @@ for command in (
     evaluate,
     ablate,
     inspect,
+    report,
     baseline,
     infer,
     recommend,

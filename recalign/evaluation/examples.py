@@ -142,3 +142,21 @@ def first(examples: Examples, number: int) -> Examples:
         changed["offsets"] = examples.offsets[: number + 1]
         changed["events"] = examples.events[: examples.offsets[number]]
     return dataclasses.replace(examples, **changed)
+
+
+def select(examples: RetrievalExamples, rows: np.ndarray) -> RetrievalExamples:
+    """The examples of some rows int[k], in their order."""
+    changed = {}
+    for field in dataclasses.fields(examples):
+        value = getattr(examples, field.name)
+        of_each = field.name not in (*_NAMES, *_OF_ALL, "offsets", "events")
+        if of_each and len(value):  # `given` may be () for all
+            changed[field.name] = (
+                value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
+            )
+    histories = np.split(examples.events, examples.offsets[1:-1])
+    chosen = [histories[row] for row in rows]
+    lengths = [len(history) for history in chosen]
+    changed["events"] = np.concatenate([examples.events[:0], *chosen])
+    changed["offsets"] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return dataclasses.replace(examples, **changed)

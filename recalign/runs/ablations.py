@@ -91,6 +91,11 @@ def run(
     return found
 
 
+def run_folder(output: Path, name: str, seed: int) -> Path:
+    """Where a variation is trained with a seed."""
+    return output / name / f"seed_{seed}"
+
+
 def check(
     configure: Configure,
     names: Sequence[str],
@@ -123,7 +128,7 @@ def _finished(made: Run) -> Result | None:
 def _configured(
     configure: Configure, name: str, seed: int, output: Path, domain: str | None
 ) -> Run:
-    folder = str(output / name / f"seed_{seed}")
+    folder = str(run_folder(output, name, seed))
     files = [] if name == RECIPE else [f"ablations/{name}.gin"]
     told = [f"MODEL_DIR={folder}", f"RANDOM_SEED={seed}"]
     configure(*told, files=files)

@@ -36,7 +36,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.files import replacing
-from recalign.runs import calls, configuration, macros, safety
+from recalign.runs import calls, configuration, details, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
 from recalign.runs.result import Result, commit, read
@@ -422,13 +422,23 @@ class Run:
         models = self._metrics(params, found)
         self._record(step, split, _named(models, split))
         is_best = self._directory.best_step(self.best_metric) == step
+        tables = {
+            e.task: {"recalign": models[e.task], **self._judge(e).baselines(e)} for e in found
+        }
+        answers = {
+            e.task: details.answer(
+                self.catalogue_model(e), params, e, self.data.decode, self.trainer.seed
+            )
+            for e in found
+            if type(e) is RetrievalExamples
+        }
+        if processes.is_first():
+            details.write(self._directory.path, step, split, tables, answers)
         return Report(
             step=step,
             split=split,
             best_by=self.best_metric if is_best else None,
-            tables={
-                e.task: {"recalign": models[e.task], **self._judge(e).baselines(e)} for e in found
-            },
+            tables=tables,
         )
 
     def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
