@@ -123,7 +123,7 @@ def test_a_keyboard_is_enough(page, shown):
     page.execute_script("document.querySelector('#history button').focus()")
     press(Keys.ENTER)
     wait(page, lambda: titles(page, "history") == shown[1:2])
-    assert page.switch_to.active_element.text.startswith("Remove")
+    assert "Remove" in page.switch_to.active_element.text
     press(Keys.ENTER)
     wait(page, lambda: titles(page, "history") == [])
     assert page.switch_to.active_element.get_attribute("id") == "search"
