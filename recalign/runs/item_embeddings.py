@@ -9,12 +9,15 @@ import numpy as np
 
 from recalign.domains import Domain, vectors
 from recalign.engine.search.trie import EOS
+from recalign.engine.training.side_information import SideInformationState
 from recalign.errors import UserError
 
 RANDOM, TITLES, CO_OCCURRENCE, BOTH = "random", "titles", "co_occurrence", "both"
 # The part of the dimensions of 'both' that is from titles; all have the same variance on average.
 # Chosen on the validation splits of Amazon's Beauty and Toys.
 FROM_TITLES = 3 / 4
+# What is left of random embeddings beside vectors that the optimiser knows of.
+OWN = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,34 +36,49 @@ class ItemEmbeddings:
 
 
 def start_item_embeddings(
-    params: Any, options: ItemEmbeddings, domain: Domain, catalogue: np.ndarray
-) -> Any:
-    """Parameters in which the embeddings of item tokens are vectors of the items.
+    params: Any,
+    options: ItemEmbeddings,
+    domain: Domain,
+    catalogue: np.ndarray,
+    known: SideInformationState | None = None,
+) -> tuple[Any, SideInformationState | None]:
+    """Parameters in which the embeddings of item tokens come from vectors of the items.
 
     The vectors are turned by a random rotation, so that no dimension is more of one thing than
     another, and have the mean and the deviation of the whole table. All other rows stay as they
-    are.
+    are. Where the optimiser knows of vectors, embeddings are what its kernel makes of them, and a
+    part `OWN` of what they were.
 
     Args:
       params: the network's.
       options: which vectors.
       domain: the items and the train events that they are made from.
       catalogue: int32[n, tokens], how items are written, as in `RetrievalExamples`.
+      known: of the optimiser; None where embeddings are trained one by one.
+
+    Returns:
+      The parameters, and what the optimiser is to know.
 
     Raises:
       UserError: an item has no token of its own, or a file of vectors does not fit.
     """
     if options.start == RANDOM:
-        return params
+        return params, known
     tokens = _own_tokens(catalogue)
     table = params["token_embedder"]["embedding"]
-    rows = embeddings(options, domain, table.shape[1])
+    vectors = embeddings(options, domain, table.shape[1] if known is None else len(known.kernel))
 
-    def replaced(table: jax.Array) -> jax.Array:
-        return table.at[tokens].set(rows * jnp.std(table) + jnp.mean(table))
+    def replaced(table: jax.Array, known: SideInformationState | None):
+        rows = vectors * jnp.std(table)
+        if known is None:
+            return table.at[tokens].set(rows + jnp.mean(table)), None
+        known = known._replace(vectors=known.vectors.at[tokens].set(rows))
+        return table.at[tokens].set(OWN * table[tokens] + rows @ known.kernel), known
 
-    table = jax.jit(replaced, out_shardings=table.sharding)(table)
-    return {**params, "token_embedder": {**params["token_embedder"], "embedding": table}}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (table, known))
+    table, known = jax.jit(replaced, out_shardings=shardings)(table, known)
+    embedder = {**params["token_embedder"], "embedding": table}
+    return {**params, "token_embedder": embedder}, known
 
 
 def embeddings(options: ItemEmbeddings, domain: Domain, size: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from recalign.files import replacing
 from recalign.runs import configuration, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.evaluation import Evaluation, Report, name_metrics
-from recalign.runs.initial_params import start_params
+from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
 from recalign.runs.result import Result, commit, read
 
@@ -184,7 +184,7 @@ class Run:
                 has_enough=self._has_enough,
                 on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params(),
+                initial_state=self._initial_state(),
             ),
         )
         if processes.is_first():
@@ -298,13 +298,13 @@ class Run:
         best = self._directory.best_step(self.best_metric, kept)
         return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
-    def _initial_params(self) -> Callable[[Any], Any] | None:
-        """Makes the parameters of a new run of fresh ones; None where it starts from those."""
+    def _initial_state(self) -> Callable[[TrainState], TrainState] | None:
+        """Makes the first state of a new run of a fresh one; None where it starts from that."""
         if not self.initial_checkpoint_path and self.item_embeddings.start == RANDOM:
             return None
         return functools.partial(
-            start_params,
-            config=self.trainer.model.module.config,
+            start_state,
+            trainer=self.trainer,
             checkpoint=self.initial_checkpoint_path,
             item_embeddings=self.item_embeddings,
             data=self.data,
