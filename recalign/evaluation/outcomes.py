@@ -2,10 +2,10 @@
 
 An evaluation of a run is kept in its folder as `outcomes/<split>-<step>.npz`, which `write` writes
 and `read` reads: numpy's format, without pickles. Of every task it holds, example by example in the
-order of the split (of `Domain.split`, or of `Domain.rating_split`):
+order of the split (of `Domain.split`; ratings by user and item):
 
 * `<task>/domain`: str, the domain's name and content hash. Two files with the same one can be
-  compared example by example, as far as the shorter of them goes.
+  compared example by example; of ranks, one file may have the first of them alone.
 * `<task>/users`: int32[m], whose example it is.
 * `<task>/<protocol>/ranks`: int32[m], for `full`, `full_unseen` and `cand<C>`: the rank of the
   target, 1 = first, 0 = not in the list; `hr@k` is the mean of 1 ≤ rank ≤ k.
@@ -226,20 +226,18 @@ def _estimates(
 
 
 def _aligned(protocol: str, parts: Sequence[Ranks | Errors]) -> list[Ranks | Errors]:
-    """The examples that all have, which are the first ones of each.
+    """The examples that all have: the first ranks of each, or all errors.
 
     Raises:
       UserError: they are not those of the same users.
     """
     shortest = min(len(part.users) for part in parts)
-    cut = []
-    for part in parts:
-        changed = {
-            field.name: value[:shortest]
-            for field in dataclasses.fields(part)
-            if isinstance(value := getattr(part, field.name), np.ndarray)
-        }
-        cut.append(dataclasses.replace(part, **changed))
+    cut = [
+        Ranks(part.users[:shortest], part.ranks[:shortest], part.depth)
+        if isinstance(part, Ranks)
+        else part
+        for part in parts
+    ]
     if not all(np.array_equal(part.users, cut[0].users) for part in cut):
         raise UserError(f"{protocol}: the examples are not those of the same users")
     return cut
