@@ -55,7 +55,7 @@ class RetrievalExamples(Examples):
 
     @property
     def users(self) -> np.ndarray:
-        """int32[m], whose histories they are: the first ones of the domain's split, in its order."""
+        """int32[m], whose histories they are: examples are the first ones of the domain's split."""
         return self.domain.split(self.split).users[: len(self)]
 
 

@@ -237,19 +237,15 @@ def _row(domain: Domain, split: str, name: str, seeds: Sequence[int]) -> Row:
     return Row(found, float(np.mean(seconds)))
 
 
-def check(domain: Domain, name: str, kinds: Collection[str] = (*RANKERS, *RATERS)) -> None:
+def check(domain: Domain, name: str) -> None:
     """Finds out whether a baseline can be fitted to a domain.
 
-    Args:
-      domain: what it is to be fitted to.
-      name: of the baseline.
-      kinds: the names that there are to choose from.
-
     Raises:
-      UserError: it cannot; what can is said.
+      UserError: it cannot, or there is none of that name; what there is is said.
     """
-    if name not in kinds:
-        raise UserError(f"there is no baseline {name!r}; there are {', '.join(kinds)}")
+    if name not in RANKERS and name not in RATERS:
+        known = ", ".join([*RANKERS, *RATERS])
+        raise UserError(f"there is no baseline {name!r}; there are {known}")
     if name in RATERS and not domain.has_rating_task:
         raise UserError(
             f"{name} predicts ratings, and {domain.name} has none (or too few to split): "
@@ -257,6 +253,14 @@ def check(domain: Domain, name: str, kinds: Collection[str] = (*RANKERS, *RATERS
         )
     if name in RANKERS:
         RANKERS[name].check(domain, RANKERS[name].label)
+
+
+def check_ranker(domain: Domain, name: str) -> None:
+    """As `check`, of a baseline that is to rank the catalogue."""
+    if name not in RANKERS:
+        what = "predicts ratings" if name in RATERS else "is no baseline"
+        raise UserError(f"{name!r} {what}; those that rank are {', '.join(RANKERS)}")
+    check(domain, name)
 
 
 def possible(domain: Domain) -> list[str]:
