@@ -17,6 +17,7 @@ from recalign.errors import UserError
 from tests.engine.weights.test_hf import folder, logits
 
 ITEMS = 300
+PIECES = [f"\u2581#{index:03d}" for index in range(ITEMS)]
 TEXTS = (
     "history: #000 Red car, #127 Blue car.",
     "#127",
@@ -36,7 +37,7 @@ def own(tmp_path_factory):
     rng = random.Random(0)
     titles = [" ".join(rng.choices(words, k=3)) for _ in range(ITEMS)]
     items = {"title": titles, "brand": [""] * ITEMS, "categories": [[]] * ITEMS}
-    vocabulary.train(pd.DataFrame(items), 400, path)
+    vocabulary.train(pd.DataFrame(items), PIECES, 400, path)
     return (path / vocabulary.FILE_NAME).read_bytes()
 
 
