@@ -46,7 +46,8 @@ def evaluate(
     run = load(model_dir, step, modules)
     if beam_recall is None:
         return str(run.evaluate(split))
-    found = run.beam_recall(split, beam_recall)
+    examples = run.retrieval_examples(split, beam_recall)
+    found = run.evaluation.beam_recall(run.restore()[1], examples)
     return "\n".join(f"{name} {value:.4f}" for name, value in found.items())
 
 

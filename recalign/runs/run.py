@@ -7,64 +7,37 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
-import jax
 import numpy as np
 
 import recalign
 from recalign.bindings import Bindings
 from recalign.engine import processes
-from recalign.engine.partitioning import put
-from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
-from recalign.engine.search.saved_trie import fingerprint
-from recalign.engine.search.trie import as_matrix
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.dry_run import measure, measure_search
-from recalign.engine.training.loop import Evaluator, Hooks, train
+from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
-from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
-from recalign.evaluation import metrics, report
 from recalign.evaluation.data import Data
-from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
-from recalign.evaluation.judges import Judge, Rows, judge
+from recalign.evaluation.examples import Examples, RetrievalExamples
 from recalign.files import replacing
 from recalign.runs import configuration, macros, safety
 from recalign.runs.directory import CONFIG, RunDirectory
-from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
+from recalign.runs.evaluation import Evaluation, Report, name_metrics
+from recalign.runs.initial_params import start_params
+from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
 
 HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a checkpoint reaches on a split.
-
-    Attributes:
-      step: of the checkpoint.
-      split: "validation" or "test".
-      best_by: the metric by which it is the best on validation; None if it is not.
-      tables: the rows of each task: the model, then the baselines.
-    """
-
-    step: int
-    split: str
-    best_by: str | None
-    tables: dict[str, Rows]
-
-    def __str__(self):
-        best = f", the best on validation by {self.best_by}" if self.best_by else ""
-        return f"{self.split}, step {self.step}{best}\n\n{report.format_report(self.tables)}"
 
 
 @gin.configurable(denylist=["bindings"])
@@ -137,7 +110,7 @@ class Run:
             raise UserError(
                 f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
             )
-        self._models: dict[str, CatalogueModel] = {}
+        self.evaluation = Evaluation(self.trainer, self.data, self.inference)
 
     def train(self, accept_changes: bool = False, profile: range = range(0)) -> TrainState:
         """Trains, evaluating on validation, and writes what came of it.
@@ -163,7 +136,11 @@ class Run:
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
             train_input = self.data.train_batches()
-            evaluators = self._evaluators(self.data.examples("validation", self.eval_examples))
+            evaluators = self.evaluation.evaluators(
+                self.data.examples("validation", self.eval_examples),
+                self.eval_period,
+                self.eval_periods,
+            )
             configuration.check_all_used()
             config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
@@ -207,7 +184,7 @@ class Run:
                 has_enough=self._has_enough,
                 on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params if self._starts_from_something else None,
+                initial_params=self._initial_params(),
             ),
         )
         if processes.is_first():
@@ -225,7 +202,7 @@ class Run:
             ).write(self._directory.path)
         return state
 
-    def report(self, split: str, last: TrainState | None = None) -> "Report":
+    def report(self, split: str, last: TrainState | None = None) -> Report:
         """Evaluates the checkpoint that validation chose, or else the last one.
 
         Args:
@@ -249,7 +226,7 @@ class Run:
         sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
         return "\n".join(map(str, sizes))
 
-    def evaluate(self, split: str) -> "Report":
+    def evaluate(self, split: str) -> Report:
         """Evaluates a checkpoint on a split."""
         return self._report(self.data.examples(split), *self.restore())
 
@@ -272,25 +249,10 @@ class Run:
             names = ", ".join(examples.task for examples in found)
             raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
         [examples] = found
-        judge = self._judge(examples)
         with replacing(output) as draft, draft.open("w") as file:
-            for record in judge.predictions(self.restore()[1], examples):
+            for record in self.evaluation.predictions(self.restore()[1], examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
-
-    def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
-        """How many of the exactly best items the beam finds, on the first examples of a split."""
-        examples = self.retrieval_examples(split, num_examples)
-        model = self.catalogue_model(examples)
-        asked = self.restore()[1], examples.inputs, examples.offsets, examples.events
-        beam, exact = (
-            model.rank(*asked, exact=exact, given=examples.given) for exact in (False, True)
-        )
-        return {
-            name: value
-            for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
-            for name, value in metrics.beam_recall(found.items, best.items, protocol).items()
-        }
 
     def retrieval_examples(self, split: str, num_examples: int | None) -> RetrievalExamples:
         """The first examples of the run's retrieval task, the first one if there are several.
@@ -318,50 +280,6 @@ class Run:
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
         return checkpoints.restore_params(self.trainer.abstract_state().params, step)
 
-    def catalogue_model(self, examples: Examples) -> CatalogueModel:
-        """The network over what it may answer to some examples; tasks of one catalogue share it."""
-        rating = isinstance(examples, RatingExamples)
-        catalogue = as_matrix(examples.stars if rating else self.data.item_tokens(examples.task))
-        name = fingerprint(catalogue)
-        if name not in self._models:
-            self._models[name] = CatalogueModel(
-                self.trainer.model.module,
-                self.trainer.partitioner,
-                catalogue,
-                self.inference,
-                index_folder=None if rating else examples.domain.path,
-            )
-        return self._models[name]
-
-    def _judge(self, examples: Examples) -> Judge:
-        return judge(examples, self.catalogue_model(examples), self.data.decode)
-
-    def _evaluators(self, validation: Sequence[Examples]) -> list[Evaluator]:
-        """One for all tasks that are evaluated in the same period."""
-        kinds = [examples.task.rsplit("_", 1)[-1] for examples in validation]
-        if unknown := sorted(self.eval_periods.keys() - set(kinds)):
-            raise UserError(
-                f"EVAL_PERIODS has {', '.join(unknown)}, but what is evaluated is "
-                f"{', '.join(sorted(set(kinds)))}"
-            )
-        by_period: dict[int, list[Examples]] = {}
-        for kind, examples in zip(kinds, validation, strict=True):
-            by_period.setdefault(self.eval_periods.get(kind, self.eval_period), []).append(examples)
-        for examples in validation:
-            self.catalogue_model(examples)  # what does not fit is told before the first step
-
-        def evaluate(found: Sequence[Examples], params: Any) -> dict[str, float]:
-            return _named(self._metrics(params, found), "validation")
-
-        return [
-            Evaluator(functools.partial(evaluate, found), period)
-            for period, found in by_period.items()
-        ]
-
-    def _metrics(self, params: Any, found: Sequence[Examples]) -> Rows:
-        """The `<protocol>/<metric>` of the network on each task."""
-        return {e.task: self._judge(e).metrics(params, e) for e in found}
-
     def _has_enough(self) -> bool:
         """Whether validation has not improved for `patience` evaluations."""
         if self.patience is None:
@@ -380,25 +298,17 @@ class Run:
         best = self._directory.best_step(self.best_metric, kept)
         return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
-    @property
-    def _starts_from_something(self) -> bool:
-        return bool(self.initial_checkpoint_path) or self.item_embeddings.start != RANDOM
-
-    def _initial_params(self, fresh: Any) -> Any:
-        params = fresh
-        if self.initial_checkpoint_path:
-            _, read = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
-            params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, fresh)
-        if self.item_embeddings.start == RANDOM:
-            return params
-        of_domain = {
-            examples.domain.name: (examples.domain, self.data.item_tokens(examples.task))
-            for examples in self.data.examples("validation", 1)
-            if isinstance(examples, RetrievalExamples)
-        }
-        for domain, tokens in of_domain.values():
-            params = start_item_embeddings(params, self.item_embeddings, domain, tokens)
-        return params
+    def _initial_params(self) -> Callable[[Any], Any] | None:
+        """Makes the parameters of a new run of fresh ones; None where it starts from those."""
+        if not self.initial_checkpoint_path and self.item_embeddings.start == RANDOM:
+            return None
+        return functools.partial(
+            start_params,
+            config=self.trainer.model.module.config,
+            checkpoint=self.initial_checkpoint_path,
+            item_embeddings=self.item_embeddings,
+            data=self.data,
+        )
 
     @property
     def _directory(self) -> RunDirectory:
@@ -416,17 +326,18 @@ class Run:
                 )
         return f"The examples are in {path}"
 
-    def _report(self, found: Sequence[Examples], step: int, params: Any) -> "Report":
+    def _report(self, found: Sequence[Examples], step: int, params: Any) -> Report:
         split = found[0].split
-        models = self._metrics(params, found)
-        self._record(step, split, _named(models, split))
+        models = self.evaluation.metrics(params, found)
+        self._record(step, split, name_metrics(models, split))
         is_best = self._directory.best_step(self.best_metric) == step
         return Report(
             step=step,
             split=split,
             best_by=self.best_metric if is_best else None,
             tables={
-                e.task: {"recalign": models[e.task], **self._judge(e).baselines(e)} for e in found
+                task: {"recalign": models[task], **rows}
+                for task, rows in self.evaluation.baselines(found).items()
             },
         )
 
@@ -471,15 +382,6 @@ class Run:
         if not self.step.isdecimal():
             raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
         return int(self.step)
-
-
-def _named(rows: Rows, split: str) -> dict[str, float]:
-    """The rows of tasks as one flat object, `<task>/<split>/<protocol>/<metric>`."""
-    return {
-        name: value
-        for task, row in rows.items()
-        for name, value in report.add_prefix(row, task, split).items()
-    }
 
 
 def make() -> Run:

@@ -151,7 +151,7 @@ def of_run(run: Run, exact: bool = False) -> Recommender:
     return Recommender(
         domain=examples.domain,
         ask=run.data.questions(examples.task),
-        model=run.catalogue_model(examples),
+        model=run.evaluation.catalogue_model(examples),
         params=run.restore()[1],
         exact=exact,
     )
