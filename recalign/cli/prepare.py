@@ -420,8 +420,7 @@ def _summary(outcome: Any) -> str:
         *_id_lines(s),
         *_column_lines(s["columns"]),
         *_cleaning_lines(s["cleaning"]),
-        "  vocabulary: "
-        + (f"{s['vocabulary_pieces']:,} pieces" if s["vocabulary_pieces"] else "T5's public one"),
+        f"  vocabulary: {_vocabulary_line(domain)}",
         f"written to {domain.path}",
         f"next: recalign tasks {domain.name}_retrieval --examples 3",
     ]
@@ -436,6 +435,17 @@ def _rating_lines(s: Mapping[str, Any]) -> list[str]:
         f"  ratings: {r['train']:,} train, {r['validation']:,} validation, {r['test']:,} test, "
         f"{r['values'][0]:g} to {r['values'][-1]:g}, mean {r['mean']:.2f}"
     ]
+
+
+def _vocabulary_line(domain: Any) -> str:
+    if not domain.statistics["vocabulary_pieces"]:
+        return "T5's public one"
+    from recalign.engine.weights.growth import rows_for
+    from recalign.engine.weights.tokenizer import count_added
+
+    before, new = count_added((domain.path / "spiece.model").read_bytes())
+    kinds = f"{before + new:,} pieces" + (f", {new:,} of them new" if new else "")
+    return f"{kinds} (VOCAB_SIZE = {rows_for(before, new)})"
 
 
 def _id_lines(s: Mapping[str, Any]) -> list[str]:
