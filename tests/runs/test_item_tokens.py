@@ -66,7 +66,7 @@ def test_each_is_the_mean_of_the_pieces_of_its_titles(domain, folder):
 
 def test_a_start_that_is_none_is_named():
     with pytest.raises(
-        UserError, match="ItemTokens.init is 'zeros': expected 'titles' or 'random'"
+        UserError, match=r"ItemTokens\.init is 'zeros': expected 'titles' or 'random'"
     ):
         ItemTokens("zeros")
 
