@@ -4,22 +4,28 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from etils import epath
 
 from recalign.domains import Domain
 from recalign.engine.partitioning import put
 from recalign.engine.training import side_information
+from recalign.engine.training.checkpoints import read_provenance
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
-from recalign.engine.weights.conversion import load_params
+from recalign.engine.weights.conversion import load_params, open_weights
+from recalign.engine.weights.growth import NewTokens
+from recalign.engine.weights.tokenizer import count_added
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
+from recalign.runs.item_tokens import ItemTokens, new_tokens
 
 
 def start_state(
     fresh: TrainState,
     trainer: Trainer,
     checkpoint: str | None,
+    item_tokens: ItemTokens,
     item_embeddings: ItemEmbeddings,
     data: Data,
 ) -> TrainState:
@@ -29,6 +35,7 @@ def start_state(
       fresh: of random parameters.
       trainer: made it.
       checkpoint: of T5X, Hugging Face or Orbax, instead of random parameters; None for those.
+      item_tokens: what the rows of tokens start from that the checkpoint's vocabulary had not.
       item_embeddings: what the embeddings of items are then replaced by.
       data: has the items of every domain, and how they are written.
 
@@ -37,7 +44,8 @@ def start_state(
     """
     params = fresh.params
     if checkpoint:
-        _, read = load_params(checkpoint, trainer.model.module.config)
+        new = _new_tokens(checkpoint, item_tokens, data)
+        _, read = load_params(checkpoint, trainer.model.module.config, new)
         params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, params)
     if item_embeddings.start == RANDOM:
         return trainer.begin(params)
@@ -58,3 +66,15 @@ def _catalogues(data: Data) -> Iterator[tuple[Domain, np.ndarray]]:
         if isinstance(examples, RetrievalExamples)
     }
     yield from of_name.values()
+
+
+def _new_tokens(checkpoint: str, options: ItemTokens, data: Data) -> NewTokens | None:
+    """The tokens of the vocabulary that a checkpoint may lack; None where it is of a like run."""
+    made_from = read_provenance(epath.Path(open_weights(checkpoint).path))
+    if made_from and made_from.get("vocabulary") == data.provenance().get("vocabulary"):
+        return None
+    vocabulary = data.vocabulary()
+    if not count_added(vocabulary)[1]:
+        return None
+    of_domain = {e.domain.name: e.domain for e in data.examples("validation", 1)}
+    return new_tokens(vocabulary, [*of_domain.values()], options)
