@@ -14,6 +14,7 @@ from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.inspect import inspect
 from recalign.cli.prepare import prepare
+from recalign.cli.quiet import silence_tensorflow
 from recalign.cli.recommend import recommend
 from recalign.cli.report import report
 from recalign.cli.serve import serve
@@ -59,6 +60,7 @@ for command in (
 
 def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
+    silence_tensorflow()
     try:
         recalign(prog_name="recalign")
     except Preempted as error:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options, output_folder
+from recalign.cli.options import data_dir_option, gin_options, output_folder, parse_seeds
 from recalign.engine import preemption
-from recalign.errors import UserError
 
 
 @click.command(
@@ -57,7 +56,7 @@ def ablate(
     ended leaves a result.json: called again, this goes on where it stopped, and in the end it only
     prints. report.html, beside the folders of the runs, shows them together.
     """
-    numbers = _numbers(seeds)
+    numbers = parse_seeds(seeds)
 
     from recalign.runs import ablations as variations
     from recalign.runs import report
@@ -72,10 +71,3 @@ def ablate(
         click.echo((f"{domain}\n\n" if domain else "") + variations.format_table(found, split))
         runs = [variations.run_folder(folder, name, seed) for name in names for seed in numbers]
         report.write_in(folder, runs)
-
-
-def _numbers(seeds: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
-    except ValueError as error:
-        raise UserError(f"--seeds is {seeds!r}, but must be whole numbers: 0,1,2") from error

@@ -7,64 +7,44 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
-import jax
 import numpy as np
 
 import recalign
 from recalign.bindings import Bindings
 from recalign.engine import processes
-from recalign.engine.partitioning import put
-from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
-from recalign.engine.search.saved_trie import fingerprint
-from recalign.engine.search.trie import as_matrix
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.dry_run import measure, measure_search
-from recalign.engine.training.loop import Evaluator, Hooks, train
+from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
-from recalign.engine.weights.conversion import load_params
+from recalign.engine.weights.tokenizer import count_added
 from recalign.errors import UserError
-from recalign.evaluation import metrics, report
+from recalign.evaluation import mixing
+from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.data import Data
-from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
-from recalign.evaluation.judges import Judge, Rows, judge
+from recalign.evaluation.examples import Examples, RetrievalExamples
+from recalign.evaluation.judges import Rows
+from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import replacing
 from recalign.runs import calls, configuration, details, macros, safety
+from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
-from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
+from recalign.runs.evaluation import Evaluation, Report, name_metrics
+from recalign.runs.initial_state import start_state
+from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
+from recalign.runs.item_tokens import ItemTokens
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
 
 HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a checkpoint reaches on a split.
-
-    Attributes:
-      step: of the checkpoint.
-      split: "validation" or "test".
-      best_by: the metric by which it is the best on validation; None if it is not.
-      tables: the rows of each task: the model, then the baselines.
-    """
-
-    step: int
-    split: str
-    best_by: str | None
-    tables: dict[str, Rows]
-
-    def __str__(self):
-        best = f", the best on validation by {self.best_by}" if self.best_by else ""
-        return f"{self.split}, step {self.step}{best}\n\n{report.format_report(self.tables)}"
 
 
 @gin.configurable(denylist=["bindings"])
@@ -88,6 +68,7 @@ class Run:
       patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      item_tokens: what rows start from that the initial checkpoint has not.
       item_embeddings: what the embeddings of items start from in a new run.
       nonfinite: what to do about a loss that is not finite, see `train`.
       step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
@@ -108,6 +89,7 @@ class Run:
     best_metric: str | None = None
     patience: int | None = None
     initial_checkpoint_path: str | None = None
+    item_tokens: ItemTokens = dataclasses.field(default_factory=ItemTokens)
     item_embeddings: ItemEmbeddings = dataclasses.field(default_factory=ItemEmbeddings)
     nonfinite: str = "stop"
     step: str = "newest"
@@ -137,7 +119,7 @@ class Run:
             raise UserError(
                 f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
             )
-        self._models: dict[str, CatalogueModel] = {}
+        self.evaluation = Evaluation(self.trainer, self.data, self.inference)
 
     def train(self, accept_changes: bool = False, profile: range = range(0)) -> TrainState:
         """Trains, evaluating on validation, and writes what came of it.
@@ -163,7 +145,11 @@ class Run:
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
             train_input = self.data.train_batches()
-            evaluators = self._evaluators(self.data.examples("validation", self.eval_examples))
+            validation = self.data.examples("validation", self.eval_examples)
+            evaluated: dict[str, Evaluated] = {}  # by the evaluation that is under way
+            evaluators = self.evaluation.evaluators(
+                validation, self.eval_period, self.eval_periods, evaluated.update
+            )
             configuration.check_all_used()
             config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
@@ -179,7 +165,12 @@ class Run:
             if processes.is_first():
                 self._directory.write_config(config)
                 self._directory.forget_after(step)
-                calls.record(self._directory.path, step, self.data.provenance(), _devices())
+                devices = processes.describe_devices()
+                calls.record(self._directory.path, step, self.data.provenance(), devices)
+
+        def on_metrics(step: int, _: Mapping[str, float]) -> None:
+            self._record(step, validation, evaluated)
+            evaluated.clear()
 
         def on_saved(step: int) -> None:
             if processes.is_first():
@@ -204,11 +195,11 @@ class Run:
                 evaluators=evaluators,
                 evaluated=self._directory.evaluated,
                 on_start=on_start,
-                on_metrics=lambda step, found: self._record(step, "validation", found),
+                on_metrics=on_metrics,
                 has_enough=self._has_enough,
                 on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params if self._starts_from_something else None,
+                initial_state=self._initial_state(),
             ),
         )
         if processes.is_first():
@@ -226,7 +217,7 @@ class Run:
             ).write(self._directory.path)
         return state
 
-    def report(self, split: str, last: TrainState | None = None) -> "Report":
+    def report(self, split: str, last: TrainState | None = None) -> Report:
         """Evaluates the checkpoint that validation chose, or else the last one.
 
         Args:
@@ -244,15 +235,53 @@ class Run:
         return report
 
     def dry_run(self) -> str:
-        """What a training step and a search would take; nothing is read or written."""
+        """What a training step and a search would take; no data is read, nothing written."""
         shapes = self.data.batch_shapes()
         source = shapes["encoder_input_tokens"][1]
         sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
-        return "\n".join(map(str, sizes))
+        return "\n".join([*map(str, sizes), *self._new_rows()])
 
-    def evaluate(self, split: str) -> "Report":
-        """Evaluates a checkpoint on a split."""
-        return self._report(self.data.examples(split), *self.restore())
+    def _new_rows(self) -> list[str]:
+        """How many rows of the table are for tokens that the initial checkpoint has not."""
+        if not self.initial_checkpoint_path:
+            return []
+        try:
+            self.data.vocabulary_size()
+        except UserError:
+            return []  # a dry run needs no data, and so no vocabulary
+        new = count_added(self.data.vocabulary())[1]
+        rows = self.trainer.model.module.config.vocab_size
+        return [f"{'new tokens':<20}{new:,} of {rows:,} rows"] if new else []
+
+    def evaluate(
+        self, split: str, together_with: Sequence[str] = (), against: str | None = None
+    ) -> Report:
+        """Evaluates a checkpoint on a split.
+
+        Args:
+          split: "validation" or "test".
+          together_with: baselines whose scores are added to the network's, in a row of their own.
+          against: a run or a baseline; the differences from it get a row.
+
+        Raises:
+          UserError: as for `restore`, `comparison.other_side` and `baselines.check_ranker`.
+        """
+        found = self.data.examples(split)
+        other = other_side(against, found) if against else None
+        mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
+        if together_with and not mixed:
+            self.retrieval_examples(split, 1)  # says that there is none
+        for name in together_with:
+            for examples in mixed:
+                baselines.check_ranker(examples.domain, name)
+        step, params = self.restore()
+        made = self._report(found, step, params, other)
+        for examples in mixed:
+            [held] = self.data.examples("validation", mixing.JUDGED, examples.task)
+            rows = self.evaluation.mix(params, examples, held, together_with)
+            table = made.tables[examples.task]
+            made.tables[examples.task] = {"recalign": table["recalign"], **rows, **table}
+        return made
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.
@@ -273,25 +302,10 @@ class Run:
             names = ", ".join(examples.task for examples in found)
             raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
         [examples] = found
-        judge = self._judge(examples)
         with replacing(output) as draft, draft.open("w") as file:
-            for record in judge.predictions(self.restore()[1], examples):
+            for record in self.evaluation.predictions(self.restore()[1], examples):
                 file.write(json.dumps(record) + "\n")
         return len(examples)
-
-    def beam_recall(self, split: str, num_examples: int) -> dict[str, float]:
-        """How many of the exactly best items the beam finds, on the first examples of a split."""
-        examples = self.retrieval_examples(split, num_examples)
-        model = self.catalogue_model(examples)
-        asked = self.restore()[1], examples.inputs, examples.offsets, examples.events
-        beam, exact = (
-            model.rank(*asked, exact=exact, given=examples.given) for exact in (False, True)
-        )
-        return {
-            name: value
-            for protocol, found, best in zip(("full", "full_unseen"), beam, exact, strict=True)
-            for name, value in metrics.beam_recall(found.items, best.items, protocol).items()
-        }
 
     def retrieval_examples(self, split: str, num_examples: int | None) -> RetrievalExamples:
         """The first examples of the run's retrieval task, the first one if there are several.
@@ -319,50 +333,6 @@ class Run:
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
         return checkpoints.restore_params(self.trainer.abstract_state().params, step)
 
-    def catalogue_model(self, examples: Examples) -> CatalogueModel:
-        """The network over what it may answer to some examples; tasks of one catalogue share it."""
-        rating = isinstance(examples, RatingExamples)
-        catalogue = as_matrix(examples.stars if rating else self.data.item_tokens(examples.task))
-        name = fingerprint(catalogue)
-        if name not in self._models:
-            self._models[name] = CatalogueModel(
-                self.trainer.model.module,
-                self.trainer.partitioner,
-                catalogue,
-                self.inference,
-                index_folder=None if rating else examples.domain.path,
-            )
-        return self._models[name]
-
-    def _judge(self, examples: Examples) -> Judge:
-        return judge(examples, self.catalogue_model(examples), self.data.decode)
-
-    def _evaluators(self, validation: Sequence[Examples]) -> list[Evaluator]:
-        """One for all tasks that are evaluated in the same period."""
-        kinds = [examples.task.rsplit("_", 1)[-1] for examples in validation]
-        if unknown := sorted(self.eval_periods.keys() - set(kinds)):
-            raise UserError(
-                f"EVAL_PERIODS has {', '.join(unknown)}, but what is evaluated is "
-                f"{', '.join(sorted(set(kinds)))}"
-            )
-        by_period: dict[int, list[Examples]] = {}
-        for kind, examples in zip(kinds, validation, strict=True):
-            by_period.setdefault(self.eval_periods.get(kind, self.eval_period), []).append(examples)
-        for examples in validation:
-            self.catalogue_model(examples)  # what does not fit is told before the first step
-
-        def evaluate(found: Sequence[Examples], params: Any) -> dict[str, float]:
-            return _named(self._metrics(params, found), "validation")
-
-        return [
-            Evaluator(functools.partial(evaluate, found), period)
-            for period, found in by_period.items()
-        ]
-
-    def _metrics(self, params: Any, found: Sequence[Examples]) -> Rows:
-        """The `<protocol>/<metric>` of the network on each task."""
-        return {e.task: self._judge(e).metrics(params, e) for e in found}
-
     def _has_enough(self) -> bool:
         """Whether validation has not improved for `patience` evaluations."""
         if self.patience is None:
@@ -381,25 +351,18 @@ class Run:
         best = self._directory.best_step(self.best_metric, kept)
         return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
-    @property
-    def _starts_from_something(self) -> bool:
-        return bool(self.initial_checkpoint_path) or self.item_embeddings.start != RANDOM
-
-    def _initial_params(self, fresh: Any) -> Any:
-        params = fresh
-        if self.initial_checkpoint_path:
-            _, read = load_params(self.initial_checkpoint_path, self.trainer.model.module.config)
-            params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, fresh)
-        if self.item_embeddings.start == RANDOM:
-            return params
-        of_domain = {
-            examples.domain.name: (examples.domain, self.data.item_tokens(examples.task))
-            for examples in self.data.examples("validation", 1)
-            if isinstance(examples, RetrievalExamples)
-        }
-        for domain, tokens in of_domain.values():
-            params = start_item_embeddings(params, self.item_embeddings, domain, tokens)
-        return params
+    def _initial_state(self) -> Callable[[TrainState], TrainState] | None:
+        """Makes the first state of a new run of a fresh one; None where it starts from that."""
+        if not self.initial_checkpoint_path and self.item_embeddings.start == RANDOM:
+            return None
+        return functools.partial(
+            start_state,
+            trainer=self.trainer,
+            checkpoint=self.initial_checkpoint_path,
+            item_tokens=self.item_tokens,
+            item_embeddings=self.item_embeddings,
+            data=self.data,
+        )
 
     @property
     def _directory(self) -> RunDirectory:
@@ -417,41 +380,54 @@ class Run:
                 )
         return f"The examples are in {path}"
 
-    def _report(self, found: Sequence[Examples], step: int, params: Any) -> "Report":
+    def _report(
+        self, found: Sequence[Examples], step: int, params: Any, other: Other | None = None
+    ) -> Report:
         split = found[0].split
-        models = self._metrics(params, found)
-        self._record(step, split, _named(models, split))
+        evaluated = self.evaluation.evaluate(params, found)
+        models = self._record(step, found, evaluated)
         is_best = self._directory.best_step(self.best_metric) == step
         tables = {
-            e.task: {"recalign": models[e.task], **self._judge(e).baselines(e)} for e in found
+            task: {"recalign": models[task], **rows}
+            for task, rows in self.evaluation.baselines(found).items()
         }
-        answers = {
-            e.task: details.answer(
-                self.catalogue_model(e), params, e, self.data.decode, self.trainer.seed
-            )
-            for e in found
-            if type(e) is RetrievalExamples
-        }
+        answers = self.evaluation.answers(params, found, self.trainer.seed)
         if processes.is_first():
             details.write(self._directory.path, step, split, tables, answers)
+        signed = set()
+        for task in other.outcomes if other else ():
+            name = f"ahead of {other.name}"
+            difference = {name: subtract([evaluated[task]], [other.outcomes[task]])}
+            tables[task] = {"recalign": models[task], **difference, **tables[task]}
+            signed.add(name)
         return Report(
             step=step,
             split=split,
             best_by=self.best_metric if is_best else None,
             tables=tables,
+            signed=frozenset(signed),
         )
 
-    def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
+    def _record(
+        self, step: int, examples: Sequence[Examples], evaluated: Mapping[str, Evaluated]
+    ) -> Rows:
+        """Writes down what tasks came to; gives their metrics with the ends of their intervals."""
+        rows = {task: summarise([each]) for task, each in evaluated.items()}
         if not processes.is_first():
-            return
+            return rows
+        split = examples[0].split
+        found = name_metrics(rows, split)
         shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
-        self._directory.record(step, split, found)
+        domains = {each.task: tell_domain(each) for each in examples}
+        outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
+        self._directory.record(step, split, found, outcomes)
         if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
             log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
         if split == "validation":
             self._check_best_metric(shown)
+        return rows
 
     def _check_best_metric(self, measured: Mapping[str, float]) -> None:
         metric = self.best_metric
@@ -482,19 +458,6 @@ class Run:
         if not self.step.isdecimal():
             raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
         return int(self.step)
-
-
-def _devices() -> str:
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-
-
-def _named(rows: Rows, split: str) -> dict[str, float]:
-    """The rows of tasks as one flat object, `<task>/<split>/<protocol>/<metric>`."""
-    return {
-        name: value
-        for task, row in rows.items()
-        for name, value in report.add_prefix(row, task, split).items()
-    }
 
 
 def make() -> Run:

@@ -63,7 +63,7 @@ def main():
     for text in args.options or [f"length_multiple={whole}", ""]:
         options = dataclasses.replace(run.inference, **options_of(text))
         told = dataclasses.replace(run, inference=options)
-        models[text or "as configured"] = told.catalogue_model(examples)
+        models[text or "as configured"] = told.evaluation.catalogue_model(examples)
     params = run.trainer.init_state().params
     chosen = np.random.default_rng(0).permutation(len(examples))[: args.users]
     tokens = np.array([len(examples.inputs[e]) for e in chosen])

@@ -233,7 +233,9 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
     examples = new.retrieval_examples("test", 30)
     histories = np.split(examples.events, examples.offsets[1:-1])
     every = np.tile(np.arange(shop.num_items, dtype=np.int32), (30, 1))
-    scores = new.catalogue_model(examples).score(new.restore()[1], examples.inputs, every)
+    scores = new.evaluation.catalogue_model(examples).score(
+        new.restore()[1], examples.inputs, every
+    )
     unseen_scores = scores.copy()
     for row, history in zip(unseen_scores, histories, strict=True):
         row[history] = -np.inf

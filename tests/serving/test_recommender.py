@@ -73,7 +73,7 @@ def test_questions_are_the_inputs_of_the_task(trained):
 
 def test_recommendations_are_what_evaluation_ranks(trained, recommender):
     examples = trained.retrieval_examples("test", None)
-    every, unseen = trained.catalogue_model(examples).rank(
+    every, unseen = trained.evaluation.catalogue_model(examples).rank(
         trained.restore()[1], examples.inputs, examples.offsets, examples.events
     )
     histories = np.split(examples.events, examples.offsets[1:-1])[:9]

@@ -76,3 +76,27 @@ def run_layers(
     for i, layer_params in enumerate(params):
         x = one(x, (layer_params, None if keys is None else keys[i]))
     return x
+
+
+def run_stack(
+    stack: nn.Module,
+    call: Callable[[nn.Module, Array], Array],
+    x: Array,
+    deterministic: bool,
+    one_by_one: bool = False,
+) -> Array:
+    """Sends x [B,L,E] through the `layers` of a bound stack, as its `config` wants it."""
+    cfg = stack.config
+    # Layers that make variables, parameters at first or a cache, cannot be pure functions.
+    if one_by_one or stack.is_initializing():
+        return run_layers(stack.layers, call, x, None, dtype=cfg.dtype)
+    no_dropout = deterministic or not cfg.dropout_rate
+    return run_layers(
+        stack.layers,
+        call,
+        x,
+        None if no_dropout else stack.make_rng("dropout"),
+        dtype=cfg.dtype,
+        scan=cfg.scan_layers,
+        remat_policy=cfg.remat_policy,
+    )

@@ -2,7 +2,7 @@
 """The parts of a T5 layer: linear maps, norms, attention, relative positions, MLP.
 
 Parameters are always float32, activations in `T5Config.dtype`; norms, attention logits and softmax
-are at least float32. Shapes are named as in `recalign.engine.network`. Logical axis names stand on
+are at least float32. Shapes are named as in `transformer`. Logical axis names stand on
 every parameter (collection ``params_axes``) and on activations that a layout may split; they mean
 nothing until a `Partitioner` compiles the network.
 """
@@ -80,6 +80,11 @@ def _wide_einsum_backward(spec: str, factors: tuple[Array, Array], gradient: Arr
 
 
 wide_einsum.defvjp(lambda spec, a, b: (wide_einsum(spec, a, b), (a, b)), _wide_einsum_backward)
+
+
+def mask_pairs(query: Array, key: Array, relation: Callable = operator.eq) -> Array:
+    """bool[B,1,Q,S]: `relation` of every query's value [B,Q] with every key's [B,S]."""
+    return relation(query[:, None, :, None], key[:, None, None, :])
 
 
 def attend(

@@ -11,7 +11,7 @@ from recalign.errors import UserError
 from recalign.evaluation.report import PROTOCOLS
 from recalign.files import replacing
 from recalign.runs.inspection import duration, readable
-from recalign.runs.report import charts
+from recalign.runs.report import charts, groups
 from recalign.runs.report.html import Content, Html, join, table, tag
 from recalign.runs.report.published import published
 from recalign.runs.report.subject import MODEL, Rows, Subject, gather
@@ -33,6 +33,9 @@ VALIDATION = ("/ndcg@10", "rating/rmse")
 """Of the metrics of validation, those whose curves are drawn end so."""
 MOST_SHOWN = 4
 """Runs whose answers are shown; of more, the page would be too long to read."""
+MOST_COMPARED = 8
+"""Runs whose differences and groups are shown."""
+BY_GROUP = ("hr@10", "ndcg@10")
 LOW, HIGH = "/low", "/high"  # the ends of the interval of a metric
 
 
@@ -71,7 +74,13 @@ def write_in(folder: Path, paths: Sequence[Path]) -> None:
 def _page(subjects: Sequence[Subject]) -> str:
     title = " · ".join(subject.name for subject in subjects[:3]) + " …" * (len(subjects) > 3)
     sections = [_training(subjects), _validation(subjects), _results(subjects)]
-    sections += [_calibration(subjects), _samples(subjects), _answers(subjects)]
+    sections += [
+        _differences(subjects),
+        _groups(subjects),
+        _calibration(subjects),
+        _samples(subjects),
+        _answers(subjects),
+    ]
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -252,15 +261,53 @@ class _Table:
         return table(["", *columns], body, f"{protocol}{meaning}")
 
 
-def _cell(row: Mapping[str, float | None], name: str) -> Content:
+def _cell(row: Mapping[str, float | None], name: str, form: str = ".4f") -> Content:
     low, high = row.get(name + LOW), row.get(name + HIGH)
     if low is None or high is None:
-        return _number(row.get(name))
-    return [_number(row.get(name)), tag("span", f"{low:.4f} to {high:.4f}", class_="interval")]
+        return _number(row.get(name), form)
+    ends = f"{low:{form}} to {high:{form}}"
+    return [_number(row.get(name), form), tag("span", ends, class_="interval")]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _differences(subjects: Sequence[Subject]) -> Html | None:
+    """Of the first run from the others, each protocol in a table of its own."""
+    tables: dict[tuple[str, str, str], Rows] = {}
+    for task, split, name, row in groups.differences(subjects[:MOST_COMPARED]):
+        for protocol in dict.fromkeys(metric.partition("/")[0] for metric in row):
+            of_protocol = {m: v for m, v in row.items() if m.startswith(f"{protocol}/")}
+            tables.setdefault((task, split, protocol), {})[name] = of_protocol
+    shown = []
+    for (task, split, protocol), rows in tables.items():
+        names = list(dict.fromkeys(m for row in rows.values() for m in row))
+        names = [name for name in names if not name.endswith((LOW, HIGH))]
+        body = [[name, *(_cell(row, n, "+.4f") for n in names)] for name, row in rows.items()]
+        head = ["", *(name.partition("/")[2] for name in names)]
+        shown.append(table(head, body, f"{task}, {split}, {protocol}"))
+    ahead = f"By what each is ahead of {subjects[0].name}, user by user, with 95 % intervals."
+    return _section("Differences", [tag("p", ahead, class_="note"), shown] if shown else None)
+
+
+def _groups(subjects: Sequence[Subject]) -> Html | None:
+    """Metrics by how well known the target is, of the newest evaluation of each run."""
+    tables: dict[tuple[str, str, str], list] = {}
+    for subject in subjects[:MOST_COMPARED]:
+        for split, tasks in list(subject.outcomes.items())[:1]:
+            for task, (_, outcomes) in tasks.items():
+                if not (domain := subject.domain(task)):
+                    continue
+                for group, count, row in groups.by_group(domain, split, outcomes):
+                    for protocol in dict.fromkeys(name.partition("/")[0] for name in row):
+                        cells = [_cell(row, f"{protocol}/{metric}") for metric in BY_GROUP]
+                        line = [f"{subject.name}: {group}", str(count), *cells]
+                        tables.setdefault((task, split, protocol), []).append(line)
+    shown = [
+        table(["", "examples", *BY_GROUP], lines, ", ".join(key)) for key, lines in tables.items()
+    ]
+    return _section("By how well known the target is", shown)
 
 
 def _told(subjects: Sequence[Subject]) -> list[tuple[Subject, str, str, dict]]:

@@ -9,7 +9,9 @@ from typing import Any
 from recalign import domains
 from recalign.domains import Domain
 from recalign.errors import UserError
+from recalign.evaluation.outcomes import Outcomes
 from recalign.runs.details import FILE as DETAILS
+from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import Inspection, inspect
 from recalign.runs.report.events import Scalars, read_scalars
 
@@ -29,6 +31,7 @@ class Subject:
       found: what its folder holds.
       scalars: what training wrote for TensorBoard.
       details: by split, see `recalign.runs.details`.
+      outcomes: by split, of the last evaluation: by task its domain and what examples came to.
       problems: what could not be read.
     """
 
@@ -36,6 +39,7 @@ class Subject:
     found: Inspection
     scalars: Scalars
     details: dict[str, dict[str, Any]]
+    outcomes: dict[str, dict[str, tuple[str, Outcomes]]]
     problems: list[str]
 
     def curve(self, tag: str) -> dict[int, float]:
@@ -121,7 +125,15 @@ def _gather(path: Path, name: str) -> Subject:
                 details[split] = _checked(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             problems.append(f"{file}: no details of an evaluation ({error}); evaluate again")
-    return Subject(name, found, read_scalars(path), details, problems)
+    outcomes, directory = {}, RunDirectory(path)
+    for split in SPLITS:
+        last = [record["step"] for record in found.history if record["split"] == split][-1:]
+        try:
+            if {*last} & {*directory.steps_with_outcomes(split)}:
+                outcomes[split] = directory.outcomes(last[0], split)
+        except UserError as error:
+            problems.append(str(error))
+    return Subject(name, found, read_scalars(path), details, outcomes, problems)
 
 
 def _checked(details: dict) -> dict:
