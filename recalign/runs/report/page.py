@@ -136,7 +136,7 @@ def _card(subject: Subject, place: int, several: bool) -> Html:
     }
     listed = [[tag("dt", name), tag("dd", value)] for name, value in facts.items() if value]
     wrong = [tag("p", problem, class_="wrong") for problem in subject.problems]
-    heading = tag("h3", _key(place) if several else None, subject.name)
+    heading = tag("h3", _key(place), subject.name) if several else None
     return tag("div", heading, wrong, tag("dl", listed), class_="card")
 
 

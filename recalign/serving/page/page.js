@@ -27,7 +27,7 @@ function choice(does, sign, number, content, action) {
   button.type = "button";
   const shown = element("span", "sign", sign);
   shown.setAttribute("aria-hidden", "true");
-  button.append(element("span", "number", number), element("span", "hidden", `${does} `), content, shown);
+  button.append(element("span", number ? "number" : "", number), element("span", "hidden", `${does} `), content, shown);
   button.addEventListener("click", action);
   const line = element("li", "");
   line.append(button);
@@ -116,7 +116,7 @@ const recommend = latest(async (signal) => {
 
 function showRanked(items) {
   const best = items.length ? items[0].probability : 1;
-  tell(items.length ? "Probability of being bought next, of all the catalogue, and its logarithm." : "Nothing is left to recommend.");
+  tell(items.length ? "Probability of being bought next, and its logarithm." : "Nothing is left to recommend.");
   const groups = [["Never bought before", false], ["Bought before", true]]
     .map(([name, seen]) => [name, items.filter((item) => item.seen === seen)])
     .filter(([, members]) => members.length);
