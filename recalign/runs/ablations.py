@@ -1,5 +1,6 @@
 """Ablations: a recipe and its variations, trained with the same seeds, side by side in a table."""
 
+import itertools
 import logging
 import re
 import statistics
@@ -13,6 +14,7 @@ import recalign.gin as gin_files
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Evaluated, summarise
 from recalign.evaluation.report import format_ends, markdown
+from recalign.progress import track
 from recalign.runs import configuration
 from recalign.runs.directory import FREE, RunDirectory
 from recalign.runs.result import Result, read
@@ -88,17 +90,17 @@ def run(
       UserError: as of `check` and of a training.
     """
     found: dict[str, list[Trained]] = {}
-    for name in names:
-        for seed in seeds:
-            made = _configured(configure, name, seed, output, domain)
-            result = _finished(made)
-            if result is None:
-                log.info("%s, seed %d: %s", name, seed, made.model_dir)
-                made.train()
-            if split == "test" and not (result and result.test):
-                made.report(split)
-            folder = Path(made.model_dir)
-            found.setdefault(name, []).append(Trained(read(folder), folder))
+    trainings = list(itertools.product(names, seeds))
+    for name, seed in track(trainings, "ablations", "training"):
+        made = _configured(configure, name, seed, output, domain)
+        result = _finished(made)
+        if result is None:
+            log.info("%s, seed %d: %s", name, seed, made.model_dir)
+            made.train()
+        if split == "test" and not (result and result.test):
+            made.report(split)
+        folder = Path(made.model_dir)
+        found.setdefault(name, []).append(Trained(read(folder), folder))
     return found
 
 

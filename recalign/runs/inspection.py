@@ -14,6 +14,7 @@ from etils import epath
 from recalign.engine.weights.manifest import find_damage
 from recalign.errors import UserError
 from recalign.evaluation import report
+from recalign.progress import duration, readable
 from recalign.runs import calls, configuration
 from recalign.runs.directory import CONFIG, HISTORY, METRICS, RunDirectory
 from recalign.runs.result import Result, read
@@ -185,21 +186,6 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
         holder=directory.holder(),
         problems=problems,
     )
-
-
-def readable(size: int) -> str:
-    """A number of bytes for people."""
-    units = [(1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"), (1, "bytes")]
-    unit, name = next(((u, n) for u, n in units if size >= u), units[-1])
-    return f"{size / unit:.{0 if unit == 1 else 1}f} {name}"
-
-
-def duration(seconds: float) -> str:
-    """A number of seconds for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (hours + minutes > 0)
-    return " ".join([*parts, f"{rest} s"])
 
 
 def _history(path: Path) -> list[dict]:

@@ -8,7 +8,7 @@ import pytest
 
 from recalign.errors import UserError
 from recalign.runs import calls
-from recalign.runs.inspection import duration, inspect, readable
+from recalign.runs.inspection import inspect
 from tests.commands import run
 from tests.runs.folders import PROVENANCE, snapshot, write_run
 
@@ -140,14 +140,3 @@ def test_looking_changes_nothing_and_imports_nothing_that_trains(directory):
     command = [sys.executable, "-c", program, str(directory.path)]
     subprocess.run(command, check=True, capture_output=True)
     assert snapshot(directory.path) == before
-
-
-def test_sizes_and_times_for_people():
-    assert [readable(n) for n in (0, 999, 2048, 3 << 20, 5 << 30)] == [
-        "0 bytes",
-        "999 bytes",
-        "2.0 kB",
-        "3.0 MB",
-        "5.0 GB",
-    ]
-    assert [duration(s) for s in (0, 59.6, 3661)] == ["0 s", "1 min 0 s", "1 h 1 min 1 s"]

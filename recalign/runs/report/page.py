@@ -10,7 +10,7 @@ from recalign.domains import Domain
 from recalign.errors import UserError
 from recalign.evaluation.report import PROTOCOLS
 from recalign.files import replacing
-from recalign.runs.inspection import duration, readable
+from recalign.progress import duration, readable
 from recalign.runs.report import charts, groups
 from recalign.runs.report.html import Content, Html, join, table, tag
 from recalign.runs.report.published import published

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from recalign.evaluation.baselines.sasrec import packing
 from recalign.evaluation.baselines.sasrec.network import SASRec, SASRecConfig, loss
 from recalign.evaluation.baselines.sasrec.packing import Packed
+from recalign.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +68,7 @@ def fit(
     step_fn, key = _step_fn(module, recipe), jax.random.key(recipe.seed)
     best, best_value, best_epoch, steps = params, -np.inf, 0, 0
     rng = np.random.default_rng(recipe.seed)
-    bar = tqdm.trange(1, recipe.epochs + 1, desc="SASRec", unit="epoch", disable=_quiet())
-    for epoch in bar:
+    for epoch in track(range(1, recipe.epochs + 1), "SASRec", "epoch"):
         begin, losses = time.perf_counter(), []
         for packed, targets in _batches(offsets, events, config.max_length, recipe.rows, rng):
             params, opt_state, value = step_fn(params, opt_state, packed, targets, key, steps)
@@ -86,7 +84,6 @@ def fit(
             best, best_value, best_epoch = params, value, epoch
         elif epoch - best_epoch >= recipe.patience:
             break
-    bar.close()
     if validate:
         log.info("the best of %d epochs is epoch %d, %.5f", epoch, best_epoch, best_value)
     return best
@@ -174,7 +171,3 @@ def _gather(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _padded_to(rows: int, *fields: np.ndarray) -> list[np.ndarray]:
     missing = rows - len(fields[0])
     return [np.pad(field, ((0, missing), (0, 0))) for field in fields]
-
-
-def _quiet() -> bool:
-    return not sys.stderr.isatty()
