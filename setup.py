@@ -83,6 +83,8 @@ setup(
             "build>=1.2",
             "hypothesis>=6.100",
             "ir_measures>=0.3.7",
+            # Checks the annotations of what `pyproject.toml` lists.
+            "mypy>=2.4,<3",
             "pytest>=8",
             # Two processes: most of a test's time goes into one thread, compiling or importing.
             "pytest-xdist>=3.6",

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Self, TypeVar
 
 from tqdm import tqdm
@@ -110,7 +110,7 @@ def track(
       total: likewise.
       shown: likewise.
     """
-    total = len(things) if total is None and hasattr(things, "__len__") else total
+    total = len(things) if total is None and isinstance(things, Sized) else total
     with Progress(what, total, unit, shown=shown) as progress:
         for thing in things:
             yield thing

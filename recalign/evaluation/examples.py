@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -102,7 +102,7 @@ _ENDS = ".ends"
 
 def save(examples: Examples, path: Path) -> None:
     """Writes examples as an .npz file, all but their domain, of which the name."""
-    arrays = {"kind": type(examples).__name__, "domain": examples.domain.name}
+    arrays: dict[str, Any] = {"kind": type(examples).__name__, "domain": examples.domain.name}
     for field in dataclasses.fields(examples):
         value = getattr(examples, field.name)
         if field.name in _NAMES or isinstance(value, np.ndarray):
@@ -151,7 +151,7 @@ def first(examples: Examples, number: int) -> Examples:
 
 def select(examples: RetrievalExamples, rows: np.ndarray) -> RetrievalExamples:
     """The examples of some rows int[k], in their order."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for field in dataclasses.fields(examples):
         value = getattr(examples, field.name)
         of_each = field.name not in (*_NAMES, *_OF_ALL, "offsets", "events")

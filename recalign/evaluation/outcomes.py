@@ -176,7 +176,7 @@ def subtract(one: Sequence[Evaluated], other: Sequence[Outcomes]) -> dict[str, f
     Raises:
       UserError: the examples are not those of the same users.
     """
-    row = {}
+    row: dict[str, float] = {}
     for protocol, (names, values, ends) in _estimates([e.outcomes for e in one], other).items():
         found = {f"{protocol}/{name}": value for name, value in zip(names, values, strict=True)}
         row |= {name: float(value) for name, value in found.items() if name in one[0].metrics}
@@ -271,7 +271,7 @@ def write(path: Path, tasks: Mapping[str, tuple[str, Outcomes]]) -> None:
                 arrays[f"{task}/{protocol}/errors"] = np.asarray(part.errors, np.float64)
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> dict[str, tuple[str, dict[str, Ranks | Errors]]]:

@@ -58,10 +58,9 @@ def answer(
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(examples))[:ASKED]
     asked = select(examples, rows)
-    _, (items, scores) = model.rank(
-        params, asked.inputs, asked.offsets, asked.events, given=asked.given
-    )
-    items, probabilities = items[:, :DEPTH], np.exp(scores[:, :DEPTH].astype(float))
+    _, unseen = model.rank(params, asked.inputs, asked.offsets, asked.events, given=asked.given)
+    items = np.asarray(unseen.items)[:, :DEPTH]
+    probabilities = np.exp(np.asarray(unseen.scores, float)[:, :DEPTH])
     ranks = target_ranks(items, asked.targets)
     hits, misses = np.flatnonzero(np.isfinite(ranks)), np.flatnonzero(~np.isfinite(ranks))
     each = min(SHOWN, len(hits) or SHOWN, len(misses) or SHOWN)

@@ -170,7 +170,7 @@ class RunDirectory:
         found = [r for r in self._history() if (r["step"], r["split"]) == (step, split)]
         return {k: v for r in found for k, v in r.items() if k not in ("step", "split")}
 
-    def outcomes(self, step: int, split: str) -> "dict[str, tuple[str, Outcomes]]":
+    def outcomes(self, step: int, split: str) -> "Mapping[str, tuple[str, Outcomes]]":
         """What the examples of each task came to, see `recalign.evaluation.outcomes.read`.
 
         Raises:

@@ -84,10 +84,13 @@ class Inspection:
     @property
     def origin(self) -> str | None:
         """The version and commit of recalign that it was last trained with."""
-        if not (self.calls or self.result):
+        if self.calls:
+            version, commit = self.calls[-1]["version"], self.calls[-1]["commit"]
+        elif self.result:
+            version, commit = self.result.version, self.result.commit
+        else:
             return None
-        last = self.calls[-1] if self.calls else dataclasses.asdict(self.result)
-        return last["version"] + (f", commit {last['commit']}" if last["commit"] else "")
+        return version + (f", commit {commit}" if commit else "")
 
     @property
     def state(self) -> str:
@@ -162,10 +165,10 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
         return otherwise
 
     directory = RunDirectory(path)
-    config = told(lambda: configuration.bindings((path / CONFIG).read_text()), {})
+    config: dict[str, Any] = told(lambda: configuration.bindings((path / CONFIG).read_text()), {})
     macros = {name: value for name, value in config.items() if "." not in name}
-    history = told(lambda: _history(path / HISTORY), [])
-    known = told(lambda: calls.read(path), [])
+    history: list[dict] = told(lambda: _history(path / HISTORY), [])
+    known: list[dict] = told(lambda: calls.read(path), [])
     checkpoints = [
         _checkpoint(path / "checkpoints" / str(s), hashes) for s in directory.checkpoints()
     ]

@@ -116,7 +116,7 @@ def _operation(
     error = _json(_object({"error": {"type": "string"}}))
     answers = {"200": {"description": "The answer.", **_json(answer)}}
     answers |= {str(status): {"description": why, **error} for status, why in _ERRORS.items()}
-    found = {"summary": summary, "responses": answers}
+    found: dict[str, Any] = {"summary": summary, "responses": answers}
     if parameters:
         found["parameters"] = parameters
     if body:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
-from recalign.evaluation.examples import Asked
+from recalign.evaluation.data import Questions
 from recalign.runs.run import Run
 from recalign.serving.ids import Ids
 
@@ -35,7 +35,7 @@ class Recommender:
     def __init__(
         self,
         domain: Domain,
-        ask: Callable[[Sequence[Sequence[int]]], Asked],
+        ask: Questions,
         model: CatalogueModel,
         params: Any,
         exact: bool = False,

@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ MOST_POINTS = 400
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
     f"#01010{i}": f"--series-{i}" for i in range(COLOURS)
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "font.size": 9,
@@ -93,7 +94,7 @@ def calibration_chart(title: str, series: Mapping[str, Sequence[Mapping]]) -> Ht
     return _figure(title, f"{title}: the table below has the numbers", draw)
 
 
-def _look(place: int) -> dict[str, str]:
+def _look(place: int) -> dict[str, Any]:
     """The colour and dash of a series."""
     dashes = ("-", "--", ":", "-.")
     return {
@@ -117,7 +118,7 @@ def _described(title: str, series: Mapping[str, Series]) -> str:
     return f"{title}: {'; '.join(ends)}"
 
 
-def _figure(title: str, description: str, draw) -> Html:
+def _figure(title: str, description: str, draw: Callable[[Axes], None]) -> Html:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=_INCHES, layout="constrained")
         draw(figure.add_subplot())

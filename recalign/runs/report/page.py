@@ -278,8 +278,10 @@ def _differences(subjects: Sequence[Subject]) -> Html | None:
     tables: dict[tuple[str, str, str], Rows] = {}
     for task, split, name, row in groups.differences(subjects[:MOST_COMPARED]):
         for protocol in dict.fromkeys(metric.partition("/")[0] for metric in row):
-            of_protocol = {m: v for m, v in row.items() if m.startswith(f"{protocol}/")}
-            tables.setdefault((task, split, protocol), {})[name] = of_protocol
+            own: dict[str, float | None] = {
+                metric: v for metric, v in row.items() if metric.startswith(f"{protocol}/")
+            }
+            tables.setdefault((task, split, protocol), {})[name] = own
     shown = []
     for (task, split, protocol), rows in tables.items():
         names = list(dict.fromkeys(m for row in rows.values() for m in row))
@@ -346,8 +348,8 @@ def _samples(subjects: Sequence[Subject]) -> Html | None:
         lengths = [f"{tokens[name]:.0f}" for name in ("mean", "p95", "longest")]
         body.append([f"{subject.name}, {task}, {split}", *lengths, str(limit or "-")])
     head = ["questions in tokens", "mean", "95 % up to", "longest", "limit"]
-    lengths = table(head, body, "Length of questions") if body else None
-    return _drawn("Length of samples", subjects, _curves(subjects, LENGTHS), lengths)
+    more = table(head, body, "Length of questions") if body else None
+    return _drawn("Length of samples", subjects, _curves(subjects, LENGTHS), more)
 
 
 def _answers(subjects: Sequence[Subject]) -> Html | None:

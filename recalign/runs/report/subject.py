@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Subject:
     found: Inspection
     scalars: Scalars
     details: dict[str, dict[str, Any]]
-    outcomes: dict[str, dict[str, tuple[str, Outcomes]]]
+    outcomes: dict[str, Mapping[str, tuple[str, Outcomes]]]
     problems: list[str]
 
     def curve(self, tag: str) -> dict[int, float]:
@@ -125,7 +125,8 @@ def _gather(path: Path, name: str) -> Subject:
                 details[split] = _checked(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             problems.append(f"{file}: no details of an evaluation ({error}); evaluate again")
-    outcomes, directory = {}, RunDirectory(path)
+    directory = RunDirectory(path)
+    outcomes: dict[str, Mapping[str, tuple[str, Outcomes]]] = {}
     for split in SPLITS:
         last = [record["step"] for record in found.history if record["split"] == split][-1:]
         try:
