@@ -69,7 +69,9 @@ def _compilations() -> Iterator[list[float]]:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """Headless Chromium, where one is installed."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next((path for name in names if (path := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("no chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
     from selenium import webdriver
