@@ -89,6 +89,10 @@ def test_training_leaves_a_whole_run_behind(trained):
     [call] = found.calls
     assert (call["step"], call["provenance"]) == (0, found.provenance)
     assert {"jax", "seqio", "tensorflow"} <= call["packages"].keys()
+    page = (folder / "report.html").read_text()
+    for told in ("toyshop_ranking, test", "popularity", "Loss of training", "Sought: "):
+        assert told in page
+    assert "By how well known the target is" in page
 
 
 def test_an_earlier_checkpoint_is_evaluated_on_demand(trained, tmp_path):

@@ -31,7 +31,7 @@ class Subject:
       found: what its folder holds.
       scalars: what training wrote for TensorBoard.
       details: by split, see `recalign.runs.details`.
-      outcomes: by split, of the last evaluation: by task its domain and what examples came to.
+      outcomes: by split, of the evaluation that is shown, see `recalign.evaluation.outcomes.read`.
       problems: what could not be read.
     """
 
@@ -58,26 +58,25 @@ class Subject:
         return curves
 
     def tables(self) -> Iterator[tuple[str, str, int | None, Rows]]:
-        """The task, split, step and rows of what was evaluated last, baselines among them."""
+        """The task, split, step and rows of each evaluation that is shown, see `_step_shown`."""
         for split in SPLITS:
             step, tasks = self._evaluated(split)
             for task, rows in tasks.items():
                 yield task, split, step, rows
 
     def _evaluated(self, split: str) -> tuple[int | None, dict[str, Rows]]:
-        """Newer metrics have no details if they are of validation while training went on."""
-        of_split = [record for record in self.found.history if record["split"] == split]
-        details = self.details.get(split)
-        last = of_split[-1] if of_split else None
-        if details and (last is None or details["step"] == last["step"]):
+        """With baselines where there are details of it; training leaves none of validation."""
+        step, details = _step_shown(self.found, split), self.details.get(split)
+        if details and (step is None or details["step"] == step):
             return details["step"], details["tables"]
         tasks: dict[str, Rows] = {}
-        for name, value in (last or {}).items():
+        of_step = [r for r in self.found.history if (r["step"], r["split"]) == (step, split)]
+        for name, value in (item for record in of_step for item in record.items()):
             task, slash, rest = name.partition("/")
             if slash:
                 row = tasks.setdefault(task, {MODEL: {}})[MODEL]
                 row[rest.partition("/")[2]] = value
-        return (last["step"] if last else None), tasks
+        return step, tasks
 
     def domain_of(self, task: str) -> str | None:
         """The name of the domain that a task is of, by which its tasks are called."""
@@ -128,13 +127,21 @@ def _gather(path: Path, name: str) -> Subject:
     directory = RunDirectory(path)
     outcomes: dict[str, Mapping[str, tuple[str, Outcomes]]] = {}
     for split in SPLITS:
-        last = [record["step"] for record in found.history if record["split"] == split][-1:]
+        step = _step_shown(found, split)
         try:
-            if {*last} & {*directory.steps_with_outcomes(split)}:
-                outcomes[split] = directory.outcomes(last[0], split)
+            if step is not None and step in directory.steps_with_outcomes(split):
+                outcomes[split] = directory.outcomes(step, split)
         except UserError as error:
             problems.append(str(error))
     return Subject(name, found, read_scalars(path), details, outcomes, problems)
+
+
+def _step_shown(found: Inspection, split: str) -> int | None:
+    """Of validation the best one, which is the one that counts; of test the last one asked for."""
+    steps = [record["step"] for record in found.history if record["split"] == split]
+    if split == "validation" and found.best_step in steps:
+        return found.best_step
+    return steps[-1] if steps else None
 
 
 def _checked(details: dict) -> dict:

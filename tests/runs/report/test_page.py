@@ -140,11 +140,9 @@ def test_runs_are_compared_in_tables_of_what_can_be_compared(tmp_path):
                 file.write_text(json.dumps({"domain shop": "content sha256 cc"}))
     text = page(paths, tmp_path / "report.html")
     rows = re.findall(r"<caption>full: .*?</table>", text, re.DOTALL)
-    of_test = [table for table in rows if "step 20" in table]
-    assert [[name in table for name in ("one,", "two,", "elsewhere,")] for table in of_test] == [
-        [True, True, False],
-        [False, False, True],
-    ]
+    found = [[name in table for name in ("one,", "two,", "elsewhere,")] for table in rows]
+    # Of test and of validation.
+    assert found == [[True, True, False]] * 2 + [[False, False, True]] * 2
     for caption, body in re.findall(r"<caption>(.*?)</caption>(.*?)</table>", text, re.DOTALL):
         heads = re.findall(r'<th scope="col">(.*?)</th>', body)
         assert len(heads) == len(set(heads)), caption
@@ -223,12 +221,12 @@ def test_looking_changes_nothing_and_the_page_is_the_same_each_time(folder, tmp_
     assert snapshot(folder) == before
 
 
-def test_metrics_that_are_newer_than_the_details_are_shown(folder, tmp_path):
-    """As when the training went on since, and was evaluated on validation."""
+def test_of_validation_the_best_step_is_shown_whatever_details_there_are(folder, tmp_path):
     details.write(folder, 10, "validation", {"shop_retrieval": {"recalign": {"full/hr@10": 1}}}, {})
     found = Parsed(page([folder], tmp_path / "report.html"))
-    assert "a run, step 40" in found.text
     assert "1.0000" not in found.text
+    [own] = [t[1] for _, t in found.tables if "0.3500" in t[1]]  # full_unseen of step 20
+    assert own == ["a run, step 20", "0.3500"]
 
 
 def test_published_rows_stand_beside_a_run_on_the_very_set(folder, tmp_path, monkeypatch):
