@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options, output_folder
+from recalign.cli.options import data_dir_option, gin_options, output_folder, parse_seeds
 from recalign.engine import preemption
-from recalign.errors import UserError
 
 
 @click.command(
@@ -57,7 +56,7 @@ def ablate(
     ended leaves a result.json: called again, this goes on where it stopped, and in the end it only
     prints.
     """
-    numbers = _numbers(seeds)
+    numbers = parse_seeds(seeds)
 
     from recalign.runs import ablations as variations
 
@@ -69,10 +68,3 @@ def ablate(
     for domain, folder in folders.items():
         found = variations.run(configure, names, numbers, folder, split, domain)
         click.echo((f"{domain}\n\n" if domain else "") + variations.format_table(found, split))
-
-
-def _numbers(seeds: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
-    except ValueError as error:
-        raise UserError(f"--seeds is {seeds!r}, but must be whole numbers: 0,1,2") from error

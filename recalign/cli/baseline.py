@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, output_file
+from recalign.cli.options import data_dir_option, output_file, parse_seeds
 
 
 @click.command(
     epilog="\b\n"
     "Examples:\n"
     "  recalign baseline --name all --domain toyshop\n"
-    "  recalign baseline --name sasrec --name bpr --domain beauty --output beauty.json"
+    "  recalign baseline --name sasrec --name bpr --domain beauty --output beauty.json\n"
+    "  recalign baseline --name sasrec --domain beauty --seeds 0,1,2"
 )
 @click.option(
     "--name",
@@ -20,43 +21,58 @@ from recalign.cli.options import data_dir_option, output_file
     default=["all"],
     show_default=True,
     metavar="NAME",
-    help="popularity, cooccurrence, bpr, sasrec; with ratings also global_mean, user_mean, "
-    "item_mean, biased_mf; or all. May be given several times.",
+    help="popularity, cooccurrence, bpr, ease, slit, sasrec; with ratings also global_mean, "
+    "user_mean, item_mean, biased_mf; or all. May be given several times.",
 )
 @click.option("--domain", required=True, help="A prepared domain.")
 @click.option(
     "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
 )
-@click.option("--seed", default=0, show_default=True, help="Of what is random in a baseline.")
+@click.option(
+    "--seeds",
+    "--seed",
+    default="0",
+    show_default=True,
+    metavar="N,N",
+    help="Of what is random in a baseline; of several, a row is the mean.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     callback=output_file,
-    help='A JSON file that receives the numbers as "DOMAIN/NAME/SPLIT/PROTOCOL/METRIC".',
+    help='A JSON file that receives the numbers as "DOMAIN/NAME/SPLIT/PROTOCOL/METRIC", and as '
+    '"DOMAIN/NAME/SPLIT/seconds" how long a fit took.',
 )
 @data_dir_option
-def baseline(names: tuple[str, ...], domain: str, split: str, seed: int, output: Path) -> None:
+def baseline(names: tuple[str, ...], domain: str, split: str, seeds: str, output: Path) -> None:
     """Fits baselines to a domain and prints their metrics on a split.
 
     The whole catalogue is ranked, with and without the items of the history, and so are the stored
     candidate lists, the same for every model. Where the domain has ratings, they are predicted too.
     Baselines learn from train interactions; those that have something to choose choose it on
-    validation.
+    validation. In brackets stand 95 % bootstrap intervals over users. Fitted models are kept in the
+    domain's folder, under baselines/, and read when they are asked for again.
     """
+    numbers = parse_seeds(seeds)
+
     from recalign import domains
     from recalign.evaluation import report
     from recalign.evaluation.baselines import rows as baselines
 
     chosen = () if "all" in names else tuple(dict.fromkeys(names))
     loaded = domains.load(domain)
-    rows = baselines.domain_rows(loaded, split, chosen, seed)
+    rows = baselines.domain_rows(loaded, split, chosen, numbers)
+    table = {label: row.metrics() for label, row in rows.items()}
     if output:
         report.write_metrics(
             output,
             {
                 key: value
-                for name, row in rows.items()
-                for key, value in report.add_prefix(row, f"{domain}/{name}", split).items()
+                for label, found in table.items()
+                for key, value in report.add_prefix(
+                    found | {"seconds": rows[label].seconds}, f"{domain}/{label}", split
+                ).items()
             },
         )
-    click.echo(report.format_tables(rows))
+    seconds = ", ".join(f"{label} {row.seconds:.1f}" for label, row in rows.items())
+    click.echo(f"{report.format_tables(table)}\n\nseconds to fit: {seconds}")

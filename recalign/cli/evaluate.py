@@ -13,6 +13,7 @@ from recalign.cli.options import (
     step_option,
 )
 from recalign.engine import preemption
+from recalign.errors import UserError
 
 _split = click.option(
     "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
@@ -31,21 +32,57 @@ _split = click.option(
     metavar="N",
     help="Instead, how many of the exactly best items the beam finds, on the first N examples.",
 )
+@click.option(
+    "--with",
+    "together_with",
+    metavar="NAME,NAME",
+    help="Rank also by the sum of the run's scores and of these baselines' (names as in `recalign "
+    "baseline`), standardised, over the whole catalogue; weights are chosen on validation.",
+)
+@click.option(
+    "--against",
+    metavar="RUN|BASELINE",
+    help="The folder of another run, at the step that validation chose, or a baseline: prints what "
+    "this run is ahead by, user by user.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=output_file,
+    help='A JSON file that receives all rows as "TASK/ROW/SPLIT/PROTOCOL/METRIC".',
+)
 @data_dir_option
 @preemption.listening()
 @multiprocess_options
 def evaluate(
-    model_dir: str, step: str, modules: tuple[str, ...], split: str, beam_recall: int | None
+    model_dir: str,
+    step: str,
+    modules: tuple[str, ...],
+    split: str,
+    beam_recall: int | None,
+    together_with: str | None,
+    against: str | None,
+    output: Path | None,
 ) -> str:
     """Prints all metrics of a run on a split, beside the baselines.
 
     It is evaluated as its config.gin says; its metrics.json and metrics.jsonl receive the numbers.
+    In brackets stand 95 % bootstrap intervals over users.
     """
+    if beam_recall is not None and (together_with or against or output):
+        raise UserError("--beam_recall is asked alone: without --with, --against and --output")
+
+    from recalign.engine import processes
+    from recalign.evaluation.report import write_metrics
     from recalign.runs.run import load
 
     run = load(model_dir, step, modules)
     if beam_recall is None:
-        return str(run.evaluate(split))
+        names = list(dict.fromkeys(together_with.split(","))) if together_with else []
+        report = run.evaluate(split, names, against)
+        if output and processes.is_first():
+            write_metrics(output, report.flat())
+        return str(report)
     examples = run.retrieval_examples(split, beam_recall)
     found = run.evaluation.beam_recall(run.restore()[1], examples)
     return "\n".join(f"{name} {value:.4f}" for name, value in found.items())

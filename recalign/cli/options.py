@@ -32,6 +32,18 @@ modules_option = click.option(
 )
 
 
+def parse_seeds(seeds: str) -> list[int]:
+    """The numbers in `0,1,2`, each once.
+
+    Raises:
+      UserError: they are no whole numbers.
+    """
+    try:
+        return list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
+    except ValueError as error:
+        raise UserError(f"--seeds is {seeds!r}, but must be whole numbers: 0,1,2") from error
+
+
 def output_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
     """The callback of an option that names a file to write: what is wrong is told before any work.
 

@@ -53,6 +53,11 @@ class RetrievalExamples(Examples):
     events: np.ndarray
     targets: np.ndarray
 
+    @property
+    def users(self) -> np.ndarray:
+        """int32[m], whose histories they are: examples are the first ones of the domain's split."""
+        return self.domain.split(self.split).users[: len(self)]
+
 
 @dataclasses.dataclass(frozen=True)
 class RankingExamples(RetrievalExamples):

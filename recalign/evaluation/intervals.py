@@ -5,13 +5,17 @@ import numpy as np
 RESAMPLES = 10_000
 LEVEL = 0.95
 
+COST_OF_A_CATEGORY = 8
+"""Of a multinomial draw, in draws of a single user."""
+
 
 def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """The means of several quantities in resamples of the users, drawn with replacement.
 
     Users with equal values are interchangeable, so that what is drawn is how often each distinct
     row comes, from a multinomial distribution: metrics of ranks have a few dozen distinct rows,
-    however many users there are.
+    however many users there are. Where most rows differ, users are drawn one by one, which is the
+    same distribution.
 
     Args:
       values: float[m, q], q quantities of each user.
@@ -23,13 +27,17 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     """
     values = np.asarray(values, np.float64)
     distinct, counts = np.unique(values, axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
+    users, rng = len(values), np.random.default_rng(seed)
+    if len(distinct) * COST_OF_A_CATEGORY > users:
+        everyone = np.repeat(distinct, counts, axis=0)
+        drawn = (rng.integers(0, users, users) for _ in range(resamples))
+        return np.stack([np.bincount(who, minlength=users) @ everyone for who in drawn]) / users
     means = np.empty((resamples, values.shape[1]))
     at_once = max(1, 50_000_000 // len(distinct))
     for start in range(0, resamples, at_once):
         size = min(at_once, resamples - start)
-        drawn = rng.multinomial(len(values), counts / len(values), size=size)
-        means[start : start + size] = drawn @ distinct / len(values)
+        drawn = rng.multinomial(users, counts / users, size=size)
+        means[start : start + size] = drawn @ distinct / users
     return means
 
 

@@ -15,6 +15,14 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
+from recalign.evaluation.outcomes import (
+    Evaluated,
+    as_expected,
+    evaluate_candidates,
+    evaluate_lists,
+    evaluate_ratings,
+    summarise,
+)
 
 Rows = dict[str, dict[str, float]]
 
@@ -25,14 +33,14 @@ SPARE_TOKENS = 2
 class Judge(Protocol):
     """Judges a network on one task; it is compiled once and serves all splits."""
 
-    def metrics(self, params: Any, examples: Examples) -> dict[str, float]:
-        """Every `<protocol>/<metric>` of the examples."""
+    def evaluate(self, params: Any, examples: Examples) -> Evaluated:
+        """Every `<protocol>/<metric>` of the examples, and what each of them came to."""
 
     def predictions(self, params: Any, examples: Examples) -> Iterator[dict]:
         """A JSON-ready object an example."""
 
     def baselines(self, examples: Examples) -> Rows:
-        """The same metrics of what stands beside the network, by name."""
+        """The same metrics of what stands beside the network, by name, with intervals."""
 
 
 def judge(
@@ -59,18 +67,15 @@ class RetrievalJudge:
         self._model = model
         self._depth = min(depth, model.num_beams)
 
-    def metrics(self, params: Any, examples: RetrievalExamples) -> dict[str, float]:
+    def evaluate(self, params: Any, examples: RetrievalExamples) -> Evaluated:
         """See `Judge`."""
-        rankings = self._model.rank(
+        every, unseen = self._model.rank(
             params, examples.inputs, examples.offsets, examples.events, given=examples.given
         )
-        return {
-            name: value
-            for protocol, ranked in zip(("full", "full_unseen"), rankings, strict=True)
-            for name, value in metrics.full_ranking(
-                ranked.items, examples.targets, examples.domain.num_items, protocol
-            ).items()
-        }
+        asked = examples.targets, examples.domain.num_items
+        return evaluate_lists(every.items, *asked, "full", examples.users) | evaluate_lists(
+            unseen.items, *asked, "full_unseen", examples.users
+        )
 
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
@@ -94,10 +99,10 @@ class RankingJudge:
     def __init__(self, model: CatalogueModel):
         self._model = model
 
-    def metrics(self, params: Any, examples: RankingExamples) -> dict[str, float]:
+    def evaluate(self, params: Any, examples: RankingExamples) -> Evaluated:
         """See `Judge`."""
         scores = self._scores(params, examples)
-        return metrics.candidate_ranking(scores, examples.positives)
+        return evaluate_candidates(scores, examples.positives, examples.users)
 
     def predictions(self, params: Any, examples: RankingExamples) -> Iterator[dict]:
         """`history`, `target`, and all candidates as `items` with `scores`, best first."""
@@ -132,14 +137,12 @@ class RatingJudge:
         self._model = model
         self._decode = decode
 
-    def metrics(self, params: Any, examples: RatingExamples) -> dict[str, float]:
+    def evaluate(self, params: Any, examples: RatingExamples) -> Evaluated:
         """See `Judge`."""
-        fallback = examples.domain.statistics["ratings"]["mean"]
+        judged = examples.ratings, examples.domain.statistics["ratings"]["mean"], examples.users
         _, written = self._answers(params, examples)
         expected = self._expected(params, examples)
-        return metrics.rating(written, examples.ratings, fallback) | metrics.rating_expected(
-            expected, examples.ratings, fallback
-        )
+        return evaluate_ratings(written, *judged) | as_expected(evaluate_ratings(expected, *judged))
 
     def predictions(self, params: Any, examples: RatingExamples) -> Iterator[dict]:
         """What was known and asked, the true `rating`, and what was answered.
@@ -174,7 +177,7 @@ class RatingJudge:
             domain.num_items,
             domain.seed,
         )
-        return {name: row | metrics.as_expected(row) for name, row in rows.items()}
+        return {name: summarise([row | as_expected(row)]) for name, row in rows.items()}
 
     def _answers(self, params: Any, examples: RatingExamples) -> tuple[list[str], np.ndarray]:
         """Each example's answer as text, and as a rating, float64[m], nan where it is none."""

@@ -62,17 +62,28 @@ def full_ranking(
     """
     _check_lists(ranked, targets, num_items)
     depth = ranked.shape[1]
-    ranks = target_ranks(ranked, targets)
-    metrics = {f"hr@{k}": np.mean(ranks <= k) for k in CUTOFFS if k <= depth}
-    metrics |= {f"ndcg@{k}": np.mean(_discount(ranks, k)) for k in CUTOFFS if k <= depth}
-    if depth >= MRR_CUTOFF:
-        metrics[f"mrr@{MRR_CUTOFF}"] = np.mean(np.where(ranks <= MRR_CUTOFF, 1 / ranks, 0))
+    values = rank_values(target_ranks(ranked, targets), depth)
+    metrics = {name: np.mean(value) for name, value in values.items()}
     metrics["invalid_rate"] = np.mean((ranked < EMPTY) | (ranked >= num_items))
     metrics["duplicate_rate"] = _duplicates(ranked, num_items) / ranked.size
     if depth >= COVERAGE_CUTOFF:
         shown = _distinct_items(ranked[:, :COVERAGE_CUTOFF], num_items)
         metrics[f"coverage@{COVERAGE_CUTOFF}"] = shown / num_items
     return {f"{protocol}/{name}": float(value) for name, value in metrics.items()}
+
+
+def rank_values(ranks: np.ndarray, depth: int) -> dict[str, np.ndarray]:
+    """What `full_ranking` takes the means of, [m] each: by hr@k, ndcg@k and mrr@10.
+
+    Args:
+      ranks: float64[m], the target's in each list, ∞ = absent.
+      depth: how long the lists are; deeper cut-offs are left out.
+    """
+    values = {f"hr@{k}": ranks <= k for k in CUTOFFS if k <= depth}
+    values |= {f"ndcg@{k}": _discount(ranks, k) for k in CUTOFFS if k <= depth}
+    if depth >= MRR_CUTOFF:
+        values[f"mrr@{MRR_CUTOFF}"] = np.where(ranks <= MRR_CUTOFF, 1 / ranks, 0)
+    return values
 
 
 def remove_seen(ranked: np.ndarray, offsets: np.ndarray, events: np.ndarray) -> np.ndarray:
@@ -137,12 +148,17 @@ def candidate_ranking(scores: np.ndarray, positives: np.ndarray | int) -> dict[s
         raise ValueError(f"scores must be [examples, candidates], not empty; got {scores.shape}")
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} candidate scores are NaN")
-    columns = np.broadcast_to(positives, len(scores))[:, None]
-    # The positive itself scores as much as itself, which is the 1 of the rank.
-    ranks = (scores >= np.take_along_axis(scores, columns, axis=1)).sum(axis=1)
+    ranks = candidate_ranks(scores, positives)
     metrics = {f"hr@{k}": np.mean(ranks <= k) for k in CANDIDATE_HR_CUTOFFS}
     metrics |= {f"ndcg@{k}": np.mean(_discount(ranks, k)) for k in CANDIDATE_NDCG_CUTOFFS}
     return {f"cand{scores.shape[1]}/{name}": float(value) for name, value in metrics.items()}
+
+
+def candidate_ranks(scores: np.ndarray, positives: np.ndarray | int) -> np.ndarray:
+    """The positive's rank among its candidates, int64[m]; arguments as of `candidate_ranking`."""
+    columns = np.broadcast_to(positives, len(scores))[:, None]
+    # The positive itself scores as much as itself, which is the 1 of the rank.
+    return (scores >= np.take_along_axis(scores, columns, axis=1)).sum(axis=1)
 
 
 def rating(predictions: np.ndarray, ratings: np.ndarray, fallback: float) -> dict[str, float]:
@@ -165,18 +181,22 @@ def rating(predictions: np.ndarray, ratings: np.ndarray, fallback: float) -> dic
     Raises:
       ValueError: shapes differ, there are no examples, or the fallback is not a number.
     """
+    errors = rating_errors(predictions, ratings, fallback)
+    return {
+        "rating/rmse": float(np.sqrt(np.mean(errors**2))),
+        "rating/mae": float(np.mean(np.abs(errors))),
+        "rating/parse_rate": float(np.mean(np.isfinite(predictions))),
+    }
+
+
+def rating_errors(predictions: np.ndarray, ratings: np.ndarray, fallback: float) -> np.ndarray:
+    """Predicted less true ratings, float64[m]; arguments and errors as of `rating`."""
     predictions, ratings = np.asarray(predictions, float), np.asarray(ratings, float)
     if predictions.shape != ratings.shape or not ratings.size:
         raise ValueError(f"{predictions.shape} predictions for {ratings.shape} ratings")
     if not np.isfinite(fallback):
         raise ValueError(f"the fallback rating must be a finite number, not {fallback}")
-    parsed = np.isfinite(predictions)
-    errors = np.where(parsed, predictions, fallback) - ratings
-    return {
-        "rating/rmse": float(np.sqrt(np.mean(errors**2))),
-        "rating/mae": float(np.mean(np.abs(errors))),
-        "rating/parse_rate": float(np.mean(parsed)),
-    }
+    return np.where(np.isfinite(predictions), predictions, fallback) - ratings
 
 
 def rating_expected(expected: np.ndarray, ratings: np.ndarray, fallback: float) -> dict[str, float]:

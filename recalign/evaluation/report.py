@@ -1,13 +1,15 @@
 """The report of an evaluation: a table to read, and two files for machines.
 
 * `metrics.json`: the last evaluation, a flat object
-  `"<task>/<split>/<protocol>/<metric>": number`.
+  `"<task>/<split>/<protocol>/<metric>": number`, and where that is a mean over users also
+  `"…/<metric>/low"` and `"…/<metric>/high"`, the ends of its 95 % interval.
 * `metrics.jsonl`: one line an evaluation, `{"step": …, "split": …, "<name>": number, …}`.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from recalign.errors import UserError
@@ -28,23 +30,27 @@ PROTOCOLS = {
     "rating_expected": "the expected rating, over all that could be written",
 }
 
-HIGHER_IS_BETTER = ("hr@", "ndcg@", "mrr@")
+SURE = ("hr@10", "ndcg@10", "rmse", "mae")
+"""Columns that show the interval; the files have those of all."""
+
+_LEADING_ZERO = re.compile(r"(?<!\d)0\.")
 
 
 def format_tables(
     rows: Mapping[str, Mapping[str, float]],
     columns: Sequence[str] = HEADLINE + RATES + RATING,
-    baseline: str = "popularity",
+    signed: Collection[str] = (),
 ) -> str:
     """Lays out metrics as aligned Markdown, a table a protocol.
 
-    Protocols never share a table, so that no column can be read across them. Hit rate, NDCG and
-    MRR show their ratio to the baseline's in brackets, where that is not zero.
+    Protocols never share a table, so that no column can be read across them. Columns of `SURE` show
+    the 95 % interval in brackets.
 
     Args:
-      rows: `{"model": {"full/hr@10": …}, "popularity": …}`, in the order to print.
+      rows: `{"model": {"full/hr@10": …, "full/hr@10/low": …}, "popularity": …}`, in the order to
+        print; see `recalign.evaluation.outcomes.summarise`.
       columns: metrics to show, without protocol; those that no row has are left out.
-      baseline: the row that ratios refer to; without such a row there are none.
+      signed: names of the rows that are differences.
 
     Returns:
       The tables, each under a line that says its protocol.
@@ -58,7 +64,7 @@ def format_tables(
             continue
         head = ["", *shown]
         body = [
-            [name, *(_cell(rows, name, f"{protocol}/{c}", baseline) for c in shown)]
+            [name, *(_cell(row, f"{protocol}/{c}", name in signed) for c in shown)]
             for name, row in rows.items()
             if any(f"{protocol}/{c}" in row for c in shown)
         ]
@@ -67,13 +73,18 @@ def format_tables(
     return "\n\n".join(tables)
 
 
-def format_report(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def format_report(
+    tables: Mapping[str, Mapping[str, Mapping[str, float]]], signed: Collection[str] = ()
+) -> str:
     """The tables of each task under its name.
 
     Args:
       tables: the rows of each task, see `format_tables`.
+      signed: as there.
     """
-    return "\n\n".join(f"{task}\n\n{format_tables(rows)}" for task, rows in tables.items())
+    return "\n\n".join(
+        f"{task}\n\n{format_tables(rows, signed=signed)}" for task, rows in tables.items()
+    )
 
 
 def add_prefix(metrics: Mapping[str, float], task: str, split: str) -> dict[str, float]:
@@ -141,15 +152,20 @@ def _numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def _cell(rows: Mapping[str, Mapping[str, float]], name: str, metric: str, baseline: str) -> str:
-    value = rows[name].get(metric)
-    if value is None:
+def _cell(row: Mapping[str, float], metric: str, signed: bool) -> str:
+    """`0.0907 [.0870, .0945]`, the interval where it is known and shown."""
+    if (value := row.get(metric)) is None:
         return "-"
-    reference = rows.get(baseline, {}).get(metric)
-    comparable = metric.rpartition("/")[2].startswith(HIGHER_IS_BETTER)
-    if not reference or not comparable or name == baseline:
-        return f"{value:.4f}"
-    return f"{value:.4f} ({value / reference:.1f}x)"
+    cell = f"{value:+.4f}" if signed else f"{value:.4f}"
+    low, high = row.get(f"{metric}/low"), row.get(f"{metric}/high")
+    if low is None or high is None or metric.rpartition("/")[2] not in SURE:
+        return cell
+    return f"{cell} {format_ends(low, high)}"
+
+
+def format_ends(low: float, high: float) -> str:
+    """The ends of an interval, `[.0870, .0945]`."""
+    return f"[{_LEADING_ZERO.sub('.', f'{low:.4f}, {high:.4f}')}]"
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:

@@ -5,14 +5,16 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import gin
 
 import recalign.gin as gin_files
 from recalign.errors import UserError
-from recalign.evaluation.report import markdown
+from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.evaluation.report import format_ends, markdown
 from recalign.runs import configuration
-from recalign.runs.directory import FREE
+from recalign.runs.directory import FREE, RunDirectory
 from recalign.runs.result import Result, read
 from recalign.runs.run import Run, make
 
@@ -41,8 +43,16 @@ Configure = Callable[..., None]
 """Makes the recipe the configuration: given default bindings, `files` to include after it and
 `overrides` of all others."""
 
-Found = dict[str, list[Result]]
-"""Results by seed of each variation."""
+
+class Trained(NamedTuple):
+    """A training that came to its end, and its folder."""
+
+    result: Result
+    folder: Path
+
+
+Found = Mapping[str, Sequence[Trained]]
+"""The trainings of each variation, by seed."""
 
 
 def known() -> list[str]:
@@ -77,7 +87,7 @@ def run(
     Raises:
       UserError: as of `check` and of a training.
     """
-    found: Found = {}
+    found: dict[str, list[Trained]] = {}
     for name in names:
         for seed in seeds:
             made = _configured(configure, name, seed, output, domain)
@@ -87,7 +97,8 @@ def run(
                 made.train()
             if split == "test" and not (result and result.test):
                 made.report(split)
-            found.setdefault(name, []).append(read(Path(made.model_dir)))
+            folder = Path(made.model_dir)
+            found.setdefault(name, []).append(Trained(read(folder), folder))
     return found
 
 
@@ -140,7 +151,7 @@ def _configured(
     return made
 
 
-def format_table(found: Mapping[str, Sequence[Result]], split: str = "validation") -> str:
+def format_table(found: Found, split: str = "validation") -> str:
     """A line an ablation: mean ± standard deviation of each metric over the seeds.
 
     Args:
@@ -150,24 +161,23 @@ def format_table(found: Mapping[str, Sequence[Result]], split: str = "validation
     Returns:
       Markdown: those of `METRICS` that a task has, then the mean seconds of training and each
       seed's step that validation chose. The deviation is the sample's, and is left out where there
-      is one seed.
+      is one seed. In brackets stand the 95 % intervals of the means, over users, where runs have
+      kept what their examples came to.
     """
     # The same for every ablation, since what a run is judged by does not depend on it.
-    [first, *_], *_ = found.values()
+    [(first, _), *_], *_ = found.values()
     columns = [
         name for name in getattr(first, split) if name.endswith(tuple(f"/{m}" for m in METRICS))
     ]
     columns.sort(key=lambda name: (name.split("/")[0], METRICS.index(_metric(name))))
     head = ["", *(f"{name.split('/')[0]} {_metric(name)}" for name in columns), "seconds", "steps"]
-    body = [
-        [
-            name,
-            *(_cell([getattr(result, split)[column] for result in results]) for column in columns),
-            f"{statistics.mean(result.seconds for result in results):.0f}",
-            " ".join(str(result.step) for result in results),
-        ]
-        for name, results in found.items()
-    ]
+    body = []
+    for name, trained in found.items():
+        results, ends = [result for result, _ in trained], _ends(trained, split)
+        cells = [_cell([getattr(each, split)[c] for each in results], ends.get(c)) for c in columns]
+        seconds = statistics.mean(result.seconds for result in results)
+        steps = " ".join(str(result.step) for result in results)
+        body.append([name, *cells, f"{seconds:.0f}", steps])
     return markdown([head, *body])
 
 
@@ -175,8 +185,31 @@ def _metric(name: str) -> str:
     return name.split("/", 2)[2]
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _cell(values: Sequence[float | None], ends: tuple[float, float] | None) -> str:
     if None in values:
         return "-"
-    mean = f"{statistics.mean(values):.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+    cell = f"{statistics.mean(values):.4f}"
+    if len(values) > 1:
+        cell += f" ± {statistics.stdev(values):.4f}"
+    return f"{cell} {format_ends(*ends)}" if ends else cell
+
+
+def _ends(trained: Sequence[Trained], split: str) -> dict[str, tuple[float, float]]:
+    """The ends of the intervals of means over seeds, by full name; none without outcomes."""
+    seeds: dict[str, list[Evaluated]] = {}
+    for result, folder in trained:
+        directory, measured = RunDirectory(folder), getattr(result, split)
+        if result.step not in directory.steps_with_outcomes(split):
+            return {}
+        for task, (_, outcomes) in directory.outcomes(result.step, split).items():
+            start = f"{task}/{split}/"
+            metrics = {n.removeprefix(start): v for n, v in measured.items() if n.startswith(start)}
+            known = {name: value for name, value in metrics.items() if value is not None}
+            seeds.setdefault(f"{task}/{split}", []).append(Evaluated(known, outcomes))
+    rows = {where: summarise(each) for where, each in seeds.items()}
+    return {
+        f"{where}/{name}": (row[f"{name}/low"], row[f"{name}/high"])
+        for where, row in rows.items()
+        for name in row
+        if f"{name}/low" in row
+    }

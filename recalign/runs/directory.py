@@ -7,15 +7,20 @@ import os
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recalign.errors import UserError
 from recalign.evaluation import report
 from recalign.files import replacing
 from recalign.runs import configuration
 
+if TYPE_CHECKING:
+    from recalign.evaluation.outcomes import Outcomes
+
 CONFIG = "config.gin"
 LOCK = ".lock"
 METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
+OUTCOMES = "outcomes"
 
 # A run and what it reads may move, and a run may be told to train longer: that changes nothing that
 # it has done. What is read is known by its fingerprints.
@@ -26,8 +31,9 @@ LOWER_IS_BETTER = ("rmse", "mae", "invalid_rate", "duplicate_rate")
 class RunDirectory:
     """What a run keeps beside its checkpoints.
 
-    config.gin, metrics.json, metrics.jsonl; seconds.json (how long it took to each checkpoint, over
-    all calls); result.json, see `recalign.runs.result`.
+    config.gin, metrics.json, metrics.jsonl; outcomes/, see `recalign.evaluation.outcomes`;
+    seconds.json (how long it took to each checkpoint, over all calls); result.json, see
+    `recalign.runs.result`.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -86,8 +92,25 @@ class RunDirectory:
         with replacing(self.path / CONFIG) as draft:
             draft.write_text(text)
 
-    def record(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Adds an evaluation to metrics.jsonl and makes it metrics.json."""
+    def record(
+        self,
+        step: int,
+        split: str,
+        metrics: Mapping[str, float],
+        tasks: "Mapping[str, tuple[str, Outcomes]] | None" = None,
+    ) -> None:
+        """Adds an evaluation to metrics.jsonl and makes it metrics.json.
+
+        Args:
+          step: of the checkpoint.
+          split: "validation" or "test".
+          metrics: `<task>/<split>/<protocol>/<metric>` and the ends of their intervals.
+          tasks: what its examples came to, as `recalign.evaluation.outcomes.write` takes it.
+        """
+        if tasks:
+            from recalign.evaluation import outcomes
+
+            outcomes.write(self._outcomes(step, split), tasks)
         report.append_metrics(self.path / HISTORY, step, split, metrics)
         report.write_metrics(self.path / METRICS, metrics)
 
@@ -131,6 +154,36 @@ class RunDirectory:
         found = [r for r in self._history() if (r["step"], r["split"]) == (step, split)]
         return {k: v for r in found for k, v in r.items() if k not in ("step", "split")}
 
+    def outcomes(self, step: int, split: str) -> "dict[str, tuple[str, Outcomes]]":
+        """What the examples of each task came to, see `recalign.evaluation.outcomes.read`.
+
+        Raises:
+          UserError: there was no such evaluation, or its file cannot be read.
+        """
+        from recalign.evaluation import outcomes
+
+        path = self._outcomes(step, split)
+        if not path.exists():
+            raise UserError(
+                f"there is no {path}, which tells what each example came to: it is written by "
+                f"`recalign eval --model_dir {self.path} --split {split} --step {step}`"
+            )
+        return outcomes.read(path)
+
+    def steps_with_outcomes(self, split: str) -> list[int]:
+        """The steps of which `outcomes` has a split, ascending."""
+        return sorted(step for of, step in self._with_outcomes() if of == split)
+
+    def _with_outcomes(self) -> Iterator[tuple[str, int]]:
+        """The split and step of each file of outcomes."""
+        for path in (self.path / OUTCOMES).glob("*.npz"):
+            split, _, step = path.stem.rpartition("-")
+            if step.isdecimal():
+                yield split, int(step)
+
+    def _outcomes(self, step: int, split: str) -> Path:
+        return self.path / OUTCOMES / f"{split}-{step}.npz"
+
     def checkpoints(self) -> list[int]:
         """The steps that there are checkpoints of, ascending."""
         folder = self.path / "checkpoints"
@@ -153,6 +206,9 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Takes back the evaluations of later steps, which a run that goes on here makes again."""
+        for split, later in [*self._with_outcomes()]:
+            if later > step:
+                self._outcomes(later, split).unlink()
         kept = [record for record in self._history() if record["step"] <= step]
         if (self.path / HISTORY).exists():
             with replacing(self.path / HISTORY) as draft:

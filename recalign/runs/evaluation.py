@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
@@ -12,10 +14,12 @@ from recalign.engine.search.trie import as_matrix
 from recalign.engine.training.loop import Evaluator
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
-from recalign.evaluation import metrics, report
+from recalign.evaluation import metrics, mixing, report
+from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
+from recalign.evaluation.outcomes import Evaluated, summarise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +30,29 @@ class Report:
       step: of the checkpoint.
       split: "validation" or "test".
       best_by: the metric by which it is the best on validation; None if it is not.
-      tables: the rows of each task: the model, then the baselines.
+      tables: the rows of each task: the model, what was asked for beside it, then the baselines.
+      signed: the names of rows that are differences.
     """
 
     step: int
     split: str
     best_by: str | None
     tables: dict[str, Rows]
+    signed: frozenset[str] = frozenset()
 
     def __str__(self):
         best = f", the best on validation by {self.best_by}" if self.best_by else ""
-        return f"{self.split}, step {self.step}{best}\n\n{report.format_report(self.tables)}"
+        tables = report.format_report(self.tables, self.signed)
+        return f"{self.split}, step {self.step}{best}\n\n{tables}"
+
+    def flat(self) -> dict[str, float]:
+        """Every row as one flat object, `<task>/<row>/<split>/<protocol>/<metric>`."""
+        return {
+            name: value
+            for task, rows in self.tables.items()
+            for row, found in rows.items()
+            for name, value in report.add_prefix(found, f"{task}/{row}", self.split).items()
+        }
 
 
 class Evaluation:
@@ -67,13 +83,48 @@ class Evaluation:
             )
         return self._models[name]
 
-    def metrics(self, params: Any, found: Sequence[Examples]) -> Rows:
-        """The `<protocol>/<metric>` of the network on each task."""
-        return {e.task: self._judge(e).metrics(params, e) for e in found}
+    def evaluate(self, params: Any, found: Sequence[Examples]) -> dict[str, Evaluated]:
+        """What the network comes to on each task."""
+        return {e.task: self._judge(e).evaluate(params, e) for e in found}
 
     def baselines(self, found: Sequence[Examples]) -> dict[str, Rows]:
-        """The same of what stands beside the network, by task and name."""
+        """The metrics of what stands beside the network, by task and name, with intervals."""
         return {e.task: self._judge(e).baselines(e) for e in found}
+
+    def mix(
+        self,
+        params: Any,
+        examples: RetrievalExamples,
+        held: RetrievalExamples,
+        names: Sequence[str],
+    ) -> Rows:
+        """Ranks by the sum of the network's scores and of baselines', see `mixing`.
+
+        Args:
+          params: the network's.
+          examples: of a retrieval task.
+          held: those of validation, by which weights are chosen.
+          names: of the baselines.
+
+        Returns:
+          The rows of the sum and of each baseline, by name.
+        """
+        domain, model = examples.domain, self.catalogue_model(examples)
+        rankers = [baselines.fitted_ranker(domain, name)[0] for name in names]
+
+        def network(asked: RetrievalExamples, rows: slice) -> np.ndarray:
+            return model.score_all(params, asked.inputs[rows], asked.given[rows])
+
+        scorers = [network, *(mixing.scorer_of(ranker, domain.num_items) for ranker in rankers)]
+        weights = mixing.choose_weights(scorers, held)
+        labels = [baselines.RANKERS[name].label for name in names]
+        terms = [f"{w:g} {label}" for w, label in zip(weights[1:], labels, strict=True)]
+        found = {" + ".join(["recalign", *terms]): mixing.evaluate_sum(scorers, weights, examples)}
+        for ranker, label in zip(rankers, labels, strict=True):
+            found[label] = baselines.evaluate_ranker(
+                ranker, examples, examples.targets, domain.num_items
+            )
+        return {name: summarise([each]) for name, each in found.items()}
 
     def predictions(self, params: Any, examples: Examples) -> Iterator[dict]:
         """What the network predicts, a JSON-ready object an example."""
@@ -93,7 +144,11 @@ class Evaluation:
         }
 
     def evaluators(
-        self, validation: Sequence[Examples], period: int, periods: Mapping[str, int]
+        self,
+        validation: Sequence[Examples],
+        period: int,
+        periods: Mapping[str, int],
+        on_evaluated: Callable[[Mapping[str, Evaluated]], None],
     ) -> list[Evaluator]:
         """What training evaluates with: one for all tasks that are evaluated in the same period.
 
@@ -101,6 +156,7 @@ class Evaluation:
           validation: the examples of every task.
           period: steps between evaluations; 0 means only at the end.
           periods: the same for kinds of tasks that have a period of their own ("ranking").
+          on_evaluated: told what the tasks of each evaluation came to.
 
         Raises:
           UserError: there is no such kind, or a catalogue does not fit the network.
@@ -118,7 +174,10 @@ class Evaluation:
             self.catalogue_model(examples)  # what does not fit is told before the first step
 
         def evaluate(found: Sequence[Examples], params: Any) -> dict[str, float]:
-            return name_metrics(self.metrics(params, found), "validation")
+            evaluated = self.evaluate(params, found)
+            on_evaluated(evaluated)
+            rows = {task: each.metrics for task, each in evaluated.items()}
+            return name_metrics(rows, "validation")
 
         return [
             Evaluator(functools.partial(evaluate, found), period)

@@ -24,15 +24,22 @@ from recalign.engine.training.dry_run import measure, measure_search
 from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
+from recalign.engine.weights.tokenizer import count_added
 from recalign.errors import UserError
+from recalign.evaluation import mixing
+from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples
+from recalign.evaluation.judges import Rows
+from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import replacing
 from recalign.runs import configuration, macros, safety
+from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.evaluation import Evaluation, Report, name_metrics
-from recalign.runs.initial_params import start_params
+from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
+from recalign.runs.item_tokens import ItemTokens
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
@@ -61,6 +68,7 @@ class Run:
       patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      item_tokens: what rows start from that the initial checkpoint has not.
       item_embeddings: what the embeddings of items start from in a new run.
       nonfinite: what to do about a loss that is not finite, see `train`.
       step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
@@ -81,6 +89,7 @@ class Run:
     best_metric: str | None = None
     patience: int | None = None
     initial_checkpoint_path: str | None = None
+    item_tokens: ItemTokens = dataclasses.field(default_factory=ItemTokens)
     item_embeddings: ItemEmbeddings = dataclasses.field(default_factory=ItemEmbeddings)
     nonfinite: str = "stop"
     step: str = "newest"
@@ -136,10 +145,10 @@ class Run:
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
             train_input = self.data.train_batches()
+            validation = self.data.examples("validation", self.eval_examples)
+            evaluated: dict[str, Evaluated] = {}  # by the evaluation that is under way
             evaluators = self.evaluation.evaluators(
-                self.data.examples("validation", self.eval_examples),
-                self.eval_period,
-                self.eval_periods,
+                validation, self.eval_period, self.eval_periods, evaluated.update
             )
             configuration.check_all_used()
             config, bindings = configuration.operative(), configuration.current()
@@ -156,6 +165,10 @@ class Run:
             if processes.is_first():
                 self._directory.write_config(config)
                 self._directory.forget_after(step)
+
+        def on_metrics(step: int, _: Mapping[str, float]) -> None:
+            self._record(step, validation, evaluated)
+            evaluated.clear()
 
         def on_saved(step: int) -> None:
             if processes.is_first():
@@ -180,11 +193,11 @@ class Run:
                 evaluators=evaluators,
                 evaluated=self._directory.evaluated,
                 on_start=on_start,
-                on_metrics=lambda step, found: self._record(step, "validation", found),
+                on_metrics=on_metrics,
                 has_enough=self._has_enough,
                 on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params(),
+                initial_state=self._initial_state(),
             ),
         )
         if processes.is_first():
@@ -220,15 +233,53 @@ class Run:
         return report
 
     def dry_run(self) -> str:
-        """What a training step and a search would take; nothing is read or written."""
+        """What a training step and a search would take; no data is read, nothing written."""
         shapes = self.data.batch_shapes()
         source = shapes["encoder_input_tokens"][1]
         sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
-        return "\n".join(map(str, sizes))
+        return "\n".join([*map(str, sizes), *self._new_rows()])
 
-    def evaluate(self, split: str) -> Report:
-        """Evaluates a checkpoint on a split."""
-        return self._report(self.data.examples(split), *self.restore())
+    def _new_rows(self) -> list[str]:
+        """How many rows of the table are for tokens that the initial checkpoint has not."""
+        if not self.initial_checkpoint_path:
+            return []
+        try:
+            self.data.vocabulary_size()
+        except UserError:
+            return []  # a dry run needs no data, and so no vocabulary
+        new = count_added(self.data.vocabulary())[1]
+        rows = self.trainer.model.module.config.vocab_size
+        return [f"{'new tokens':<20}{new:,} of {rows:,} rows"] if new else []
+
+    def evaluate(
+        self, split: str, together_with: Sequence[str] = (), against: str | None = None
+    ) -> Report:
+        """Evaluates a checkpoint on a split.
+
+        Args:
+          split: "validation" or "test".
+          together_with: baselines whose scores are added to the network's, in a row of their own.
+          against: a run or a baseline; the differences from it get a row.
+
+        Raises:
+          UserError: as for `restore`, `comparison.other_side` and `baselines.check_ranker`.
+        """
+        found = self.data.examples(split)
+        other = other_side(against, found) if against else None
+        mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
+        if together_with and not mixed:
+            self.retrieval_examples(split, 1)  # says that there is none
+        for name in together_with:
+            for examples in mixed:
+                baselines.check_ranker(examples.domain, name)
+        step, params = self.restore()
+        made = self._report(found, step, params, other)
+        for examples in mixed:
+            [held] = self.data.examples("validation", mixing.JUDGED, examples.task)
+            rows = self.evaluation.mix(params, examples, held, together_with)
+            table = made.tables[examples.task]
+            made.tables[examples.task] = {"recalign": table["recalign"], **rows, **table}
+        return made
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.
@@ -298,14 +349,15 @@ class Run:
         best = self._directory.best_step(self.best_metric, kept)
         return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
-    def _initial_params(self) -> Callable[[Any], Any] | None:
-        """Makes the parameters of a new run of fresh ones; None where it starts from those."""
+    def _initial_state(self) -> Callable[[TrainState], TrainState] | None:
+        """Makes the first state of a new run of a fresh one; None where it starts from that."""
         if not self.initial_checkpoint_path and self.item_embeddings.start == RANDOM:
             return None
         return functools.partial(
-            start_params,
-            config=self.trainer.model.module.config,
+            start_state,
+            trainer=self.trainer,
             checkpoint=self.initial_checkpoint_path,
+            item_tokens=self.item_tokens,
             item_embeddings=self.item_embeddings,
             data=self.data,
         )
@@ -326,32 +378,51 @@ class Run:
                 )
         return f"The examples are in {path}"
 
-    def _report(self, found: Sequence[Examples], step: int, params: Any) -> Report:
+    def _report(
+        self, found: Sequence[Examples], step: int, params: Any, other: Other | None = None
+    ) -> Report:
         split = found[0].split
-        models = self.evaluation.metrics(params, found)
-        self._record(step, split, name_metrics(models, split))
+        evaluated = self.evaluation.evaluate(params, found)
+        models = self._record(step, found, evaluated)
         is_best = self._directory.best_step(self.best_metric) == step
+        tables = {
+            task: {"recalign": models[task], **rows}
+            for task, rows in self.evaluation.baselines(found).items()
+        }
+        signed = set()
+        for task in other.outcomes if other else ():
+            name = f"ahead of {other.name}"
+            difference = {name: subtract([evaluated[task]], [other.outcomes[task]])}
+            tables[task] = {"recalign": models[task], **difference, **tables[task]}
+            signed.add(name)
         return Report(
             step=step,
             split=split,
             best_by=self.best_metric if is_best else None,
-            tables={
-                task: {"recalign": models[task], **rows}
-                for task, rows in self.evaluation.baselines(found).items()
-            },
+            tables=tables,
+            signed=frozenset(signed),
         )
 
-    def _record(self, step: int, split: str, found: Mapping[str, float]) -> None:
+    def _record(
+        self, step: int, examples: Sequence[Examples], evaluated: Mapping[str, Evaluated]
+    ) -> Rows:
+        """Writes down what tasks came to; gives their metrics with the ends of their intervals."""
+        rows = {task: summarise([each]) for task, each in evaluated.items()}
         if not processes.is_first():
-            return
+            return rows
+        split = examples[0].split
+        found = name_metrics(rows, split)
         shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
-        self._directory.record(step, split, found)
+        domains = {each.task: tell_domain(each) for each in examples}
+        outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
+        self._directory.record(step, split, found, outcomes)
         if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
             log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
         if split == "validation":
             self._check_best_metric(shown)
+        return rows
 
     def _check_best_metric(self, measured: Mapping[str, float]) -> None:
         metric = self.best_metric

@@ -42,8 +42,15 @@ def test_several_names_make_one_table_and_one_file(data_dir, tmp_path):
     )
     assert near > 2 * popular > 0
     assert f"{popular:.4f}" in result.stdout
+    assert metrics["toyshop/BPR-MF/test/full/hr@10/low"] < metrics["toyshop/BPR-MF/test/full/hr@10"]
+    assert metrics["toyshop/BPR-MF/test/seconds"] > 0
+    [kept] = (data_dir / "toyshop" / "baselines").iterdir()  # what only counts is not kept
+    written = kept.stat().st_mtime_ns
     again = run(data_dir, *names)
-    assert again.stdout == result.stdout
+    assert kept.stat().st_mtime_ns == written
+    table, _, seconds = result.stdout.rpartition("\n\n")
+    assert again.stdout.startswith(f"{table}\n\n")
+    assert again.stdout.split()[-1] == seconds.split()[-1]  # of the fit that was read
 
 
 def test_wrong_use(data_dir):
@@ -55,6 +62,8 @@ def test_wrong_use(data_dir):
         assert isinstance(error, UserError)
         assert message in str(error)
     assert run(data_dir, "--split", "train").exit_code == 2
+    error = run(data_dir, "--name", "popularity", "--seeds", "0,one").exception
+    assert "--seeds is '0,one'" in str(error)
 
 
 def test_importing_the_command_line_imports_nothing_heavy():

@@ -81,7 +81,7 @@ def decode(tokens):
 
 
 def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):
-    found = judge(examples).metrics(None, examples)
+    found = judge(examples).evaluate(None, examples).metrics
     # 4 and 4.5 are right; 7 is off the scale, 44444 does not end, "five" is no number.
     errors = np.array([0, 0, 3 - 1, 3 - 4, 3 - 4.5])
     assert found["rating/parse_rate"] == pytest.approx(2 / 5)

@@ -9,20 +9,31 @@ from recalign.errors import UserError
 from recalign.evaluation import report
 
 ROWS = {
-    "model": {"full/hr@10": 0.06, "full_unseen/hr@10": 0.08, "full/invalid_rate": 0.5},
+    "model": {
+        "full/hr@10": 0.06,
+        "full/hr@10/low": 0.0551,
+        "full/hr@10/high": 1.0,
+        "full/hr@5": 0.03,
+        "full/hr@5/low": 0.02,
+        "full/hr@5/high": 0.04,
+        "full_unseen/hr@10": 0.08,
+        "full/invalid_rate": 0.5,
+    },
     "popularity": {"full/hr@10": 0.02, "full_unseen/hr@10": 0.0, "full/invalid_rate": 0.25},
     "sampled": {"cand100/hr@10": 0.4, "full/coverage@10": 0.5},
+    "ahead": {"full/hr@10": 0.04, "full/hr@10/low": -0.0102, "full/hr@10/high": 10.05},
 }
 
 
-def test_tables_keep_protocols_apart():
-    assert report.format_tables(ROWS) == (
+def test_tables_keep_protocols_apart_and_show_intervals():
+    assert report.format_tables(ROWS, signed=["ahead"]) == (
         "full: the whole catalogue ranked\n\n"
-        "|            |         hr@10 | invalid_rate | coverage@10 |\n"
-        "| ---------- | ------------: | -----------: | ----------: |\n"
-        "| model      | 0.0600 (3.0x) |       0.5000 |           - |\n"
-        "| popularity |        0.0200 |       0.2500 |           - |\n"
-        "| sampled    |             - |            - |      0.5000 |\n\n"
+        "|            |   hr@5 |                     hr@10 | invalid_rate | coverage@10 |\n"
+        "| ---------- | -----: | ------------------------: | -----------: | ----------: |\n"
+        "| model      | 0.0300 |    0.0600 [.0551, 1.0000] |       0.5000 |           - |\n"
+        "| popularity |      - |                    0.0200 |       0.2500 |           - |\n"
+        "| sampled    |      - |                         - |            - |      0.5000 |\n"
+        "| ahead      |      - | +0.0400 [-.0102, 10.0500] |            - |           - |\n\n"
         "full_unseen: the whole catalogue ranked, items of the history removed\n\n"
         "|            |  hr@10 |\n"
         "| ---------- | -----: |\n"
@@ -33,10 +44,6 @@ def test_tables_keep_protocols_apart():
         "| ------- | -----: |\n"
         "| sampled | 0.4000 |"
     )
-
-
-def test_a_table_needs_no_baseline():
-    assert "x)" not in report.format_tables({"model": {"full/hr@10": 0.06}})
 
 
 def test_metrics_json_is_flat_and_replaced_whole(tmp_path):

@@ -110,6 +110,12 @@ def cells(table):
     return head, lines
 
 
+def interval(cell):
+    """The ends in `0.2000 ± 0.0100 [.1000, .3000]`."""
+    low, high = cell.partition("[")[2].rstrip("]").split(", ")
+    return float(low), float(high)
+
+
 def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_path, monkeypatch):
     options = [*SMALL, "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=1", "--gin.NUM_BEAMS=10"]
     chosen = ("--ablations", "recipe,ids", "--seeds", "0,1", "--output", tmp_path)
@@ -132,7 +138,10 @@ def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_pat
         for column, cell in zip(head[1:-2], row[:-2], strict=True):
             task, metric = column.split()
             values = [result["validation"][f"{task}/validation/{metric}"] for result in results]
-            assert cell == f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+            mean, (low, high) = statistics.mean(values), interval(cell)
+            assert cell.startswith(f"{mean:.4f} ± {statistics.stdev(values):.4f} [")
+            assert low <= round(mean, 4) <= high
+            assert low < high or mean in (0, 1)
         assert row[-1] == " ".join(str(result["step"]) for result in results)
     # Again: from what is written, without training. What was cut off is made up for.
     (folders["ids"][1] / "result.json").unlink()
@@ -148,7 +157,7 @@ def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_pat
         results = [json.loads((f / "result.json").read_text()) for f in folders[name]]
         values = [result["test"]["toyshop_retrieval/test/full/hr@10"] for result in results]
         cell = row[head.index("toyshop_retrieval full/hr@10") - 1]
-        assert cell == f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+        assert cell.startswith(f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f} [")
         for result, folder in zip(results, folders[name], strict=True):
             assert RunDirectory(folder).measured(result["step"], "test") == result["test"]
     # Another configuration is another run.
@@ -172,9 +181,10 @@ def test_several_domains_are_trained_by_one_recipe(tmp_path):
         assert f"{domain}_retrieval full/hr@10" in table
 
 
-def test_one_seed_has_no_deviation():
+def test_one_seed_has_no_deviation(tmp_path):
     result = Result("", None, {}, 0, 2.5, 9, 6, None, {"t/validation/full/hr@10": 0.25})
-    row = ablations.format_table({"ids": [result]}).splitlines()[2].split("|")
+    trained = ablations.Trained(result, tmp_path)
+    row = ablations.format_table({"ids": [trained]}).splitlines()[2].split("|")
     assert [cell.strip() for cell in row[1:-1]] == ["ids", "0.2500", "2", "6"]
 
 

@@ -22,6 +22,7 @@ from recalign.engine.search.retrieval import (
     rank_exactly_all_and_unseen,
     retrieve,
     retrieve_all_and_unseen,
+    score_all_items,
     score_items,
 )
 from recalign.engine.search.saved_trie import index_of
@@ -89,6 +90,7 @@ class CatalogueModel:
             False: compiled(retrieve_all_and_unseen, "num_beams", **beam),
             True: compiled(rank_exactly_all_and_unseen, "num_beams", **exact),
         }
+        self._score_all = compiled(score_all_items, **exact)
         self._score = compiled(score_items, renormalise=options.scoring_renormalise)
         self._generate = compiled(generate_greedily, "length")
 
@@ -202,6 +204,27 @@ class CatalogueModel:
         features["items"] = Ragged(items, items.shape[1], NO_ITEM)
         return over_examples(
             score, features, self._partitioner, self._options.scoring_batch_size, "scoring"
+        )
+
+    def score_all(
+        self, params: Any, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()
+    ) -> np.ndarray:
+        """The score of every item, by which an exact `rank` orders them, float32[m, N].
+
+        Args:
+          params: the network's.
+          inputs: as in `rank`; so many that the scores fit into memory.
+          given: as in `rank`.
+        """
+
+        def score(batch: Mapping[str, jax.Array]) -> jax.Array:
+            return self._score_all(
+                {"params": params}, batch["inputs"], self._index, given=batch.get("given")
+            )
+
+        features = self._asked(inputs, given)
+        return over_examples(
+            score, features, self._partitioner, self._options.batch_size, "scoring"
         )
 
     def generate(self, params: Any, inputs: Sequence[np.ndarray], length: int) -> np.ndarray:

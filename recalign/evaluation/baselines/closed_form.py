@@ -54,6 +54,8 @@ class ItemToItem(DenseRanker):
       decays: to choose from.
     """
 
+    FITTED = ("weights", "decay", "setting")
+
     weights: np.ndarray
     decay: float
     setting: tuple[float, ...]

@@ -30,6 +30,8 @@ class BPR(VectorRanker):
       seed: of initial values and of what is drawn. One thread makes the result depend on it alone.
     """
 
+    FITTED = ("_users", "items")
+
     def __init__(
         self,
         validation: Histories | None = None,

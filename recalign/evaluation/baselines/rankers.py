@@ -136,17 +136,18 @@ class VectorRanker(DenseRanker):
 
     def score_chunks(self, histories: Histories) -> Iterator[tuple[slice, np.ndarray]]:
         """See `DenseRanker`."""
-        checked(histories.offsets, histories.events, len(self.items))
+        items = self.items
+        checked(histories.offsets, histories.events, len(items))
         vectors = self.vectors(histories)
-        for rows in chunks(np.full(len(vectors), len(self.items)), CHUNK_ENTRIES):
-            yield rows, vectors[rows] @ self.items.T
+        for rows in chunks(np.full(len(vectors), len(items)), CHUNK_ENTRIES):
+            yield rows, vectors[rows] @ items.T
 
     def score(self, histories: Histories, candidates: np.ndarray) -> np.ndarray:
         """See `Ranker`."""
-        vectors = self.vectors(histories)
+        vectors, items = self.vectors(histories), self.items
         scores = np.empty(candidates.shape, np.float32)
         for rows in chunks(np.full(len(scores), vectors.shape[1] * scores.shape[1]), CHUNK_ENTRIES):
-            np.einsum("md,mcd->mc", vectors[rows], self.items[candidates[rows]], out=scores[rows])
+            np.einsum("md,mcd->mc", vectors[rows], items[candidates[rows]], out=scores[rows])
         return scores
 
 

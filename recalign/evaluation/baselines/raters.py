@@ -92,6 +92,8 @@ class BiasedMF:
       seed: of the initial item vectors.
     """
 
+    FITTED = ("mean", "range", "regularization", "users", "items")
+
     def __init__(
         self,
         validation: Ratings | None = None,

@@ -4,66 +4,127 @@ Every baseline learns from train interactions (or train ratings) alone; those th
 choose, such as when to stop, choose it on the validation split.
 """
 
+import dataclasses
 import logging
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from recalign.domains import Domain, Sequences, Split
+from recalign.domains import Domain, Sequences
 from recalign.errors import UserError
+from recalign.evaluation import outcomes
+from recalign.evaluation.baselines import kept
 from recalign.evaluation.baselines.counting import ItemCooccurrence, Popularity
 from recalign.evaluation.baselines.rankers import Histories, Ranker
 from recalign.evaluation.baselines.raters import BiasedMF, GlobalMean, GroupMean, Rater, Ratings
-from recalign.evaluation.metrics import CUTOFFS, candidate_ranking, full_ranking, rating
+from recalign.evaluation.examples import (
+    Examples,
+    RankingExamples,
+    RatingExamples,
+    RetrievalExamples,
+)
+from recalign.evaluation.metrics import CUTOFFS
+from recalign.evaluation.outcomes import Evaluated, summarise
 
 log = logging.getLogger(__name__)
 
 Rows = dict[str, dict[str, float]]
 
 
-def _bpr(held: Split, seed: int) -> Ranker:
+def _bpr(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.factors import BPR
 
+    held = domain.split("validation")
     return BPR(held, held.targets, seed=seed)
 
 
-def _ease(held: Split, seed: int) -> Ranker:
+def _ease(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import EASE
 
+    held = domain.split("validation")
     return EASE(held, held.targets)
 
 
-def _slit(held: Split, seed: int) -> Ranker:
+def _slit(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import SLIT
 
+    held = domain.split("validation")
     return SLIT(held, held.targets)
 
 
-def _sasrec(held: Split, seed: int) -> Ranker:
+def _sasrec(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
 
+    held = domain.split("validation")
     return SASRecRanker(held, held.targets, Recipe(seed=seed))
 
 
-# Name on the command line: name in tables, and what makes one of what it may choose by and a seed.
-RANKERS: Mapping[str, tuple[str, Callable[[Split, int], Ranker]]] = {
-    "popularity": ("popularity", lambda held, seed: Popularity()),
-    "cooccurrence": ("item co-occurrence", lambda held, seed: ItemCooccurrence()),
-    "bpr": ("BPR-MF", _bpr),
-    "ease": ("EASE", _ease),
-    "slit": ("SLIT", _slit),
-    "sasrec": ("SASRec", _sasrec),
+def _check_closed_form(domain: Domain, label: str) -> None:
+    from recalign.evaluation.baselines.closed_form import check_memory
+
+    check_memory(domain.num_items, label)
+
+
+class Ranking(NamedTuple):
+    """A baseline that ranks the catalogue.
+
+    Attributes:
+      label: its name in tables.
+      make: makes one for a domain and a seed, not fitted yet.
+      seeded: whether the seed changes it.
+      check: given the domain and the label, raises a UserError where it cannot be fitted.
+    """
+
+    label: str
+    make: Callable[[Domain, int], Ranker]
+    seeded: bool = False
+    check: Callable[[Domain, str], None] = lambda domain, label: None
+
+
+class Rating(NamedTuple):
+    """A baseline that predicts ratings; its attributes are those of `Ranking`."""
+
+    label: str
+    make: Callable[[Ratings, int], Rater]
+    seeded: bool = False
+
+
+# By the name on the command line.
+RANKERS: Mapping[str, Ranking] = {
+    "popularity": Ranking("popularity", lambda domain, seed: Popularity()),
+    "cooccurrence": Ranking("item co-occurrence", lambda domain, seed: ItemCooccurrence()),
+    "bpr": Ranking("BPR-MF", _bpr, seeded=True),
+    "ease": Ranking("EASE", _ease, check=_check_closed_form),
+    "slit": Ranking("SLIT", _slit, check=_check_closed_form),
+    "sasrec": Ranking("SASRec", _sasrec, seeded=True),
 }
-RATERS: Mapping[str, tuple[str, Callable[[Ratings, int], Rater]]] = {
-    "global_mean": ("global mean", lambda held, seed: GlobalMean()),
-    "user_mean": ("user mean", lambda held, seed: GroupMean("users")),
-    "item_mean": ("item mean", lambda held, seed: GroupMean("items")),
-    "biased_mf": ("biased MF", lambda held, seed: BiasedMF(held, seed=seed)),
+RATERS: Mapping[str, Rating] = {
+    "global_mean": Rating("global mean", lambda held, seed: GlobalMean()),
+    "user_mean": Rating("user mean", lambda held, seed: GroupMean("users")),
+    "item_mean": Rating("item mean", lambda held, seed: GroupMean("items")),
+    "biased_mf": Rating("biased MF", lambda held, seed: BiasedMF(held, seed=seed), seeded=True),
 }
 FREE = ("popularity", "cooccurrence")
 """The rankers that need no training, beside every evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A baseline on a split.
+
+    Attributes:
+      seeds: what it came to with each seed; one where it has none.
+      seconds: how long a fit took, on average.
+    """
+
+    seeds: Sequence[Evaluated]
+    seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """Means over seeds with the ends of their intervals, see `summarise`."""
+        return summarise(self.seeds)
 
 
 def baseline_metrics(
@@ -81,10 +142,10 @@ def baseline_metrics(
       num_items: size of the catalogue.
 
     Returns:
-      `full/…` and `full_unseen/…` of each baseline by its name in tables.
+      `full/…` and `full_unseen/…` of each baseline by its name in tables, with intervals.
     """
     return {
-        name: ranking_metrics(ranker, Histories(*histories), targets, num_items)
+        name: summarise([evaluate_ranker(ranker, Histories(*histories), targets, num_items)])
         for name, ranker in _free(train, num_items).items()
     }
 
@@ -98,7 +159,7 @@ def candidate_rows(
 ) -> Rows:
     """As `baseline_metrics`, but `cand<C>/…`: candidates int[m, C], each row with its target."""
     return {
-        name: candidate_metrics(ranker, Histories(*histories), targets, candidates)
+        name: summarise([evaluate_choices(ranker, Histories(*histories), targets, candidates)])
         for name, ranker in _free(train, num_items).items()
     }
 
@@ -110,8 +171,8 @@ def rating_rows(
     num_users: int,
     num_items: int,
     seed: int = 0,
-) -> Rows:
-    """Rows of the report, of every baseline of rating prediction.
+) -> dict[str, Evaluated]:
+    """What every baseline of rating prediction comes to.
 
     Args:
       train: what they learn from.
@@ -124,93 +185,167 @@ def rating_rows(
     Returns:
       `rating/…` of each baseline by its name in tables.
     """
-    raters = {label: make(validation, seed) for label, make in RATERS.values()}
+    raters = {each.label: each.make(validation, seed) for each in RATERS.values()}
     return {
-        name: rating_metrics(rater.fit(train, num_users, num_items), train, test)
+        name: evaluate_rater(rater.fit(train, num_users, num_items), train, test)
         for name, rater in raters.items()
     }
 
 
-def domain_rows(domain: Domain, split: str, names: Collection[str] = (), seed: int = 0) -> Rows:
-    """Fits baselines to a domain and judges them on a split.
+def domain_rows(
+    domain: Domain, split: str, names: Collection[str] = (), seeds: Sequence[int] = (0,)
+) -> dict[str, Row]:
+    """Fits baselines to a domain, or reads what was fitted before, and evaluates them on a split.
 
     Args:
       domain: with candidate lists.
       split: "validation" or "test".
-      names: of `RANKERS` and `RATERS`; none for all that the domain allows.
-      seed: of what is random in them.
+      names: of `RANKERS` and `RATERS`; none for all that the domain and the machine allow.
+      seeds: of what is random in them.
 
     Returns:
       `full/…`, `full_unseen/…` and `cand<C>/…` of rankers, `rating/…` of raters, by their names
       in tables.
 
     Raises:
-      UserError: there is no such baseline, or it needs ratings that the domain does not have.
+      UserError: there is no such baseline, or it cannot be fitted to the domain.
     """
-    rated = domain.has_rating_task
-    names = names or [*RANKERS, *(RATERS if rated else ())]
     for name in names:
-        if name not in RANKERS and name not in RATERS:
-            known = ", ".join([*RANKERS, *RATERS])
-            raise UserError(f"there is no baseline {name!r}; there are {known}")
-        if name in RATERS and not rated:
-            raise UserError(
-                f"{name} predicts ratings, and {domain.name} has none (or too few to split): "
-                f"choose from {', '.join(RANKERS)}"
+        check(domain, name)
+    return {
+        (RANKERS | RATERS)[name].label: _row(domain, split, name, seeds)
+        for name in names or possible(domain)
+    }
+
+
+def _row(domain: Domain, split: str, name: str, seeds: Sequence[int]) -> Row:
+    found, seconds = [], []
+    for seed in seeds if (RANKERS | RATERS)[name].seeded else seeds[:1]:
+        if name in RANKERS:
+            model, taken = fitted_ranker(domain, name, seed)
+            examples = domain.split(split)
+            asked = model, examples, examples.targets
+            found.append(
+                evaluate_ranker(*asked, domain.num_items)
+                | evaluate_choices(*asked, domain.candidates(split))
             )
-    rows = {}
-    for name in names:
-        begin = time.perf_counter()
-        label = (RANKERS | RATERS)[name][0]
-        judge = _rank_domain if name in RANKERS else _rate_domain
-        rows[label] = judge(domain, split, name, seed)
-        log.info("%s: fitted and judged in %.1f s", label, time.perf_counter() - begin)
-    return rows
+        else:
+            model, taken = fitted_rater(domain, name, seed)
+            train = domain.rating_split("train")
+            found.append(evaluate_rater(model, train, domain.rating_split(split)))
+        seconds.append(taken)
+    return Row(found, float(np.mean(seconds)))
 
 
-def ranking_metrics(
-    ranker: Ranker, histories: Histories, targets: np.ndarray, num_items: int
-) -> dict[str, float]:
-    """`full/…` and `full_unseen/…` of a fitted ranker."""
-    found = {}
-    for protocol, remove_seen in (("full", False), ("full_unseen", True)):
-        ranked = ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
-        found |= full_ranking(ranked, targets, num_items, protocol)
+def check(domain: Domain, name: str) -> None:
+    """Finds out whether a baseline can be fitted to a domain.
+
+    Raises:
+      UserError: it cannot, or there is none of that name; what there is is said.
+    """
+    if name not in RANKERS and name not in RATERS:
+        known = ", ".join([*RANKERS, *RATERS])
+        raise UserError(f"there is no baseline {name!r}; there are {known}")
+    if name in RATERS and not domain.has_rating_task:
+        raise UserError(
+            f"{name} predicts ratings, and {domain.name} has none (or too few to split): "
+            f"choose from {', '.join(RANKERS)}"
+        )
+    if name in RANKERS:
+        RANKERS[name].check(domain, RANKERS[name].label)
+
+
+def check_ranker(domain: Domain, name: str) -> None:
+    """As `check`, of a baseline that is to rank the catalogue."""
+    if name not in RANKERS:
+        what = "predicts ratings" if name in RATERS else "is no baseline"
+        raise UserError(f"{name!r} {what}; those that rank are {', '.join(RANKERS)}")
+    check(domain, name)
+
+
+def possible(domain: Domain) -> list[str]:
+    """The baselines that can be fitted to a domain; why others of its kind cannot is logged."""
+    found = []
+    for name in [*RANKERS, *(RATERS if domain.has_rating_task else ())]:
+        try:
+            check(domain, name)
+        except UserError as error:
+            log.warning("%s is left out: %s", name, error)
+        else:
+            found.append(name)
     return found
 
 
-def candidate_metrics(
+def fitted_ranker(domain: Domain, name: str, seed: int = 0) -> tuple[Ranker, float]:
+    """A ranker of `RANKERS`, fitted to a domain now or before, and the seconds that it took."""
+
+    def fit(ranker: Ranker) -> Ranker:
+        return ranker.fit(*domain.train(), domain.num_items)
+
+    return kept.fitted(domain, name, seed, RANKERS[name].make(domain, seed), fit)
+
+
+def fitted_rater(domain: Domain, name: str, seed: int = 0) -> tuple[Rater, float]:
+    """A rater of `RATERS`, as of `fitted_ranker`."""
+
+    def fit(rater: Rater) -> Rater:
+        return rater.fit(domain.rating_split("train"), domain.num_users, domain.num_items)
+
+    made = RATERS[name].make(domain.rating_split("validation"), seed)
+    return kept.fitted(domain, name, seed, made, fit)
+
+
+def evaluate_examples(name: str, examples: Examples, seed: int = 0) -> Evaluated | None:
+    """What a baseline comes to on the examples of a task; None if it is none of their kind."""
+    domain = examples.domain
+    match examples:
+        case RatingExamples() if name in RATERS:
+            model, _ = fitted_rater(domain, name, seed)
+            found = evaluate_rater(model, domain.rating_split("train"), examples)
+            return found | outcomes.as_expected(found)
+        case RankingExamples() if name in RANKERS:
+            model, _ = fitted_ranker(domain, name, seed)
+            return evaluate_choices(model, examples, examples.targets, examples.candidates)
+        case RetrievalExamples() if name in RANKERS:
+            model, _ = fitted_ranker(domain, name, seed)
+            return evaluate_ranker(model, examples, examples.targets, domain.num_items)
+    return None
+
+
+def evaluate_ranker(
+    ranker: Ranker, histories: Histories, targets: np.ndarray, num_items: int
+) -> Evaluated:
+    """`full/…` and `full_unseen/…` of a fitted ranker."""
+    found = Evaluated({}, {})
+    for protocol, remove_seen in (("full", False), ("full_unseen", True)):
+        ranked = ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
+        found |= outcomes.evaluate_lists(
+            ranked, targets, num_items, protocol, _users(histories, len(targets))
+        )
+    return found
+
+
+def evaluate_choices(
     ranker: Ranker, histories: Histories, targets: np.ndarray, candidates: np.ndarray
-) -> dict[str, float]:
+) -> Evaluated:
     """`cand<C>/…` of a fitted ranker; each row of candidates holds its target once."""
     positives = (candidates == targets[:, None]).argmax(axis=1)
-    return candidate_ranking(ranker.score(histories, candidates), positives)
+    scores = ranker.score(histories, candidates)
+    return outcomes.evaluate_candidates(scores, positives, _users(histories, len(targets)))
 
 
-def rating_metrics(rater: Rater, train: Ratings, test: Ratings) -> dict[str, float]:
+def evaluate_rater(rater: Rater, train: Ratings, test: Ratings) -> Evaluated:
     """`rating/…` of a fitted rater; the mean train rating stands in for what is not a number."""
     predicted = rater.predict(test.users, test.items)
-    return rating(predicted, test.ratings, fallback=float(np.mean(train.ratings, dtype=float)))
+    fallback = float(np.mean(train.ratings, dtype=float))
+    return outcomes.evaluate_ratings(predicted, test.ratings, fallback, test.users)
+
+
+def _users(histories: Histories, number: int) -> np.ndarray:
+    """Whose the histories are; where that is not known, as many users as there are histories."""
+    return np.arange(number) if histories.users is None else histories.users
 
 
 def _free(train: Sequences, num_items: int) -> dict[str, Ranker]:
     made = (RANKERS[name] for name in FREE)
-    return {label: make(None, 0).fit(*train, num_items) for label, make in made}
-
-
-def _rank_domain(domain: Domain, split: str, name: str, seed: int) -> dict[str, float]:
-    examples = domain.split(split)
-    ranker = RANKERS[name][1](domain.split("validation"), seed).fit(
-        *domain.train(), domain.num_items
-    )
-    return ranking_metrics(
-        ranker, examples, examples.targets, domain.num_items
-    ) | candidate_metrics(ranker, examples, examples.targets, domain.candidates(split))
-
-
-def _rate_domain(domain: Domain, split: str, name: str, seed: int) -> dict[str, float]:
-    train = domain.rating_split("train")
-    rater = RATERS[name][1](domain.rating_split("validation"), seed).fit(
-        train, domain.num_users, domain.num_items
-    )
-    return rating_metrics(rater, train, domain.rating_split(split))
+    return {each.label: each.make(None, 0).fit(*train, num_items) for each in made}

@@ -40,10 +40,23 @@ def test_all_baselines_of_a_rated_domain():
     assert raters == ["global mean", "user mean", "item mean", "biased MF"]
     ranking = {"full/hr@10", "full_unseen/ndcg@10", "cand100/hr@10", "cand100/ndcg@5"}
     for name in rankers:
-        assert ranking < set(rows[name])
-        assert rows[name]["full_unseen/invalid_rate"] == 0
+        metrics = rows[name].metrics()
+        assert ranking | {f"{each}/low" for each in ranking} < set(metrics)
+        assert metrics["full_unseen/invalid_rate"] == 0
+    errors = {f"rating/{each}{end}" for each in ("rmse", "mae") for end in ("", "/low", "/high")}
     for name in raters:
-        assert set(rows[name]) == {"rating/rmse", "rating/mae", "rating/parse_rate"}
+        assert set(rows[name].metrics()) == errors | {"rating/parse_rate"}
+
+
+def test_a_row_of_several_seeds_is_their_mean():
+    shop = domain(rated=False)
+    names = ["cooccurrence", "bpr"]
+    apart = [baselines.domain_rows(shop, "test", names, [seed])["BPR-MF"] for seed in (1, 2)]
+    values = [row.metrics()["full/hr@20"] for row in apart]
+    assert values[0] != values[1]
+    together = baselines.domain_rows(shop, "test", names, [1, 2])
+    assert together["BPR-MF"].metrics()["full/hr@20"] == pytest.approx(np.mean(values))
+    assert len(together["item co-occurrence"].seeds) == 1
 
 
 def test_rows_are_those_of_the_evaluator():
@@ -53,14 +66,14 @@ def test_rows_are_those_of_the_evaluator():
     ranker = ItemCooccurrence().fit(*shop.train(), shop.num_items)
     columns = [row.tolist().index(t) for row, t in zip(lists, held.targets, strict=True)]
     expected = candidate_ranking(ranker.score(held, lists), np.array(columns))
-    assert expected.items() < rows["item co-occurrence"].items()
+    [found] = rows["item co-occurrence"].seeds
+    assert expected.items() < found.metrics.items()
     train, test = shop.rating_split("train"), shop.rating_split("validation")
     rater = GroupMean("items").fit(train, shop.num_users, shop.num_items)
-    assert rows["item mean"] == rating(rater.predict(test.users, test.items), test.ratings, 3)
-    assert (
-        baselines.rating_rows(train, test, test, shop.num_users, shop.num_items)["item mean"]
-        == rows["item mean"]
-    )
+    [found] = rows["item mean"].seeds
+    assert found.metrics == rating(rater.predict(test.users, test.items), test.ratings, 3)
+    beside = baselines.rating_rows(train, test, test, shop.num_users, shop.num_items)
+    assert beside["item mean"].metrics == found.metrics
 
 
 def test_free_rows_beside_a_model_are_those_of_the_command():
@@ -70,7 +83,9 @@ def test_free_rows_beside_a_model_are_those_of_the_command():
     given = shop.train(), (held.offsets, held.events), held.targets
     full = baselines.baseline_metrics(*given, shop.num_items)
     listed = baselines.candidate_rows(*given, lists, shop.num_items)
-    assert {name: full[name] | listed[name] for name in full} == rows
+    assert {name: full[name] | listed[name] for name in full} == {
+        name: row.metrics() for name, row in rows.items()
+    }
 
 
 def test_what_cannot_be_fitted_is_refused_before_anything_is():

@@ -19,6 +19,10 @@ class SASRecRanker(VectorRanker):
       **sizes: fields of `SASRecConfig` other than `num_items`.
     """
 
+    FITTED = ("params",)
+
+    params: Any
+
     def __init__(
         self,
         validation: Histories | None = None,
@@ -32,19 +36,23 @@ class SASRecRanker(VectorRanker):
     def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
         """See `recalign.evaluation.baselines.rankers.Ranker`."""
         checked(offsets, events, num_items)
-        config = SASRecConfig(num_items, **self._sizes)
-        self._module = SASRec(config)
         judge = self._validation_ndcg if self._validation is not None else None
-        self._take(fit(config, self._recipe, offsets, events, judge))
+        self.params = fit(self._config(num_items), self._recipe, offsets, events, judge)
         return self
+
+    @property
+    def items(self) -> np.ndarray:
+        """See `VectorRanker`."""
+        return np.asarray(self.params["items"]["embedding"])
 
     def vectors(self, histories: Histories) -> np.ndarray:
         """The state float32[m, D] after each history."""
-        return last_states(self._module, self._params, histories.offsets, histories.events)
+        module = SASRec(self._config(len(self.items)))
+        return last_states(module, self.params, histories.offsets, histories.events)
 
-    def _take(self, params: Any) -> None:
-        self._params, self.items = params, np.asarray(params["items"]["embedding"])
+    def _config(self, num_items: int) -> SASRecConfig:
+        return SASRecConfig(num_items, **self._sizes)
 
     def _validation_ndcg(self, params: Any) -> float:
-        self._take(params)
+        self.params = params
         return self.unseen_ndcg(self._validation, self._targets)

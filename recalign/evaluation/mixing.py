@@ -1,0 +1,159 @@
+"""Models that are asked together: their scores standardised, weighted and added up.
+
+    score(x) = Σ_i w_i · (s_i(x) − mean of s_i) / (standard deviation of s_i),
+
+mean and deviation over the whole catalogue, for each history on its own. The first model's weight
+is 1; the others' are chosen by NDCG@10 on validation, seen items removed.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from recalign.evaluation.baselines.rankers import (
+    CHUNK_ENTRIES,
+    DenseRanker,
+    Histories,
+    Ranker,
+    best_columns,
+    chunks,
+)
+from recalign.evaluation.examples import RetrievalExamples
+from recalign.evaluation.metrics import CUTOFFS, EMPTY
+from recalign.evaluation.outcomes import Evaluated, evaluate_lists
+
+log = logging.getLogger(__name__)
+
+Scorer = Callable[[RetrievalExamples, slice], np.ndarray]
+"""Gives the scores of all items, float32[rows, N], for some rows of the examples."""
+
+WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""To choose from."""
+
+JUDGED = 5_000
+"""So many validation examples, the first ones, are enough to choose by."""
+
+HELD_ENTRIES = 400_000_000
+"""So many scores, of 4 bytes, are held at once while weights are chosen."""
+
+SWEEPS = 4
+
+
+def scorer_of(ranker: Ranker, num_items: int) -> Scorer:
+    """The scores that a fitted baseline gives to the whole catalogue."""
+
+    def score(examples: RetrievalExamples, rows: slice) -> np.ndarray:
+        bounds = examples.offsets[rows.start : rows.stop + 1]
+        events = examples.events[bounds[0] : bounds[-1]]
+        histories = Histories(bounds - bounds[0], events, examples.users[rows])
+        if isinstance(ranker, DenseRanker):
+            return np.concatenate([scores for _, scores in ranker.score_chunks(histories)])
+        everything = np.arange(num_items, dtype=np.int32)
+        return ranker.score(histories, np.tile(everything, (len(bounds) - 1, 1)))
+
+    return score
+
+
+def standardise(scores: np.ndarray) -> np.ndarray:
+    """Scores [m, N] with mean 0 and deviation 1 in each row, float32; all 0 where they are equal.
+
+    What is impossible, −∞, stays so and has no say in the others' mean.
+    """
+    scores = np.asarray(scores, np.float64)
+    possible = scores > -np.inf
+    counts = np.maximum(possible.sum(axis=1, keepdims=True), 1)
+    centred = scores - np.where(possible, scores, 0).sum(axis=1, keepdims=True) / counts
+    spread = np.sqrt((np.where(possible, centred, 0) ** 2).sum(axis=1, keepdims=True) / counts)
+    return np.divide(centred, spread, out=np.minimum(centred, 0), where=spread > 0).astype(
+        np.float32
+    )
+
+
+def choose_weights(scorers: Sequence[Scorer], held: RetrievalExamples) -> list[float]:
+    """The weights by which the sum does best, found one after the other until none changes.
+
+    Args:
+      scorers: of the models.
+      held: validation examples; the first ones decide.
+
+    Returns:
+      1 for the first model, and for each of the others one of `WEIGHTS`.
+    """
+    num_items = held.domain.num_items
+    number = min(len(held), JUDGED, max(1, HELD_ENTRIES // (num_items * (len(scorers) + 1))))
+    targets = held.targets[:number]
+    parts = [
+        np.concatenate([standardise(score(held, rows)) for rows in _pieces(number, num_items)])
+        for score in scorers
+    ]
+    _remove_seen(parts[0], held, slice(0, number))
+    weights, best = [1.0] * len(scorers), -np.inf
+    for _ in range(SWEEPS):
+        before = list(weights)
+        for place in range(1, len(scorers)):
+            others = _add(
+                parts[:place] + parts[place + 1 :], weights[:place] + weights[place + 1 :]
+            )
+            for weight in WEIGHTS:
+                ndcg = _ndcg(others, weight, parts[place], targets)
+                if ndcg > best:
+                    best, weights[place] = ndcg, weight
+        if weights == before:
+            break
+    log.info("weights %s, by NDCG@10 %.5f on %d validation examples", weights, best, number)
+    return weights
+
+
+def evaluate_sum(
+    scorers: Sequence[Scorer], weights: Sequence[float], examples: RetrievalExamples
+) -> Evaluated:
+    """`full/…` and `full_unseen/…` of the sum, over the whole catalogue."""
+    num_items, depth = examples.domain.num_items, max(CUTOFFS)
+    ranked = {name: np.full((len(examples), depth), EMPTY, np.int32) for name in _PROTOCOLS}
+    for rows in _pieces(len(examples), num_items):
+        total = _add([standardise(score(examples, rows)) for score in scorers], weights)
+        for lists in ranked.values():  # of all items, then of unseen ones
+            best = best_columns(total, min(depth, num_items))
+            possible = np.take_along_axis(total, best, axis=1) > -np.inf
+            lists[rows, : best.shape[1]] = np.where(possible, best, EMPTY)
+            _remove_seen(total, examples, rows)
+    found = Evaluated({}, {})
+    for protocol, lists in ranked.items():
+        found |= evaluate_lists(lists, examples.targets, num_items, protocol, examples.users)
+    return found
+
+
+_PROTOCOLS = ("full", "full_unseen")
+
+
+def _add(parts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """A new array: the weighted sum; a model of weight 0 has no say, not even of −∞."""
+    total = np.zeros_like(parts[0])
+    for part, weight in zip(parts, weights, strict=True):
+        if weight:
+            total += np.float32(weight) * part
+    return total
+
+
+def _ndcg(others: np.ndarray, weight: float, part: np.ndarray, targets: np.ndarray) -> float:
+    """NDCG@10 of the sum; equal scores count against the target, and one removed is a miss."""
+    gains = 0.0
+    for rows in _pieces(len(targets), others.shape[1]):
+        total = _add([others[rows], part[rows]], [1.0, weight])
+        own = np.take_along_axis(total, targets[rows, None], axis=1)
+        ranks = (total >= own).sum(axis=1)
+        hit = (ranks <= 10) & (own[:, 0] > -np.inf)
+        gains += float(np.sum(hit / np.log2(ranks + 1)))
+    return gains / len(targets)
+
+
+def _remove_seen(scores: np.ndarray, examples: RetrievalExamples, rows: slice) -> None:
+    """Makes the items of each history impossible, in place."""
+    bounds = examples.offsets[rows.start : rows.stop + 1]
+    owners = np.repeat(np.arange(len(scores)), np.diff(bounds))
+    scores[owners, examples.events[bounds[0] : bounds[-1]]] = -np.inf
+
+
+def _pieces(number: int, num_items: int) -> list[slice]:
+    return chunks(np.full(number, num_items), CHUNK_ENTRIES)
