@@ -11,6 +11,7 @@ from recalign.evaluation.baselines.counting import ItemCooccurrence
 from recalign.evaluation.baselines.raters import GroupMean
 from recalign.evaluation.baselines.sasrec.training import Recipe
 from recalign.evaluation.metrics import candidate_ranking, rating
+from recalign.evaluation.report import name_end
 
 
 def domain(rated, users=60, items=130, length=8, seed=0):
@@ -41,9 +42,9 @@ def test_all_baselines_of_a_rated_domain():
     ranking = {"full/hr@10", "full_unseen/ndcg@10", "cand100/hr@10", "cand100/ndcg@5"}
     for name in rankers:
         metrics = rows[name].metrics()
-        assert ranking | {f"{each}/low" for each in ranking} < set(metrics)
+        assert ranking | {name_end(each, "low") for each in ranking} < set(metrics)
         assert metrics["full_unseen/invalid_rate"] == 0
-    errors = {f"rating/{each}{end}" for each in ("rmse", "mae") for end in ("", "/low", "/high")}
+    errors = {f"rating/{end}{each}" for each in ("rmse", "mae") for end in ("", "low/", "high/")}
     for name in raters:
         assert set(rows[name].metrics()) == errors | {"rating/parse_rate"}
 
