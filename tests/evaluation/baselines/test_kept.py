@@ -10,12 +10,12 @@ from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.sasrec.training import Recipe
 from tests.evaluation.shops import domain, on_disk
 
-FITTED = ("bpr", "ease", "slit", "tale", "sasrec", "bsarec")
+FITTED = ("bpr", "ease", "slit", "tale", "bsarec")
 
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch):
-    """SASRec for an epoch, closed forms with the first settings alone."""
+    """Networks for an epoch."""
     made = Recipe.__init__
     monkeypatch.setattr(Recipe, "__init__", lambda self, **given: made(self, **given, epochs=1))
 
