@@ -37,6 +37,8 @@ setup(
         "psutil>=5.9",
         "pyarrow>=17",
         "safetensors>=0.5",
+        # k-means, of which ids that are codes are made.
+        "scikit-learn>=1.5,<2",
         "scipy>=1.13",
         "sentencepiece>=0.2.0,<0.3",
         "seqio>=0.0.20",

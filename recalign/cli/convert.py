@@ -12,6 +12,7 @@ from recalign.errors import UserError
 
 if TYPE_CHECKING:
     from recalign.engine.weights.conversion import Weights
+    from recalign.engine.weights.growth import NewTokens
 
 
 def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
@@ -24,7 +25,8 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     epilog="\b\n"
     "Examples:\n"
     "  recalign convert runs/my_shop my_shop_t5 --to hf\n"
-    "  recalign convert flan_t5_base_t5x flan_t5_base --to hf --vocabulary spiece.model"
+    "  recalign convert flan_t5_base_t5x flan_t5_base --to hf --vocabulary spiece.model\n"
+    "  recalign convert flan_t5_base_t5x grown --to t5x --item_tokens beauty"
 )
 @click.argument("source")
 @click.argument("destination", callback=_destination)
@@ -35,7 +37,8 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     "--vocab_size",
     "--vocab-size",
     type=int,
-    help="32100 or 32128: cut off or add the padding rows of T5's vocabulary.",
+    help="32100 or 32128: cut off or add the padding rows of T5's vocabulary. With --item_tokens, "
+    "as many rows as the network will have.",
 )
 @click.option(
     "--vocabulary",
@@ -43,6 +46,13 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     metavar="FILE",
     help="With --to hf: a SentencePiece model to write beside the parameters. That of a run or of "
     "a folder of transformers is found without.",
+)
+@click.option(
+    "--item_tokens",
+    "--item-tokens",
+    metavar="NAME",
+    help="Add rows for the tokens that the vocabulary of this prepared domain was extended by, as "
+    "training does; T5X reads only checkpoints that have them.",
 )
 @modules_option
 @data_dir_option
@@ -52,6 +62,7 @@ def convert(
     to: str,
     vocab_size: int | None,
     vocabulary: Path | None,
+    item_tokens: str | None,
     modules: tuple[str, ...],
 ) -> None:
     """Writes the parameters of SOURCE to DESTINATION in another format.
@@ -63,20 +74,44 @@ def convert(
     transformers holds the vocabulary as well, so that it needs nothing else.
     """
     from recalign.engine.weights.conversion import convert as write
+    from recalign.engine.weights.growth import rows_for
 
     if vocabulary and to != "hf":
         raise UserError(f"--vocabulary is for --to hf: the format {to} has no place for one")
+    if vocabulary and item_tokens:
+        raise UserError("--item_tokens has the vocabulary of its domain: leave out --vocabulary")
+
+    new = None
+    if item_tokens:
+        new, own = _new_tokens(item_tokens)
+        vocab_size = vocab_size or rows_for(new.first, len(new))
 
     def find_vocabulary(weights: "Weights") -> bytes | None:
+        if item_tokens:
+            return own if to == "hf" else None
         if vocabulary:
             return _read(vocabulary)
         return _vocabulary_of(weights, modules) if to == "hf" else None
 
-    weights = write(source, destination, to, vocab_size, find_vocabulary)
+    weights = write(source, destination, to, vocab_size, find_vocabulary, new)
     parameters = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
     click.echo(f"{destination}: {parameters:,} parameters of {weights.path}, as {to}")
     for name, value in weights.config.items():
         click.echo(f"  {name} = {value}")
+
+
+def _new_tokens(domain: str) -> "tuple[NewTokens, bytes]":
+    """The tokens that the vocabulary of a prepared domain was extended by, and that vocabulary."""
+    from recalign import domains
+    from recalign.domains.vocabulary import FILE_NAME
+    from recalign.runs.item_tokens import ItemTokens, new_tokens
+
+    found = domains.load(domain)
+    path = found.path / FILE_NAME
+    if not found.statistics["options"].get("item_tokens"):
+        raise UserError(f"domain {domain!r} was not prepared with --item_tokens: no row is new")
+    vocabulary = path.read_bytes()
+    return new_tokens(vocabulary, [found], ItemTokens()), vocabulary
 
 
 def _read(path: Path) -> bytes:

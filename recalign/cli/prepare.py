@@ -51,6 +51,18 @@ def _column_options(kind: str) -> Callable:
     return decorate
 
 
+def _parse_sizes(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """Levels and codes of "3x256"; at most 20 levels, each a letter's."""
+    if text is None:
+        return None
+    levels, _, number = text.partition("x")
+    if not (levels.isdecimal() and number.isdecimal() and 1 <= int(levels) <= 20 and int(number)):
+        raise click.BadParameter(f"{text!r} is not LEVELSxCODES, such as 3x256", context, option)
+    return int(levels), int(number)
+
+
 def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
     """The options that every domain has."""
     options = [
@@ -94,6 +106,32 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
             metavar="N",
             help="Train a SentencePiece model of N pieces on the item texts and the prompts; every "
             "item's id is one piece more." + (f"  [default: {vocab_size}]" if vocab_size else ""),
+        ),
+        _option(
+            "--item_tokens",
+            is_flag=True,
+            help="Extend T5's vocabulary, or the one that --vocabulary names, by the tokens that "
+            "ids are written in.",
+        ),
+        _option(
+            "--item_ids",
+            type=click.Choice(["random", "pq", "rkmeans"]),
+            default="random",
+            show_default=True,
+            help="How items are named: by a number, or by codes that items which are alike share, "
+            "of product or residual k-means.",
+        ),
+        _option(
+            "--id_vectors",
+            metavar="SOURCE",
+            help="What codes are made of: titles, co_occurrence (of train events), both, or a file "
+            "of vectors (.npy, .parquet).  [default: both]",
+        ),
+        _option(
+            "--id_codes",
+            metavar="LEVELSxCODES",
+            callback=_parse_sizes,
+            help="How many levels of how many codes an id has.  [default: 3x256]",
         ),
         _option(
             "--overwrite",
@@ -291,7 +329,7 @@ def toyshop(users: int, items: int, **options: Any) -> None:
     Series of toys are bought in order, by users with tastes: a model that reads the order of a
     history can tell the next item, popularity cannot. The same seed gives the same shop.
     """
-    if not options["vocabulary"] and not options["vocab_size"]:
+    if not (options["vocabulary"] or options["vocab_size"] or options["item_tokens"]):
         options["vocab_size"] = 700
 
     def read(columns: Mapping[str, str | None]) -> Any:
@@ -379,10 +417,10 @@ def _summary(outcome: Any) -> str:
         f"  test targets never seen in training: {s['cold_test_items']:,} items, "
         f"{s['cold_test_records']:,} records",
         *_rating_lines(s),
+        *_id_lines(s),
         *_column_lines(s["columns"]),
         *_cleaning_lines(s["cleaning"]),
-        "  vocabulary: "
-        + (f"{s['vocabulary_pieces']:,} pieces" if s["vocabulary_pieces"] else "T5's public one"),
+        f"  vocabulary: {_vocabulary_line(domain)}",
         f"written to {domain.path}",
         f"next: recalign tasks {domain.name}_retrieval --examples 3",
     ]
@@ -396,6 +434,29 @@ def _rating_lines(s: Mapping[str, Any]) -> list[str]:
     return [
         f"  ratings: {r['train']:,} train, {r['validation']:,} validation, {r['test']:,} test, "
         f"{r['values'][0]:g} to {r['values'][-1]:g}, mean {r['mean']:.2f}"
+    ]
+
+
+def _vocabulary_line(domain: Any) -> str:
+    if not domain.statistics["vocabulary_pieces"]:
+        return "T5's public one"
+    from recalign.engine.weights.growth import rows_for
+    from recalign.engine.weights.tokenizer import count_added
+
+    before, new = count_added((domain.path / "spiece.model").read_bytes())
+    kinds = f"{before + new:,} pieces" + (f", {new:,} of them new" if new else "")
+    return f"{kinds} (VOCAB_SIZE = {rows_for(before, new)})"
+
+
+def _id_lines(s: Mapping[str, Any]) -> list[str]:
+    if "item_ids" not in s:
+        return []
+    ids = s["item_ids"]
+    used = ", ".join(f"{lv['used']} (perplexity {lv['perplexity']:.0f})" for lv in ids["levels"])
+    return [
+        f"  item ids: {ids['method']} of {ids['vectors']}; codes used in each level: {used}",
+        f"  items that share all their codes with another: {ids['collision_rate']:.1%}, at most "
+        f"{ids['largest_group']:,} the same; a counter tells them apart",
     ]
 
 

@@ -26,6 +26,8 @@ def digest(domain: Domain) -> str:
     hashed = hashlib.sha256()
     for name in COLUMNS:
         _add_texts(hashed, f"items {name}", domain.items[name])
+    if domain.codes is not None:
+        _add_texts(hashed, "item ids", domain.item_ids)
     _add_texts(hashed, "users", domain.user_keys)
     _add_array(hashed, "offsets", domain.offsets, "<i8")
     _add_array(hashed, "events", domain.events, "<i4")

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from recalign import prompts
 from recalign.domains import candidates, rating
+from recalign.domains.codes import Codes
 from recalign.files import read_parquet
 
 SPLITS = ("train", "validation", "test")
@@ -74,6 +76,7 @@ class Domain:
       seed: of what is drawn for the domain: candidate lists and the split of the ratings.
       stored_parts: see `rating_parts`; None where it is yet to be drawn.
       keys: str[num_users], the source's user ids; None where `user_keys` reads them from `path`.
+      codes: what the model's ids of items are made of; None where they are numbers.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Domain:
     seed: int = 0
     stored_parts: np.ndarray | None = dataclasses.field(default=None, repr=False)
     keys: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    codes: Codes | None = dataclasses.field(default=None, repr=False)
 
     @property
     def num_items(self) -> int:
@@ -110,6 +114,21 @@ class Domain:
             return self.keys
         users = read_parquet(self.path / "users.parquet").to_pandas()
         return users["key"].to_numpy(object)
+
+    @functools.cached_property
+    def item_ids(self) -> np.ndarray:
+        """Object array of str, [num_items]: how the model names each item."""
+        if self.codes is not None:
+            return self.codes.texts()
+        numbers = range(self.num_items)
+        return np.array([prompts.item_id(i, self.num_items) for i in numbers], dtype=object)
+
+    @property
+    def id_pieces(self) -> list[str]:
+        """The pieces of a vocabulary that all ids are written in, for one that has none of them."""
+        if self.codes is not None:
+            return self.codes.pieces()
+        return [f"\u2581{text}" for text in self.item_ids]
 
     @functools.cached_property
     def rating_parts(self) -> np.ndarray | None:

@@ -7,11 +7,22 @@ from pathlib import Path
 import numpy as np
 
 import recalign
-from recalign.domains import assemble, candidates, kcore, statistics, storage, vocabulary
+from recalign.domains import (
+    assemble,
+    candidates,
+    codes,
+    kcore,
+    statistics,
+    storage,
+    vectors,
+    vocabulary,
+)
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain, drop_duplicates
 from recalign.domains.readers import opening
 from recalign.errors import UserError
+
+RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +40,10 @@ class Request:
       seed: of the item indices.
       vocabulary: a SentencePiece model to copy, or None.
       vocab_size: the size of a vocabulary to train, or None.
+      item_tokens: whether the vocabulary, T5's or the one to copy, is extended by what ids need.
+      item_ids: how items are named: "random", by a number, or one of `codes.METHODS`.
+      id_vectors: of what codes are made, see `vectors.item_vectors`; None for 'both'.
+      id_codes: how many levels of how many codes; None for the usual ones.
       data_dir: where prepared domains live, as for `storage.data_dir`.
       overwrite: whether a domain of the same name may be replaced.
     """
@@ -43,6 +58,10 @@ class Request:
     seed: int = 0
     vocabulary: str | None = None
     vocab_size: int | None = None
+    item_tokens: bool = False
+    item_ids: str = "random"
+    id_vectors: str | None = None
+    id_codes: tuple[int, int] | None = None
     data_dir: Path | None = None
     overwrite: bool = False
 
@@ -79,6 +98,7 @@ def prepare(
     storage.check_name(request.name)
     if request.vocabulary and request.vocab_size:
         raise UserError("--vocabulary copies a vocabulary and --vocab_size trains one: give one")
+    _check_ids(request)
     stage("checking the sources")
     identity = _identity(request)
     if _already_there(request, identity):
@@ -95,14 +115,51 @@ def prepare(
         stage("ordering")
         domain = assemble.assemble(raw, request.name, request.seed)
         domain = dataclasses.replace(domain, stored_parts=domain.rating_parts)
+        if request.item_ids != RANDOM:
+            stage("making ids")
+            domain = dataclasses.replace(domain, codes=_make_codes(request, domain))
         stage("building the vocabulary")
         pieces = _write_vocabulary(request, domain, folder)
-        domain = dataclasses.replace(domain, statistics=_statistics(domain, raw, identity, pieces))
+        found = _statistics(request, domain, raw, identity, pieces)
+        domain = dataclasses.replace(domain, statistics=found)
         stage("writing records")
         storage.write(domain, folder)
         write_records(domain, folder)
     domain = storage.load(request.name, request.data_dir)
     return Outcome(domain, [*raw.warnings, *_warn(domain, raw)], fresh=True)
+
+
+def _check_ids(request: Request) -> None:
+    """Refuses options on ids that have no effect, and ids that no vocabulary can write."""
+    if request.item_tokens and request.vocab_size:
+        raise UserError(
+            "--item_tokens extends a vocabulary, but one that --vocab_size trains has a piece for "
+            "each id already: leave it out"
+        )
+    if request.item_ids == RANDOM:
+        if request.id_vectors or request.id_codes:
+            idle = "--id_vectors" if request.id_vectors else "--id_codes"
+            raise UserError(f"{idle} is about ids that are codes: --item_ids pq or rkmeans")
+        return
+    vectors.check_source("--id_vectors", _id_vectors(request))
+    if not request.item_tokens and not request.vocab_size:
+        raise UserError(
+            f"--item_ids {request.item_ids} names items in tokens of their own: extend T5's "
+            "vocabulary by them with --item_tokens, or train one with --vocab_size N"
+        )
+
+
+def _id_vectors(request: Request) -> str:
+    return request.id_vectors or vectors.BOTH
+
+
+def _id_codes(request: Request) -> tuple[int, int]:
+    return request.id_codes or (codes.LEVELS, codes.CODES)
+
+
+def _make_codes(request: Request, domain: Domain) -> codes.Codes:
+    rows = codes.known_vectors(_id_vectors(request), domain.items, *domain.train())
+    return codes.make(request.item_ids, rows, *_id_codes(request), request.seed)
 
 
 def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
@@ -153,10 +210,17 @@ def _identity(request: Request) -> dict:
         "k_core": request.k_core,
         "seed": request.seed,
         "vocab_size": request.vocab_size,
+        **({"item_tokens": True} if request.item_tokens else {}),
     }
     files = dict(request.sources)
     if request.vocabulary:
         files["vocabulary"] = request.vocabulary
+    if request.item_ids != RANDOM:
+        options |= {"item_ids": request.item_ids, "id_codes": [*_id_codes(request)]}
+        if (source := _id_vectors(request)) in vectors.SOURCES:
+            options["id_vectors"] = source
+        else:
+            files["id_vectors"] = source
     return {
         "recalign_version": recalign.__version__,
         "format": storage.FORMAT,
@@ -215,17 +279,26 @@ def _difference(there: dict, wanted: dict) -> str:
 
 def _write_vocabulary(request: Request, domain: Domain, folder: Path) -> int | None:
     """Its number of pieces; None where the public T5 vocabulary is meant."""
+    if request.vocab_size:
+        return vocabulary.train(domain.items, domain.id_pieces, request.vocab_size, folder)
+    if request.item_tokens:
+        return vocabulary.copy(request.vocabulary or vocabulary.T5, folder, domain.id_pieces)
     if request.vocabulary:
         return vocabulary.copy(request.vocabulary, folder)
-    if request.vocab_size:
-        return vocabulary.train(domain.items, request.vocab_size, folder)
     return None
 
 
-def _statistics(domain: Domain, raw: RawDomain, identity: dict, pieces: int | None) -> dict:
+def _statistics(
+    request: Request, domain: Domain, raw: RawDomain, identity: dict, pieces: int | None
+) -> dict:
+    ids = {}
+    if domain.codes is not None:
+        made = {"method": request.item_ids, "vectors": _id_vectors(request)}
+        ids = {"item_ids": made | domain.codes.describe()}
     return {
         "name": domain.name,
         **statistics.describe(domain),
+        **ids,
         "vocabulary_pieces": pieces,
         "cleaning": raw.counts,
         "columns": raw.columns,

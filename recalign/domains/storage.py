@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from recalign.domains import candidates
+from recalign.domains.codes import Codes
 from recalign.domains.digest import digest
 from recalign.domains.domain import CANDIDATE_SPLITS, Domain
 from recalign.errors import UserError
@@ -134,6 +135,7 @@ def _read(folder: Path, name: str, statistics_text: str) -> Domain:
         path=folder,
         seed=statistics.get("seed", statistics.get("options", {}).get("seed", 0)),
         stored_parts=column("rating_part"),
+        codes=Codes.load(folder),
     )
 
 
@@ -158,6 +160,8 @@ def write(domain: Domain, folder: Path) -> None:
         pa.table({"key": pa.array(domain.user_keys, pa.string())}), folder / "users.parquet"
     )
     domain.items.to_parquet(folder / "items.parquet", index=False)
+    if domain.codes is not None:
+        domain.codes.save(folder)
     lists = {name: _write_candidates(domain, name, folder) for name in CANDIDATE_SPLITS}
     statistics = domain.statistics | {
         "format": FORMAT,

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +15,23 @@ from recalign import prompts
 from recalign.errors import UserError
 
 FILE_NAME = "spiece.model"
+T5 = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+
+Model = sentencepiece_model_pb2.ModelProto
 
 
-def copy(source: str | os.PathLike, folder: Path) -> int:
+def copy(source: str | os.PathLike, folder: Path, pieces: Sequence[str] = ()) -> int:
     """Copies a SentencePiece model, local or in a bucket, into a domain's folder.
 
+    Args:
+      source: the model, which stays as it is: its pieces keep their numbers, and every text without
+        new pieces is written as before.
+      folder: gets `spiece.model`.
+      pieces: those that it is extended by, but for what it has already. They come after its own, so
+        that SeqIO's and transformers' sentinels, which come after all, are what they were.
+
     Returns:
-      The number of its pieces.
+      The number of its pieces, new ones included.
 
     Raises:
       UserError: the file cannot be read, or is no SentencePiece model with T5's special ids.
@@ -38,23 +49,28 @@ def copy(source: str | os.PathLike, folder: Path) -> int:
         raise UserError(
             f"{source}: pad, eos and unk have the ids {specials}; T5 models need (0, 1, 2)"
         )
-    (folder / FILE_NAME).write_bytes(model)
-    return processor.get_piece_size()
+    if not pieces:
+        (folder / FILE_NAME).write_bytes(model)
+        return processor.get_piece_size()
+    extended = Model.FromString(model)
+    _add(extended, pieces)
+    return _write(extended, folder)
 
 
-def train(items: pd.DataFrame, size: int, folder: Path) -> int:
+def train(items: pd.DataFrame, pieces: Sequence[str], size: int, folder: Path) -> int:
     """Trains a vocabulary on a catalogue and the prompts, into a domain's folder.
 
     A byte-pair model with T5's special ids: on a small catalogue it keeps whole words, where a
-    unigram model of the same size drops them and writes twice as many tokens. Every item's id is
-    one piece more, so that a model trained from scratch has a vector for each item, as conventional
-    recommenders have. It reads items and templates only, never an event, and the same catalogue
-    gives the same bytes. Bytes stand in for characters that it has no piece for, so that a title
-    that comes later can still be written.
+    unigram model of the same size drops them and writes twice as many tokens. What ids are written
+    in comes after these pieces, so that a model trained from scratch has a vector for each item, as
+    conventional recommenders have, or for each code. It reads items and templates only, never an
+    event, and the same catalogue gives the same bytes. Bytes stand in for characters that it has no
+    piece for, so that a title that comes later can still be written.
 
     Args:
       items: the catalogue in index order.
-      size: the number of pieces beside the ids, at most; a small catalogue may give fewer.
+      pieces: those of ids, see `Domain.id_pieces`.
+      size: the number of pieces beside these, at most; a small catalogue may give fewer.
       folder: gets `spiece.model`.
 
     Returns:
@@ -89,11 +105,19 @@ def train(items: pd.DataFrame, size: int, folder: Path) -> int:
                 f"the catalogue alone are {needed[1]}; a thousand more give room for words"
             ) from error
         raise UserError(f"--vocab_size {size}: no vocabulary can be trained: {error}") from error
-    model = sentencepiece_model_pb2.ModelProto.FromString(output.getvalue())
-    for index in range(len(items)):
-        model.pieces.add(
-            piece=f"\u2581{prompts.item_id(index, len(items))}",
-            type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED,
-        )
+    model = Model.FromString(output.getvalue())
+    _add(model, pieces)
+    return _write(model, folder)
+
+
+def _add(model: Model, pieces: Sequence[str]) -> None:
+    """Adds pieces, which are kept whole wherever they stand."""
+    known = {piece.piece for piece in model.pieces}
+    for piece in pieces:
+        if piece not in known:
+            model.pieces.add(piece=piece, type=Model.SentencePiece.USER_DEFINED)
+
+
+def _write(model: Model, folder: Path) -> int:
     (folder / FILE_NAME).write_bytes(model.SerializeToString(deterministic=True))
     return len(model.pieces)

@@ -9,12 +9,12 @@ import numpy as np
 
 from recalign.domains import Domain, vectors
 from recalign.engine.search.trie import EOS
+from recalign.engine.training.side_information import SideInformationState
 from recalign.errors import UserError
 
-RANDOM, TITLES, CO_OCCURRENCE, BOTH = "random", "titles", "co_occurrence", "both"
-# The part of the dimensions of 'both' that is from titles; all have the same variance on average.
-# Chosen on the validation splits of Amazon's Beauty and Toys.
-FROM_TITLES = 3 / 4
+RANDOM = "random"
+# What is left of random embeddings beside vectors that the optimiser knows of.
+OWN = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,7 @@ class ItemEmbeddings:
 
     Attributes:
       start: 'random', like all others; 'titles' (with brands and categories), 'co_occurrence' (of
-        train events) or 'both', half of it what titles say of co-occurrence; or a file of vectors,
-        see `vectors.read_vectors`.
+        train events) or 'both', or a file of vectors, see `vectors.item_vectors`.
       seed: of the rotation that vectors are turned by, and of what they are filled up with.
     """
 
@@ -33,34 +32,51 @@ class ItemEmbeddings:
 
 
 def start_item_embeddings(
-    params: Any, options: ItemEmbeddings, domain: Domain, catalogue: np.ndarray
-) -> Any:
-    """Parameters in which the embeddings of item tokens are vectors of the items.
+    params: Any,
+    options: ItemEmbeddings,
+    domain: Domain,
+    catalogue: np.ndarray,
+    known: SideInformationState | None = None,
+) -> tuple[Any, SideInformationState | None]:
+    """Parameters in which the embeddings of item tokens come from vectors of the items.
 
     The vectors are turned by a random rotation, so that no dimension is more of one thing than
     another, and have the mean and the deviation of the whole table. All other rows stay as they
-    are.
+    are. Where the optimiser knows of vectors, embeddings are what its kernel makes of them, and a
+    part `OWN` of what they were.
 
     Args:
       params: the network's.
       options: which vectors.
       domain: the items and the train events that they are made from.
       catalogue: int32[n, tokens], how items are written, as in `RetrievalExamples`.
+      known: of the optimiser; None where embeddings are trained one by one.
+
+    Returns:
+      The parameters, and what the optimiser is to know.
 
     Raises:
       UserError: an item has no token of its own, or a file of vectors does not fit.
     """
+    vectors.check_source("ItemEmbeddings.start", options.start, [RANDOM])
     if options.start == RANDOM:
-        return params
+        return params, known
     tokens = _own_tokens(catalogue)
     table = params["token_embedder"]["embedding"]
-    rows = embeddings(options, domain, table.shape[1])
+    size = table.shape[1] if known is None else len(known.kernel)
+    vectors_of_items = embeddings(options, domain, size)
 
-    def replaced(table: jax.Array) -> jax.Array:
-        return table.at[tokens].set(rows * jnp.std(table) + jnp.mean(table))
+    def replaced(table: jax.Array, known: SideInformationState | None):
+        rows = vectors_of_items * jnp.std(table)
+        if known is None:
+            return table.at[tokens].set(rows + jnp.mean(table)), None
+        known = known._replace(vectors=known.vectors.at[tokens].set(rows))
+        return table.at[tokens].set(OWN * table[tokens] + rows @ known.kernel), known
 
-    table = jax.jit(replaced, out_shardings=table.sharding)(table)
-    return {**params, "token_embedder": {**params["token_embedder"], "embedding": table}}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (table, known))
+    table, known = jax.jit(replaced, out_shardings=shardings)(table, known)
+    embedder = {**params["token_embedder"], "embedding": table}
+    return {**params, "token_embedder": embedder}, known
 
 
 def embeddings(options: ItemEmbeddings, domain: Domain, size: int) -> np.ndarray:
@@ -69,40 +85,11 @@ def embeddings(options: ItemEmbeddings, domain: Domain, size: int) -> np.ndarray
     What a small catalogue, or a file, has too few components for is random.
     """
     stream = np.random.default_rng(options.seed)
-    known = _known(options.start, domain, size)
+    known = vectors.item_vectors(options.start, domain.items, *domain.train(), size)
     spare = stream.normal(size=(domain.num_items, size - known.shape[1]))
     rotation, _ = np.linalg.qr(stream.normal(size=(size, size)))
     turned = np.concatenate([known, spare], axis=1) @ rotation
     return (turned / turned.std()).astype(np.float32)
-
-
-def _known(start: str, domain: Domain, size: int) -> np.ndarray:
-    """float[n, k] with k <= size, of mean 0 and deviation 1."""
-    if start == TITLES:
-        return _standard(vectors.text_vectors(domain.items, size))
-    if start == CO_OCCURRENCE:
-        bought = vectors.co_occurrence_vectors(*domain.train(), domain.num_items, size)
-        return _standard(bought)
-    if start == BOTH:
-        from_titles = round(FROM_TITLES * size)
-        said = vectors.explained_text_vectors(domain.items, *domain.train(), from_titles)
-        bought = _known(CO_OCCURRENCE, domain, size - from_titles)
-        return _standard(np.concatenate([_standard(said), bought], axis=1))
-    if not start.endswith((".npy", ".parquet")):
-        raise UserError(
-            f"ItemEmbeddings.start is {start!r}: expected {RANDOM!r}, {TITLES!r}, "
-            f"{CO_OCCURRENCE!r}, {BOTH!r}, or a file of vectors (.npy, .parquet)"
-        )
-    given = _standard(vectors.read_vectors(start, domain.items["key"].to_numpy()))
-    if given.shape[1] <= size:
-        return given
-    left, values, _ = np.linalg.svd(given, full_matrices=False)  # principal components
-    return _standard(left[:, :size] * values[:size])
-
-
-def _standard(rows: np.ndarray) -> np.ndarray:
-    rows = rows - rows.mean(axis=0)
-    return rows / (rows.std() or 1)
 
 
 def _own_tokens(catalogue: np.ndarray) -> np.ndarray:

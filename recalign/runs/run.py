@@ -24,6 +24,7 @@ from recalign.engine.training.dry_run import measure, measure_search
 from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
+from recalign.engine.weights.tokenizer import count_added
 from recalign.errors import UserError
 from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
@@ -36,8 +37,9 @@ from recalign.runs import configuration, macros, safety
 from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.evaluation import Evaluation, Report, name_metrics
-from recalign.runs.initial_params import start_params
+from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
+from recalign.runs.item_tokens import ItemTokens
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Run:
       patience: stop once so many evaluations have not improved on the best one; None never does.
       initial_checkpoint_path: a checkpoint of T5X, Hugging Face or Orbax whose parameters a new
         run starts from; None starts from scratch.
+      item_tokens: what rows start from that the initial checkpoint has not.
       item_embeddings: what the embeddings of items start from in a new run.
       nonfinite: what to do about a loss that is not finite, see `train`.
       step: the checkpoint that is evaluated or asked: "newest", "best" or its number. Training goes
@@ -86,6 +89,7 @@ class Run:
     best_metric: str | None = None
     patience: int | None = None
     initial_checkpoint_path: str | None = None
+    item_tokens: ItemTokens = dataclasses.field(default_factory=ItemTokens)
     item_embeddings: ItemEmbeddings = dataclasses.field(default_factory=ItemEmbeddings)
     nonfinite: str = "stop"
     step: str = "newest"
@@ -193,7 +197,7 @@ class Run:
                 has_enough=self._has_enough,
                 on_saved=on_saved,
                 on_nonfinite=self._dump_nonfinite,
-                initial_params=self._initial_params(),
+                initial_state=self._initial_state(),
             ),
         )
         if processes.is_first():
@@ -229,11 +233,23 @@ class Run:
         return report
 
     def dry_run(self) -> str:
-        """What a training step and a search would take; nothing is read or written."""
+        """What a training step and a search would take; no data is read, nothing written."""
         shapes = self.data.batch_shapes()
         source = shapes["encoder_input_tokens"][1]
         sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
-        return "\n".join(map(str, sizes))
+        return "\n".join([*map(str, sizes), *self._new_rows()])
+
+    def _new_rows(self) -> list[str]:
+        """How many rows of the table are for tokens that the initial checkpoint has not."""
+        if not self.initial_checkpoint_path:
+            return []
+        try:
+            self.data.vocabulary_size()
+        except UserError:
+            return []  # a dry run needs no data, and so no vocabulary
+        new = count_added(self.data.vocabulary())[1]
+        rows = self.trainer.model.module.config.vocab_size
+        return [f"{'new tokens':<20}{new:,} of {rows:,} rows"] if new else []
 
     def evaluate(
         self, split: str, together_with: Sequence[str] = (), against: str | None = None
@@ -333,14 +349,15 @@ class Run:
         best = self._directory.best_step(self.best_metric, kept)
         return (max(kept, default=0), None) if best is None else (best, self.best_metric)
 
-    def _initial_params(self) -> Callable[[Any], Any] | None:
-        """Makes the parameters of a new run of fresh ones; None where it starts from those."""
+    def _initial_state(self) -> Callable[[TrainState], TrainState] | None:
+        """Makes the first state of a new run of a fresh one; None where it starts from that."""
         if not self.initial_checkpoint_path and self.item_embeddings.start == RANDOM:
             return None
         return functools.partial(
-            start_params,
-            config=self.trainer.model.module.config,
+            start_state,
+            trainer=self.trainer,
             checkpoint=self.initial_checkpoint_path,
+            item_tokens=self.item_tokens,
             item_embeddings=self.item_embeddings,
             data=self.data,
         )

@@ -13,9 +13,10 @@ import seqio
 import tensorflow as tf
 
 from recalign import domains, prompts
+from recalign.domains import vocabulary
 from recalign.errors import UserError
 
-T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+T5_VOCABULARY = vocabulary.T5
 SENTINELS = 100
 
 
@@ -190,11 +191,9 @@ def _item_texts(
     add_eos: bool,
     end_mark: str,
 ) -> ItemTexts:
-    titles = [
-        " ".join(title.split()[:max_title_words])
-        for title in domains.load(name, data_dir).items["title"]
-    ]
-    ids = [prompts.item_id(index, len(titles)) for index in range(len(titles))]
+    domain = domains.load(name, data_dir)
+    titles = [" ".join(title.split()[:max_title_words]) for title in domain.items["title"]]
+    ids = domain.item_ids
     vocabulary = domain_vocabulary(name, data_dir)
     check_readable(vocabulary, name)
     tokenizer = vocabulary.tokenizer
@@ -215,7 +214,7 @@ def _item_texts(
     end = [vocabulary.eos_id] if add_eos else []
     return ItemTexts(
         form=history_form,
-        ids=np.array(ids, dtype=object),
+        ids=ids,
         titles=np.array(titles, dtype=object),
         mention=np.array(mention, dtype=object),
         end_mark=end_mark,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from recalign import prompts
 from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
@@ -95,7 +94,7 @@ class Recommender:
         row = {name: str(self._table[name][item]) for name in ("key", "title", "brand")}
         return {
             "id": row["key"],
-            "item": prompts.item_id(item, self.domain.num_items),
+            "item": self.domain.item_ids[item],
             "title": row["title"],
             "brand": row["brand"],
         }
@@ -136,7 +135,7 @@ class Recommender:
     @functools.cached_property
     def _item_ids(self) -> Ids:
         """The model's ids and the source's; where the two clash, the source's."""
-        ours = {prompts.item_id(i, self.domain.num_items): i for i in range(self.domain.num_items)}
+        ours = {text: index for index, text in enumerate(self.domain.item_ids)}
         theirs = {key: index for index, key in enumerate(self._table["key"])}
         return Ids("item", self.domain.name, ours | theirs)
 

@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
 import seqio
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 from recalign import domains
 from recalign.cli.prepare import prepare
 from recalign.errors import UserError
+from recalign.samples import items
 from tests.splits import history as history_of
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
@@ -192,6 +195,69 @@ def test_toyshop_has_its_own_vocabulary_and_depends_on_the_seed_alone(tmp_path):
     assert (domain.path / "spiece.model").exists()
     assert domain.statistics["vocabulary_pieces"] <= 1000
     assert "other options (seed)" in refused(run(*small, "--seed", 2, "--data_dir", tmp_path / "a"))
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    """A toy shop whose ids are codes of vectors from a file, and what was printed."""
+    folder = tmp_path_factory.mktemp("coded")
+    np.save(folder / "v.npy", np.random.default_rng(0).normal(size=(50, 6)))
+    options = ["--item_ids", "rkmeans", "--id_codes", "2x6", "--id_vectors", folder / "v.npy"]
+    small = ["toyshop", "--users", 60, "--items", 50, "--data_dir", folder]
+    return folder, done(run(*small, *options)), [*small, *options]
+
+
+def test_ids_that_are_codes(coded):
+    folder, output, command = coded
+    domain = domains.load("toyshop", folder)
+    told = domain.statistics["item_ids"]
+    used = ", ".join(f"{lv['used']} (perplexity {lv['perplexity']:.0f})" for lv in told["levels"])
+    assert f"rkmeans of {folder / 'v.npy'}; codes used in each level: {used}" in output
+    assert f"share all their codes with another: {told['collision_rate']:.1%}, at most" in output
+    assert len({*domain.item_ids}) == 50
+    assert all(text.startswith("<a_") for text in domain.item_ids)
+    texts = items.item_texts("toyshop", str(folder))
+    levels = 2 + (domain.codes.counters >= 0)
+    assert texts.target_lengths.tolist() == levels.tolist()  # a token each
+    assert "nothing was done" in done(run(*command))
+    assert "other options (id_codes)" in refused(run(*command[:-3], "2x5", *command[-2:]))
+    np.save(folder / "v.npy", np.random.default_rng(1).normal(size=(50, 6)))
+    assert "other source files" in refused(run(*command))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--item_ids", "pq"], "--item_ids pq names items in tokens of their own: .*--item_tokens"),
+        (["--item_tokens", "--vocab_size", 400], "has a piece for each id already"),
+        (["--id_codes", "2x4"], "--id_codes is about ids that are codes"),
+        (["--id_vectors", "titles"], "--id_vectors is about ids that are codes"),
+        (
+            ["--item_ids", "pq", "--vocab_size", 400],
+            "--id_codes 3x256: the catalogue has 7 items, fewer than the 256 codes",
+        ),
+        (
+            ["--item_ids", "pq", "--vocab_size", 400, "--id_vectors", "brands"],
+            "--id_vectors is 'brands': expected 'titles', 'co_occurrence', 'both', or a file",
+        ),
+        (
+            ["--item_ids", "pq", "--vocab_size", 400, "--id_codes", "2x3", "--id_vectors", "v.npy"],
+            r"v.npy: holds numbers of the shape \(8, 3\), but there are 7 items",
+        ),
+    ],
+)
+def test_ids_that_cannot_be_are_told_and_nothing_is_left(files, monkeypatch, options, message):
+    monkeypatch.chdir(files)
+    np.save("v.npy", np.zeros((8, 3)))
+    assert re.search(message, refused(recbole(files, *options)))
+    assert not (files / "d").exists() or list((files / "d").iterdir()) == []
+
+
+def test_sizes_of_ids_that_are_none(files):
+    for text in ("256", "3x", "21x4", "3x256x2"):
+        result = recbole(files, "--item_ids", "pq", "--id_codes", text)
+        assert result.exit_code == 2
+        assert "is not LEVELSxCODES, such as 3x256" in result.stderr
 
 
 def test_the_default_data_directory(monkeypatch, tmp_path):

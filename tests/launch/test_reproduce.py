@@ -59,7 +59,7 @@ def published(tmp_path_factory):
     for name, lines in zip(("reviews_Beauty_5", "meta_Beauty"), files.values(), strict=True):
         with gzip.open(folder / f"{name}.json.gz", "wt") as file:
             file.write("".join(f"{line}\n" for line in lines))
-    vocabulary.train(shop.items, 500, folder)
+    vocabulary.train(shop.items, [], 500, folder)
     return folder
 
 

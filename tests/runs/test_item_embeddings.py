@@ -3,13 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from recalign.domains import vectors
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import toyshop
+from recalign.engine.training.side_information import train_with_side_information
 from recalign.errors import UserError
-from recalign.runs.item_embeddings import ItemEmbeddings, embeddings, start_item_embeddings
+from recalign.runs.item_embeddings import (
+    OWN,
+    ItemEmbeddings,
+    embeddings,
+    start_item_embeddings,
+)
 
 SIZE, ROWS = 16, 90
 STARTS = ("titles", "co_occurrence", "both")
@@ -38,7 +45,7 @@ def params():
 def test_item_rows_are_vectors_and_all_else_stays(domain, catalogue, params, start, with_eos):
     options = ItemEmbeddings(start, seed=2)
     rows = catalogue if with_eos else catalogue[:, :1]
-    started = start_item_embeddings(params, options, domain, rows)
+    started, _ = start_item_embeddings(params, options, domain, rows)
     before, after = (np.asarray(p["token_embedder"]["embedding"]) for p in (params, started))
     of_items = catalogue[:, 0]
     others = np.setdiff1d(np.arange(ROWS), of_items)
@@ -50,8 +57,26 @@ def test_item_rows_are_vectors_and_all_else_stays(domain, catalogue, params, sta
     assert after[of_items].std() == pytest.approx(before.std(), rel=1e-4)
 
 
+def test_an_optimiser_that_knows_vectors_gets_them(domain, catalogue, params):
+    optimizer = train_with_side_information(optax.sgd(0.1), size=24)
+    options = ItemEmbeddings("both", seed=2)
+    known = optimizer.init(params)
+    started, known = start_item_embeddings(params, options, domain, catalogue, known)
+    before, after = (np.asarray(p["token_embedder"]["embedding"]) for p in (params, started))
+    of_items = catalogue[:, 0]
+    others = np.setdiff1d(np.arange(ROWS), of_items)
+    vectors = np.asarray(known.vectors)
+    np.testing.assert_allclose(
+        vectors[of_items], embeddings(options, domain, 24) * before.std(), rtol=1e-4, atol=1e-4
+    )
+    assert not vectors[others].any()
+    np.testing.assert_array_equal(after[others], before[others])
+    wanted = OWN * before[of_items] + vectors[of_items] @ np.asarray(known.kernel)
+    np.testing.assert_allclose(after[of_items], wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_random_changes_nothing(domain, catalogue, params):
-    assert start_item_embeddings(params, ItemEmbeddings(), domain, catalogue) is params
+    assert start_item_embeddings(params, ItemEmbeddings(), domain, catalogue)[0] is params
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign import domains
-from recalign.domains import statistics, vocabulary
+from recalign.domains import codes, statistics, vocabulary
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import MIN_EVENTS
 from recalign.domains.rating import PARTS
@@ -57,15 +57,22 @@ def with_other_held_out_events(raw, seed):
 def learned_from(domain, folder):
     """All that training sees of a domain, by name."""
     folder.mkdir()
-    vocabulary.train(domain.items, 400, folder)
+    vocabulary.train(domain.items, domain.id_pieces, 400, folder)
     popularity = Popularity().fit(*domain.train(), domain.num_items)
     nearest = ItemCooccurrence().fit(*domain.train(), domain.num_items)
+    ids = [
+        codes.make(method, codes.known_vectors(source, domain.items, *domain.train()), 2, 6, 0)
+        for method, source in (("rkmeans", "both"), ("pq", "co_occurrence"), ("pq", "titles"))
+    ]
     split, ratings = domain.split("train"), domain.rating_split("train")
     described = statistics.describe(domain)
     train = vars(split) | {f"rated_{name}": value for name, value in vars(ratings).items()}
     return train | {
         "vocabulary": np.frombuffer((folder / "spiece.model").read_bytes(), np.uint8),
-        "ids": domain.items["key"].to_numpy(object),
+        "keys": domain.items["key"].to_numpy(object),
+        "ids": domain.item_ids,
+        "ids of codes": np.stack([found.texts() for found in ids]),
+        "centres of codes": np.stack([found.codebooks.sum() for found in ids]),
         "popularity": popularity.order,
         "co-occurrence": nearest.by_item.toarray(),
         "vectors of texts": text_vectors(domain.items, 8),

@@ -58,8 +58,8 @@ class Hooks:
       on_saved: told the step of a checkpoint that is being written.
       on_nonfinite: told a step whose loss or gradient was not finite, its batch and the rows that
         make it so; gives what the user should look at.
-      initial_params: given fresh parameters, gives those that a new run starts from, laid out as
-        they are.
+      initial_state: given a fresh state, gives the one that a new run starts from, laid out as it
+        is.
     """
 
     evaluators: Sequence[Evaluator] = ()
@@ -69,7 +69,7 @@ class Hooks:
     has_enough: Callable[[], bool] = lambda: False
     on_saved: Callable[[int], None] = lambda step: None
     on_nonfinite: Callable[[int, Batch, np.ndarray], str] = lambda step, batch, rows: ""
-    initial_params: Callable[[Any], Any] | None = None
+    initial_state: Callable[[TrainState], TrainState] | None = None
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
     """Trains up to `total_steps`, going on where an earlier call with this folder was cut off.
 
     The state comes from, in this order: 1. the newest whole checkpoint, with optimiser and position
-    in the input; 2. `hooks.initial_params`, parameters alone; 3. scratch. Which one is logged. A
+    in the input; 2. `hooks.initial_state`; 3. scratch. Which one is logged. A
     checkpoint is saved before an evaluation begins, and an evaluation that was cut off is made up
     for, so that a run that was killed at any moment ends as one that was not.
 
@@ -118,9 +118,7 @@ def train(
         stack.enter_context(preemption.listening())
         preemption.safe_point()
         stack.callback(preemption.deferred()(checkpoints.close))
-        state = _first_state(
-            trainer, checkpoints, train_input, hooks.initial_params, accept_changes
-        )
+        state = _first_state(trainer, checkpoints, train_input, hooks.initial_state, accept_changes)
         first = int(state.step)
         hooks.on_start(first)
         stack.enter_context(preemption.deferred())
@@ -227,7 +225,7 @@ def _first_state(
     trainer: Trainer,
     checkpoints: Checkpoints,
     train_input: Iterator,
-    initial_params: Callable[[Any], Any] | None,
+    initial_state: Callable[[TrainState], TrainState] | None,
     accept_changes: bool,
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
@@ -236,11 +234,11 @@ def _first_state(
             trainer.abstract_state(), resumable, accept_changes=accept_changes
         )
     state = trainer.init_state()
-    if initial_params is None:
+    if initial_state is None:
         log.info("started from scratch, seed %d", trainer.seed)
         return state
     log.info("started from given parameters; optimiser and input start anew")
-    return trainer.begin(initial_params(state.params))
+    return initial_state(state)
 
 
 class _Meter:

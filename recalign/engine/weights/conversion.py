@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from recalign.engine.network.config import T5Config, check_shapes, parameter_shapes, recognise
 from recalign.engine.weights import hf, manifest, orbax, t5x, tokenizer
+from recalign.engine.weights.growth import HEAD, PAD_TOKEN, TABLE, NewTokens, check_grows, grow
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
 
@@ -25,7 +26,6 @@ FORMATS = {"t5x": t5x, "hf": hf, "orbax": orbax}
 # T5's vocabulary has 32,000 pieces and 100 sentinels. The public models have rows beyond them, so
 # that the table divides well; some tools cut them off again.
 REAL_ROWS, PADDED_ROWS = 32_100, 32_128
-PAD_TOKEN = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,12 +136,15 @@ def _told(folder: epath.Path, tensor: Tensor) -> Tensor:
     return dataclasses.replace(tensor, read=read)
 
 
-def load_params(path: str, config: T5Config | None = None) -> tuple[dict, dict]:
+def load_params(
+    path: str, config: T5Config | None = None, new: NewTokens | None = None
+) -> tuple[dict, dict]:
     """Reads the parameters of a checkpoint of any format.
 
     Args:
         path: see `open_weights`.
         config: the model that they are for; None for whatever the checkpoint is.
+        new: see `for_model`.
 
     Returns:
         The fields of `T5Config` that the checkpoint determines, and the parameter tree, numpy
@@ -153,7 +156,7 @@ def load_params(path: str, config: T5Config | None = None) -> tuple[dict, dict]:
     """
     weights = open_weights(path)
     if config is not None:
-        weights = for_model(weights, config)
+        weights = for_model(weights, config, new)
     flat = {
         name: tensor.read().astype(np.float32, copy=False)
         for name, tensor in weights.tensors.items()
@@ -161,8 +164,19 @@ def load_params(path: str, config: T5Config | None = None) -> tuple[dict, dict]:
     return weights.config, traverse_util.unflatten_dict(flat, sep="/")
 
 
-def for_model(weights: Weights, config: T5Config) -> Weights:
-    """The weights as `config` needs them: checked, and with its number of vocabulary rows."""
+def for_model(weights: Weights, config: T5Config, new: NewTokens | None = None) -> Weights:
+    """The weights as `config` needs them: checked, and with its number of vocabulary rows.
+
+    Args:
+        weights: what was opened.
+        config: of the model.
+        new: tokens that the vocabulary was extended by; a table of fewer rows than the model's
+            grows by them.
+    """
+    if new is not None:
+        check_grows(new, config.vocab_size)
+        if weights.config["vocab_size"] < config.vocab_size:
+            weights = with_new_tokens(weights, new, config.vocab_size)
     weights = with_rows(weights, config.vocab_size)
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
     check_shapes(shapes, parameter_shapes(config), weights.path)
@@ -173,6 +187,12 @@ def for_model(weights: Weights, config: T5Config) -> Weights:
             f"{wants} in the model"
         )
     return weights
+
+
+def with_new_tokens(weights: Weights, new: NewTokens, rows: int) -> Weights:
+    """The weights with a table of so many rows, of which some are for new tokens, see `grow`."""
+    tensors = grow(weights.path, weights.tensors, new, rows)
+    return Weights(weights.path, tensors, weights.config | {"vocab_size": rows})
 
 
 def with_rows(weights: Weights, rows: int) -> Weights:
@@ -188,7 +208,7 @@ def with_rows(weights: Weights, rows: int) -> Weights:
     what = "cut off" if rows < has else "added as copies of the padding token's"
     log.warning("%s: %d vocabulary rows %s", weights.path, abs(has - rows), what)
     tensors = dict(weights.tensors)
-    for name, axis in (("token_embedder/embedding", 0), ("decoder/logits_dense/kernel", 1)):
+    for name, axis in ((TABLE, 0), (HEAD, 1)):
         if name in tensors:
             tensors[name] = _resized(tensors[name], rows, axis)
     return Weights(weights.path, tensors, weights.config | {"vocab_size": rows})
@@ -209,6 +229,7 @@ def convert(
     to: str,
     vocab_size: int | None = None,
     find_vocabulary: Callable[[Weights], bytes | None] = lambda weights: None,
+    new: NewTokens | None = None,
 ) -> Weights:
     """Writes a checkpoint again in another format, bit by bit the same values.
 
@@ -216,14 +237,18 @@ def convert(
         source: see `open_weights`.
         destination: a folder that is empty or does not exist.
         to: 'hf', 't5x' or 'orbax'.
-        vocab_size: 32,100 or 32,128, to cut off or add padding rows; None to leave them.
+        vocab_size: 32,100 or 32,128, to cut off or add padding rows; None to leave them. With new
+            tokens, any number that has room for them.
+        new: tokens that its vocabulary was extended by, for which rows are made.
         find_vocabulary: gives the vocabulary of what was opened, see `write_weights`.
 
     Returns:
         What was written.
     """
     weights = open_weights(source)
-    if vocab_size is not None:
+    if new is not None:
+        weights = with_new_tokens(weights, new, vocab_size)
+    elif vocab_size is not None:
         weights = with_rows(weights, vocab_size)
         has = weights.config["vocab_size"]
         if has != vocab_size:

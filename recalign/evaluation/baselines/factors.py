@@ -1,11 +1,9 @@
 """Matrix factorisation for next-item prediction."""
 
-import sys
 from typing import Self
 
 import numpy as np
 import scipy.sparse as sp
-import tqdm
 from threadpoolctl import threadpool_limits
 
 from recalign.evaluation.baselines.rankers import Histories, VectorRanker, checked
@@ -69,13 +67,7 @@ class BPR(VectorRanker):
         with threadpool_limits(1, "blas"):
             model = BayesianPersonalizedRanking(num_threads=1, **self._options)
             best, best_value, best_look = None, -np.inf, 0
-            looks = tqdm.trange(
-                self._looks,
-                desc="BPR-MF",
-                unit=f"{self._options['iterations']} epochs",
-                disable=not sys.stderr.isatty(),
-            )
-            for look in looks:
+            for look in range(self._looks):
                 # A second call goes on from the vectors of the first; the same seed would draw the
                 # same triples again.
                 model.random_state = np.random.default_rng([self._seed, look])
@@ -87,7 +79,6 @@ class BPR(VectorRanker):
                     best, best_value, best_look = (self._users, self.items), value, look
                 elif look - best_look >= self._patience:
                     break
-            looks.close()
         self._users, self.items = best
         return self
 

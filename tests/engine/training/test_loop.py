@@ -190,9 +190,9 @@ class BrokenBatches(CopyTask):
 
 
 def with_infinite_token(fresh):
-    params = jax.tree.map(np.array, fresh)
+    params = jax.tree.map(np.array, fresh.params)
     params["token_embedder"]["embedding"][31] = np.inf
-    return params
+    return fresh.replace(params=params)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_path):
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_pat
         told.append((step, rows.tolist(), batch["encoder_input_tokens"][1].tolist()))
         return "Look there."
 
-    hooks = Hooks(initial_params=with_infinite_token, on_nonfinite=on_nonfinite)
+    hooks = Hooks(initial_state=with_infinite_token, on_nonfinite=on_nonfinite)
     with pytest.raises(UserError, match=r"not finite at step 3 \(rows \[1\]\)\. Look there"):
         run(
             tmp_path,
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_pat
 
 
 def test_a_skipped_batch_changes_nothing(tmp_path):
-    hooks = Hooks(initial_params=with_infinite_token)
+    hooks = Hooks(initial_state=with_infinite_token)
     options = {"subject": trainer(optax.sgd(0.01)), "hooks": hooks}
     before = run(tmp_path / "before", 2, BrokenBatches(), **options)
     after = run(tmp_path / "after", 3, BrokenBatches(), nonfinite="skip", **options)
@@ -374,12 +374,13 @@ def test_an_average_of_the_parameters_is_evaluated_saved_and_gone_on_with(tmp_pa
 
 
 @pytest.mark.parametrize("average", [False, True])
-def test_a_new_run_starts_from_the_parameters_it_is_given(tmp_path, average):
+def test_a_new_run_starts_from_the_state_it_is_given(tmp_path, average):
     def twice(params):
         return jax.tree.map(lambda leaf: 2 * leaf, params)
 
-    optimizer = average_parameters(adafactor(0.05)) if average else None
-    state = run(tmp_path, 0, subject=trainer(optimizer), hooks=Hooks(initial_params=twice))
+    subject = trainer(average_parameters(adafactor(0.05)) if average else None)
+    hooks = Hooks(initial_state=lambda fresh: subject.begin(twice(fresh.params)))
+    state = run(tmp_path, 0, subject=subject, hooks=hooks)
     wanted = twice(trainer().init_state().params)
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
     trained = trained_parameters(state.params, state.opt_state)

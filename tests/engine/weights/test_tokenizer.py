@@ -17,6 +17,7 @@ from recalign.errors import UserError
 from tests.engine.weights.test_hf import folder, logits
 
 ITEMS = 300
+PIECES = [f"\u2581#{index:03d}" for index in range(ITEMS)]
 TEXTS = (
     "history: #000 Red car, #127 Blue car.",
     "#127",
@@ -24,6 +25,7 @@ TEXTS = (
     "  two  spaces ",
     "Ünïcode ½ ﬁ \uff21\uff22 \u200b — 日本語 ♥",
     "a<b\nc\td",
+    "bought: <a_17><b_3>; <a_2><b_30> Red car; (<a_1>)",
     "",
 )
 
@@ -36,7 +38,7 @@ def own(tmp_path_factory):
     rng = random.Random(0)
     titles = [" ".join(rng.choices(words, k=3)) for _ in range(ITEMS)]
     items = {"title": titles, "brand": [""] * ITEMS, "categories": [[]] * ITEMS}
-    vocabulary.train(pd.DataFrame(items), 400, path)
+    vocabulary.train(pd.DataFrame(items), PIECES, 400, path)
     return (path / vocabulary.FILE_NAME).read_bytes()
 
 
@@ -44,6 +46,15 @@ def own(tmp_path_factory):
 def t5(shared):
     """The public one."""
     return (shared / "vocab/t5/spiece.model").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def extended(shared, tmp_path_factory):
+    """The public one, extended by ids that are codes."""
+    path = tmp_path_factory.mktemp("extended")
+    pieces = [f"\u2581<a_{n}>" for n in range(40)] + [f"<b_{n}>" for n in range(40)]
+    vocabulary.copy(shared / "vocab/t5/spiece.model", path, pieces)
+    return (path / vocabulary.FILE_NAME).read_bytes()
 
 
 def with_sentinels(model):
@@ -68,7 +79,7 @@ def texts(model):
         yield "".join(rng.choices(characters, k=rng.randrange(1, 40)))
 
 
-@pytest.mark.parametrize("which", ["own", "t5"])
+@pytest.mark.parametrize("which", ["own", "t5", "extended"])
 @pytest.mark.parametrize("kind", ["AutoTokenizer", "T5Tokenizer"])
 def test_transformers_gives_the_tokens_of_sentencepiece(tmp_path, request, which, kind):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")

@@ -1,0 +1,94 @@
+"""Embeddings of items that are partly a map of what is known of the items.
+
+With it, the table of token embeddings is own + vectors · kernel, of which `own` and the kernel are
+trained, as in LightFM (Kula 2015, arXiv:1507.08439): what training says of one item, it says of all
+that are like it, so that rare items learn from others. The network knows the table alone, which is
+what is evaluated, saved and asked: gradients of both parts follow from those of the table, and the
+optimiser turns the updates of both into one of the table.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from recalign.engine.training.adafactor import Optimizer
+from recalign.engine.training.averaging import AverageState
+
+_TABLE = ("token_embedder", "embedding")
+
+
+class SideInformationState(NamedTuple):
+    """The state of `train_with_side_information`.
+
+    Attributes:
+        vectors: float32[vocabulary, size], never trained; 0 for tokens that nothing is known of.
+        kernel: float32[size, emb].
+        inner: the state of the optimiser that trains both parts.
+    """
+
+    vectors: jax.Array
+    kernel: jax.Array
+    inner: optax.OptState
+
+
+def train_with_side_information(
+    optimizer: optax.GradientTransformation, size: int, seed: int = 0
+) -> optax.GradientTransformation:
+    """An optimiser that moves embeddings along vectors of items as well as one by one.
+
+    Vectors are 0 until `tell` gives them.
+
+    Args:
+        optimizer: trains the parameters, of which `token_embedder/embedding` is the table's own
+            part, and "kernel".
+        size: how many numbers a vector has.
+        seed: of the kernel at first, which keeps the length of vectors.
+    """
+
+    def init(params: Any) -> SideInformationState:
+        rows, columns = _table(params).shape
+        kernel = jax.random.normal(jax.random.key(seed), (size, columns)) * size**-0.5
+        inner = optimizer.init({**params, "kernel": kernel})
+        return SideInformationState(jnp.zeros((rows, size)), kernel, inner)
+
+    def update(
+        gradients: Any, state: SideInformationState, params: Any
+    ) -> tuple[Any, SideInformationState]:
+        vectors, kernel, inner = state
+        own = _table(params) - vectors @ kernel
+        updates, inner = optimizer.update(
+            {**gradients, "kernel": vectors.T @ _table(gradients)},
+            inner,
+            {**_with_table(params, own), "kernel": kernel},
+        )
+        moved = updates.pop("kernel")
+        updates = _with_table(updates, _table(updates) + vectors @ moved)
+        return updates, SideInformationState(vectors, kernel + moved, inner)
+
+    if isinstance(optimizer, Optimizer):
+        return Optimizer(init, update, optimizer.learning_rate)
+    return optax.GradientTransformation(init, update)
+
+
+def told(opt_state: optax.OptState) -> SideInformationState | None:
+    """The state of `train_with_side_information` within another one; None if there is none."""
+    if isinstance(opt_state, SideInformationState):
+        return opt_state
+    return told(opt_state.inner) if isinstance(opt_state, AverageState) else None
+
+
+def tell(opt_state: optax.OptState, vectors: jax.Array) -> optax.OptState:
+    """The state with these vectors instead, float32[vocabulary, size]; params are to fit them."""
+    if isinstance(opt_state, SideInformationState):
+        return opt_state._replace(vectors=vectors)
+    return opt_state._replace(inner=tell(opt_state.inner, vectors))
+
+
+def _table(params: Any) -> jax.Array:
+    return params[_TABLE[0]][_TABLE[1]]
+
+
+def _with_table(params: Any, table: jax.Array) -> dict:
+    return {**params, _TABLE[0]: {**params[_TABLE[0]], _TABLE[1]: table}}
