@@ -78,6 +78,10 @@ class ItemToItem(DenseRanker):
         for rows in chunks(np.full(shape[0], num_items), CHUNK_ENTRIES):
             yield rows, read[rows] @ self.weights
 
+    def _take_memory(self, num_items: int) -> None:
+        name, needed = type(self).__name__, check_memory(num_items, type(self).__name__)
+        log.info("%s over %d items takes %.1f GiB of memory", name, num_items, needed / 2**30)
+
     def _choose(
         self,
         solve: Callable[..., np.ndarray],
@@ -131,7 +135,7 @@ class EASE(ItemToItem):
         Raises:
           UserError: the matrices do not fit into memory.
         """
-        check_memory(num_items, "EASE")
+        self._take_memory(num_items)
         users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         shape = (len(offsets) - 1, num_items)
         taken = _matrix(np.ones(len(events)), users, checked(offsets, events, num_items), shape)
@@ -186,7 +190,7 @@ class SLIT(ItemToItem):
         Raises:
           UserError: the matrices do not fit into memory.
         """
-        check_memory(num_items, "SLIT")
+        self._take_memory(num_items)
         rows, items, ages, targets = prefixes(offsets, checked(offsets, events, num_items))
         shape = (len(targets), num_items)
         came_next = _matrix(np.ones(len(targets)), np.arange(len(targets)), targets, shape)
@@ -245,7 +249,7 @@ class TALE(ItemToItem):
         Raises:
           UserError: the matrices do not fit into memory.
         """
-        check_memory(num_items, "TALE")
+        self._take_memory(num_items)
         rows, entries, nexts = _prefix_entries(offsets, checked(offsets, events, num_items))
         shape = (len(nexts), num_items)
         gaps = np.abs(self._times[nexts][rows] - self._times[entries])
@@ -315,15 +319,14 @@ def _prefix_entries(
     return rows, nexts[rows] - 1 - ages, nexts
 
 
-def check_memory(num_items: int, name: str) -> None:
-    """Says what a closed form over a catalogue takes, and refuses what the machine lacks.
+def check_memory(num_items: int, name: str) -> int:
+    """The bytes that a closed form over a catalogue takes; refuses what the machine lacks.
 
     Raises:
       UserError: too large; what would fit is said.
     """
     needed = MATRICES * 4 * num_items**2
     free = psutil.virtual_memory().available
-    log.info("%s over %d items takes %.1f GiB of memory", name, num_items, needed / 2**30)
     if needed > free:
         fits = int((free / (4 * MATRICES)) ** 0.5)
         raise UserError(
@@ -331,6 +334,7 @@ def check_memory(num_items: int, name: str) -> None:
             f"{free / 2**30:.1f} are free: it fits catalogues of up to {fits} items. Choose "
             "another baseline, such as cooccurrence, or prepare the domain with fewer items"
         )
+    return needed
 
 
 def _regression(read: sp.csr_array, came_next: sp.csr_array, penalty: float) -> np.ndarray:
