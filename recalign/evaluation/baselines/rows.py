@@ -7,7 +7,7 @@ choose, such as when to stop, choose it on the validation split.
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 Rows = dict[str, dict[str, float]]
 
+DAY = 86_400  # seconds, the unit of timestamps
+
 
 def _bpr(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.factors import BPR
@@ -53,6 +55,13 @@ def _slit(domain: Domain, seed: int) -> Ranker:
     return SLIT(held, held.targets)
 
 
+def _tale(domain: Domain, seed: int) -> Ranker:
+    from recalign.evaluation.baselines.closed_form import TALE
+
+    held = domain.split("validation")
+    return TALE(held, held.targets, domain.train_times() / DAY)
+
+
 def _sasrec(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
@@ -61,10 +70,34 @@ def _sasrec(domain: Domain, seed: int) -> Ranker:
     return SASRecRanker(held, held.targets, Recipe(seed=seed))
 
 
+def _sasrec_prefixes(domain: Domain, seed: int, **sizes: Any) -> Ranker:
+    from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
+    from recalign.evaluation.baselines.sasrec.training import Recipe
+
+    held = domain.split("validation")
+    recipe = Recipe(seed=seed, prefixes=True, learning_rate=5e-4)
+    return SASRecRanker(held, held.targets, recipe, dim=64, num_heads=1, newest_first=True, **sizes)
+
+
+def _bsarec(domain: Domain, seed: int) -> Ranker:
+    return _sasrec_prefixes(domain, seed, low_pass=5, filter_share=0.7)
+
+
 def _check_closed_form(domain: Domain, label: str) -> None:
     from recalign.evaluation.baselines.closed_form import check_memory
 
     check_memory(domain.num_items, label)
+
+
+def _check_tale(domain: Domain, label: str) -> None:
+    times = domain.train_times()
+    if times is None or np.isnan(times).any():
+        lacking = "no timestamps" if times is None else "events without a timestamp"
+        raise UserError(
+            f"{label} weighs neighbours by the time between them, and {domain.name} has {lacking}: "
+            "choose slit, which counts events instead"
+        )
+    _check_closed_form(domain, label)
 
 
 class Ranking(NamedTuple):
@@ -98,7 +131,10 @@ RANKERS: Mapping[str, Ranking] = {
     "bpr": Ranking("BPR-MF", _bpr, seeded=True),
     "ease": Ranking("EASE", _ease, check=_check_closed_form),
     "slit": Ranking("SLIT", _slit, check=_check_closed_form),
+    "tale": Ranking("TALE", _tale, check=_check_tale),
     "sasrec": Ranking("SASRec", _sasrec, seeded=True),
+    "sasrec_prefixes": Ranking("SASRec, prefixes", _sasrec_prefixes, seeded=True),
+    "bsarec": Ranking("BSARec", _bsarec, seeded=True),
 }
 RATERS: Mapping[str, Rating] = {
     "global_mean": Rating("global mean", lambda held, seed: GlobalMean()),
