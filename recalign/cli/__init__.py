@@ -13,6 +13,7 @@ from recalign.cli.cache import cache
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
 from recalign.cli.prepare import prepare
+from recalign.cli.quiet import silence_tensorflow
 from recalign.cli.recommend import recommend
 from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
@@ -55,6 +56,7 @@ for command in (
 
 def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
+    silence_tensorflow()
     try:
         recalign(prog_name="recalign")
     except Preempted as error:

@@ -1,8 +1,11 @@
 """Answers that are items: the tokens to write, and how many of them are given.
 
 An answer may continue the history: "#213 #289", where #213 was bought last and #289 is to be found.
-What it begins with is then given, in training as in evaluation, and no loss is taken of it. In a
-sample, these tokens are the feature `given`; they stand at the beginning of `targets` too.
+What it begins with is then given, in training as in evaluation, and no loss is taken of it.
+
+To SeqIO our samples are `inputs` and `targets` like any others: `targets` is the whole answer, and
+a converter of SeqIO's own learns all of it. What of it is given stands in the field `given` beside
+it. A mixture passes on no such field; there `mark_given` marks these tokens in `targets` itself.
 """
 
 from collections.abc import Mapping
@@ -13,6 +16,9 @@ import tensorflow as tf
 from recalign.errors import UserError
 from recalign.samples.items import ItemTexts
 from recalign.samples.sequences import Example, Lengths
+
+# A length of no feature, which tells a task's last step to mark given tokens.
+_MARKED = "given_marked"
 
 
 class Answers:
@@ -68,7 +74,7 @@ class Answers:
           following: int32[f], the item to find, and in training those after it.
 
         Returns:
-          `targets` int32[t], the whole answer, and `given` int32[g], what of it is given.
+          `targets` int32[t], the whole answer, and `given` int32[g], what it begins with.
         """
         begin = history[tf.maximum(tf.size(history) - self._answer_prefix, 0) :]
         following = following[: self._next_items]
@@ -95,14 +101,26 @@ class Answers:
         return tf.boolean_mask(rows, tf.sequence_mask(counts, tf.shape(rows)[1]))
 
 
+def mark_given(lengths: Lengths) -> dict[str, int]:
+    """The same lengths, by which a dataset has each given token of `targets` as its negative.
+
+    Only `FeatureConverter` reads that. SeqIO hands the lengths to every task of a mixture, be it
+    foreign to this.
+    """
+    return {**lengths, _MARKED: 1}
+
+
 def to_tokens(
-    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Lengths | None,
 ) -> tf.data.Dataset:
     """Every sample's features as tokens; the last step of every task.
 
-    Strings are encoded, and ended by EOS. What are tokens already is whole. Where no feature
-    `given` is, nothing is given.
+    Strings are encoded, and ended by EOS. What are tokens already is whole. Given tokens are marked
+    where `sequence_length` is of `mark_given`.
     """
+    marked = _MARKED in (sequence_length or {})
 
     def encode(feature: seqio.Feature, value: tf.Tensor) -> tf.Tensor:
         if value.dtype != tf.string:
@@ -111,31 +129,29 @@ def to_tokens(
         return tf.concat([vocabulary.encode_tf(value), [vocabulary.eos_id]], 0)
 
     def tokens(sample: Example) -> Example:
-        sample = {"given": tf.zeros([0], tf.int32), **sample}
         encoded = {name: encode(f, sample[name]) for name, f in output_features.items()}
-        return sample | encoded
+        return _negate_given(sample | encoded) if marked else sample | encoded
 
     return dataset.map(tokens, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class FeatureConverter(seqio.EncDecFeatureConverter):
-    """SeqIO's encoder-decoder features, in which `given` tokens weigh nothing.
+    """SeqIO's encoder-decoder features, in which given tokens weigh nothing.
 
-    A dataset without the feature `given`, such as a foreign task's, gives nothing.
+    They are those of the field `given`, and those that are marked, see `mark_given`.
     """
 
     def __call__(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        """See SeqIO, whose evaluator tells the length of every feature of a task."""
+        """See SeqIO; lengths may be of `mark_given`."""
         lengths = {name: task_feature_lengths[name] for name in self.TASK_FEATURES}
         return super().__call__(ds, lengths)
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        if "given" in ds.element_spec:
-            ds = ds.map(_negate_given, num_parallel_calls=tf.data.AUTOTUNE)
+        ds = ds.map(_negate_given, num_parallel_calls=tf.data.AUTOTUNE)
         return super()._convert_features(ds, task_feature_lengths)
 
     def _convert_example(self, features: Example) -> Example:
@@ -146,7 +162,8 @@ class FeatureConverter(seqio.EncDecFeatureConverter):
 
 def _negate_given(sample: Example) -> Example:
     """Given tokens as negative numbers: packing, to which 0 is padding, keeps them apart so."""
-    rest = dict(sample)
-    given, targets = rest.pop("given"), rest.pop("targets")
-    begins = tf.range(tf.size(targets)) < tf.size(given)
-    return {**rest, "targets": tf.where(begins, -targets, targets)}
+    if "given" not in sample:
+        return sample
+    targets = sample["targets"]
+    begins = tf.range(tf.size(targets)) < tf.size(sample["given"])
+    return {**sample, "targets": tf.where(begins, -tf.abs(targets), targets)}

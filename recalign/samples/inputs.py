@@ -14,7 +14,7 @@ from etils import epath
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
-from recalign.samples.answers import FeatureConverter
+from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import check_readable
 from recalign.samples.registry import domain_in, domain_of, follow_data_dir
 
@@ -55,7 +55,7 @@ def train_batches(
       UserError: nothing of that name is registered, its domain is not prepared, a task of it is to
         be read from a cache and is in none, or has no sample.
     """
-    lengths = dict(task_feature_lengths)
+    lengths = mark_given(task_feature_lengths)
     provider = mixture_or_task(mixture_or_task_name, module)
     if use_cached:
         _check_cached(provider, cache_dirs)

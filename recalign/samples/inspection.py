@@ -7,6 +7,8 @@ import gin
 import numpy as np
 import seqio
 
+from recalign.samples.answers import mark_given
+
 MEASURED = 1000
 
 
@@ -63,11 +65,12 @@ def samples(
 ) -> Iterator[Sample]:
     """The samples of one epoch, in the order and with the masks of a seed."""
     vocabulary = provider.output_features["inputs"].vocabulary
-    for example in _examples(provider, dict(lengths), split, seed):
+    for example in _examples(provider, mark_given(lengths), split, seed):
+        targets = example["targets"]
         yield Sample(
             vocabulary.decode(example["inputs"].tolist()),
-            vocabulary.decode(example["targets"].tolist()),
-            vocabulary.decode(example["given"].tolist()),
+            vocabulary.decode(abs(targets).tolist()),
+            vocabulary.decode((-targets[targets < 0]).tolist()),
             len(example["inputs"]),
             len(example["targets"]),
         )

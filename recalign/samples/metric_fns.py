@@ -27,10 +27,12 @@ class NextItem(NamedTuple):
     Attributes:
       item: the item index to find.
       seen: int32[h], the whole history.
+      given: int32[g], the tokens that the answer begins with.
     """
 
     item: int
     seen: np.ndarray
+    given: np.ndarray
 
 
 def next_item_or_texts(
@@ -40,14 +42,14 @@ def next_item_or_texts(
 
     Args:
       decoded: what was written; of several beams, the best comes last, as in T5X.
-      example: with `item` and `seen`, see `recalign.samples.retrieval`.
+      example: with `item`, `seen` and `given`, see `recalign.samples.retrieval`.
       is_target: whether `decoded` is the example's target, or else a prediction.
 
     Returns:
       The target, or the predicted texts, best first.
     """
     if is_target:
-        return NextItem(int(example["item"]), np.asarray(example["seen"]))
+        return NextItem(int(example["item"]), *(np.asarray(example[f]) for f in ("seen", "given")))
     return [decoded] if isinstance(decoded, str) else list(decoded)[::-1]
 
 
@@ -61,7 +63,8 @@ def full_ranking(
 
     A decoder that knows nothing of `seen` spends beams on items of the history. Their removal
     shortens the lists, so `full_unseen` has the cut-offs that the shortest list still reaches: ask
-    for more beams to get more of them.
+    for more beams to get more of them. An answer is an item, or the whole answer, what is given
+    included, as a decoder writes it that is not told what is.
 
     Args:
       targets: of m examples.
@@ -74,9 +77,21 @@ def full_ranking(
     """
     items = item_texts(domain, data_dir)
     # What the vocabulary reads from an item's tokens need not be the text they were made from.
-    texts = domain_vocabulary(domain, data_dir).tokenizer.decode(items.target_tokens.tolist())
+    decode = domain_vocabulary(domain, data_dir).tokenizer.decode
+    texts = decode(items.target_tokens.tolist())
     index_of = {"": metrics.EMPTY} | {text: item for item, text in enumerate(texts)}
-    ranked = np.array([[index_of.get(text, NOT_AN_ITEM) for text in row] for row in predictions])
+
+    def read(text: str, begin: str) -> int:
+        rest = text.removeprefix(f"{begin} ") if begin else text
+        return index_of.get(text, index_of.get(rest, NOT_AN_ITEM))
+
+    begins = decode([target.given.tolist() for target in targets])
+    ranked = np.array(
+        [
+            [read(text, begin) for text in row]
+            for row, begin in zip(predictions, begins, strict=True)
+        ]
+    )
     wanted = np.array([target.item for target in targets])
     offsets = np.cumsum([0, *(len(target.seen) for target in targets)])
     events = np.concatenate([np.zeros(0, np.int64), *(target.seen for target in targets)])

@@ -102,8 +102,6 @@ def _add_tasks(
     features = {
         side: seqio.Feature(vocabulary=vocabulary, add_eos=True) for side in ("inputs", "targets")
     }
-    # What of the targets is given stands at their beginning, so that EOS never ends it.
-    features["given"] = seqio.Feature(vocabulary=vocabulary, add_eos=False)
     of_domain = functools.partial(functools.partial, domain=name, data_dir=folder)
 
     def add(kind: str, examples, to_sample, *finish, build: str = name, **judged_by) -> str:

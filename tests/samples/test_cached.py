@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -95,6 +96,24 @@ def test_a_cache_holds_the_same_examples_and_they_give_the_same_samples(kind):
         assert_same(live, cached)
         if split == "train":
             assert_same(samples(task, live), samples(task, cached))
+
+
+@pytest.mark.usefixtures("known_cache")
+def test_what_is_given_is_known_of_cached_tasks_and_seqios_converter_takes_them():
+    gin.bind_parameter("retrieval.retrieval.answer_prefix", 1)
+    name, options = "testshop_retrieval_only", {"use_cached": True}
+    try:
+        [ours] = itertools.islice(inputs.train_batches(name, LENGTHS, 4, 0, **options), 1)
+        converter = seqio.EncDecFeatureConverter(pack=True)
+        plain = seqio.get_dataset(name, LENGTHS, converter, shuffle=True, seed=0, **options)
+        [plain] = plain.batch(4).take(1).as_numpy_iterator()
+    finally:
+        gin.clear_config()
+    # One piece is given, one is to be found, and EOS follows.
+    assert ours["decoder_loss_weights"][:, :6].tolist() == [[0, 1, 1, 0, 1, 1]] * 4
+    assert plain["decoder_loss_weights"][:, :6].tolist() == [[1] * 6] * 4
+    for found in (ours, plain):
+        assert (found["decoder_target_tokens"][:, [2, 5]] == 1).all()
 
 
 def batches(count=8, seed=0, **options):
