@@ -20,6 +20,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, Rows, judge
 from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.runs import details
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,16 @@ class Evaluation:
     def baselines(self, found: Sequence[Examples]) -> dict[str, Rows]:
         """The metrics of what stands beside the network, by task and name, with intervals."""
         return {e.task: self._judge(e).baselines(e) for e in found}
+
+    def answers(
+        self, params: Any, found: Sequence[Examples], seed: int
+    ) -> dict[str, dict[str, Any]]:
+        """What a few examples of each retrieval task come to, see `details.answer`."""
+        return {
+            e.task: details.answer(self.catalogue_model(e), params, e, self._data.decode, seed)
+            for e in found
+            if type(e) is RetrievalExamples
+        }
 
     def mix(
         self,

@@ -27,6 +27,7 @@ from recalign.evaluation.examples import (
 from recalign.evaluation.groups import with_groups
 from recalign.evaluation.metrics import CUTOFFS
 from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def domain_rows(
         check(domain, name)
     return {
         (RANKERS | RATERS)[name].label: _row(domain, split, name, seeds)
-        for name in names or possible(domain)
+        for name in track(names or possible(domain), f"baselines of {domain.name}", "baseline")
     }
 
 
