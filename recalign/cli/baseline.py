@@ -21,8 +21,9 @@ from recalign.cli.options import data_dir_option, output_file, parse_seeds
     default=["all"],
     show_default=True,
     metavar="NAME",
-    help="popularity, cooccurrence, bpr, ease, slit, sasrec; with ratings also global_mean, "
-    "user_mean, item_mean, biased_mf; or all. May be given several times.",
+    help="popularity, cooccurrence, bpr, ease, slit, tale, sasrec, sasrec_prefixes, bsarec; with "
+    "ratings also global_mean, user_mean, item_mean, biased_mf; or all. May be given several "
+    "times.",
 )
 @click.option("--domain", required=True, help="A prepared domain.")
 @click.option(

@@ -160,6 +160,12 @@ class Domain:
         offsets = _offsets(lengths)
         return Sequences(offsets, self.events[_positions(self.offsets[:-1], lengths)])
 
+    def train_times(self) -> np.ndarray | None:
+        """When the events of `train()` were, in their order, as in `timestamps`; None without."""
+        if self.timestamps is None:
+            return None
+        return self.timestamps[_positions(self.offsets[:-1], _train_lengths(self.lengths))]
+
     def split(self, name: str) -> Split:
         """The examples of "train", "validation" or "test" (leave-one-out).
 

@@ -20,6 +20,7 @@ from recalign.evaluation.baselines.rankers import (
     chunks,
 )
 from recalign.evaluation.examples import RetrievalExamples
+from recalign.evaluation.groups import with_groups
 from recalign.evaluation.metrics import CUTOFFS, EMPTY
 from recalign.evaluation.outcomes import Evaluated, evaluate_lists
 
@@ -121,7 +122,8 @@ def evaluate_sum(
     found = Evaluated({}, {})
     for protocol, lists in ranked.items():
         found |= evaluate_lists(lists, examples.targets, num_items, protocol, examples.users)
-    return found
+    histories = examples.offsets, examples.events
+    return with_groups(found, examples.domain.train(), num_items, *histories, examples.targets)
 
 
 _PROTOCOLS = ("full", "full_unseen")

@@ -24,10 +24,8 @@ import numpy as np
 from recalign.errors import UserError
 from recalign.evaluation import metrics
 from recalign.evaluation.intervals import intervals, resampled_means
+from recalign.evaluation.report import ENDS, name_end
 from recalign.files import replacing
-
-LOW, HIGH = "low", "high"
-"""`<metric>/low` and `<metric>/high` are the ends of the interval of `<metric>`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +151,8 @@ def summarise(seeds: Sequence[Evaluated]) -> dict[str, float]:
       seeds: one model, or one trained with several seeds, on the same examples.
 
     Returns:
-      `<protocol>/<metric>`, and for what is a mean over users also `<protocol>/<metric>/low` and
-      `…/high`.
+      `<protocol>/<metric>`, and for what is a mean over users also `<protocol>/low/<metric>` and
+      `<protocol>/high/<metric>`.
     """
     first, *_ = seeds
     row = {name: float(np.mean([each.metrics[name] for each in seeds])) for name in first.metrics}
@@ -197,9 +195,9 @@ def _ends(
     protocol: str, names: Sequence[str], ends: np.ndarray, row: Mapping[str, float]
 ) -> dict[str, float]:
     return {
-        f"{protocol}/{name}/{end}": float(value)
+        name_end(f"{protocol}/{name}", end): float(value)
         for name, pair in zip(names, ends, strict=True)
-        for end, value in zip((LOW, HIGH), pair, strict=True)
+        for end, value in zip(ENDS, pair, strict=True)
         if f"{protocol}/{name}" in row
     }
 

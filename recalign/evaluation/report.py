@@ -2,7 +2,9 @@
 
 * `metrics.json`: the last evaluation, a flat object
   `"<task>/<split>/<protocol>/<metric>": number`, and where that is a mean over users also
-  `"…/<metric>/low"` and `"…/<metric>/high"`, the ends of its 95 % interval.
+  `"<task>/<split>/<protocol>/low/<metric>"` and `"…/high/<metric>"`, the ends of its 95 % interval.
+  Hit rates by group of examples are `"…/hr@10/<group>"`, and how many these are,
+  `"…/examples/<group>"`.
 * `metrics.jsonl`: one line an evaluation, `{"step": …, "split": …, "<name>": number, …}`.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from recalign.errors import UserError
+from recalign.evaluation import groups
 from recalign.files import replacing
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
@@ -33,6 +36,10 @@ PROTOCOLS = {
 SURE = ("hr@10", "ndcg@10", "rmse", "mae")
 """Columns that show the interval; the files have those of all."""
 
+ENDS = ("low", "high")
+"""Of an interval."""
+_OF_ENDS = tuple(f"/{end}" for end in ENDS)
+
 _LEADING_ZERO = re.compile(r"(?<!\d)0\.")
 
 
@@ -47,7 +54,7 @@ def format_tables(
     the 95 % interval in brackets.
 
     Args:
-      rows: `{"model": {"full/hr@10": …, "full/hr@10/low": …}, "popularity": …}`, in the order to
+      rows: `{"model": {"full/hr@10": …, "full/low/hr@10": …}, "popularity": …}`, in the order to
         print; see `recalign.evaluation.outcomes.summarise`.
       columns: metrics to show, without protocol; those that no row has are left out.
       signed: names of the rows that are differences.
@@ -56,7 +63,9 @@ def format_tables(
       The tables, each under a line that says its protocol.
     """
     names = dict.fromkeys(name for row in rows.values() for name in row)
-    protocols = dict.fromkeys([*PROTOCOLS, *(name.rpartition("/")[0] for name in names)])
+    found = (name.rpartition("/")[0] for name in names)
+    others = (protocol for protocol in found if not protocol.endswith(_OF_ENDS))
+    protocols = dict.fromkeys([*PROTOCOLS, *others])
     tables = []
     for protocol in protocols:
         shown = [c for c in columns if f"{protocol}/{c}" in names]
@@ -70,7 +79,23 @@ def format_tables(
         ]
         meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
         tables.append(f"{protocol}{meaning}\n\n{markdown([head, *body])}")
+        if by_group := _group_table(rows, protocol):
+            tables.append(by_group)
     return "\n\n".join(tables)
+
+
+def _group_table(rows: Mapping[str, Mapping[str, float]], protocol: str) -> str:
+    """The hit rates by group, see `recalign.evaluation.groups`; empty where no row has any."""
+    metric, numbers = f"{protocol}/{groups.METRIC}", f"{protocol}/{groups.NUMBER}"
+    having = {n: row for n, row in rows.items() if f"{numbers}/{groups.GROUPS[0]}" in row}
+    if not having:
+        return ""
+    first = next(iter(having.values()))
+    shown = [group for group in groups.GROUPS if f"{metric}/{group}" in first]
+    head = ["", *(f"{group} ({first[f'{numbers}/{group}']:,.0f})" for group in shown)]
+    body = [[n, *(f"{row[f'{metric}/{g}']:.4f}" for g in shown)] for n, row in having.items()]
+    told = f"{metric} by the target of an example, with the number of examples"
+    return f"{told}\n\n{markdown([head, *body])}"
 
 
 def format_report(
@@ -157,10 +182,16 @@ def _cell(row: Mapping[str, float], metric: str, signed: bool) -> str:
     if (value := row.get(metric)) is None:
         return "-"
     cell = f"{value:+.4f}" if signed else f"{value:.4f}"
-    low, high = row.get(f"{metric}/low"), row.get(f"{metric}/high")
+    low, high = (row.get(name_end(metric, end)) for end in ENDS)
     if low is None or high is None or metric.rpartition("/")[2] not in SURE:
         return cell
     return f"{cell} {format_ends(low, high)}"
+
+
+def name_end(metric: str, end: str) -> str:
+    """What an end of a metric's interval is called: `full/hr@10` → `full/low/hr@10`."""
+    protocol, _, name = metric.rpartition("/")
+    return f"{protocol}/{end}/{name}"
 
 
 def format_ends(low: float, high: float) -> str:

@@ -13,7 +13,7 @@ import gin
 import recalign.gin as gin_files
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Evaluated, summarise
-from recalign.evaluation.report import format_ends, markdown
+from recalign.evaluation.report import ENDS, format_ends, markdown, name_end
 from recalign.progress import track
 from recalign.runs import configuration
 from recalign.runs.directory import FREE, RunDirectory
@@ -215,8 +215,8 @@ def _ends(trained: Sequence[Trained], split: str) -> dict[str, tuple[float, floa
             seeds.setdefault(f"{task}/{split}", []).append(Evaluated(known, outcomes))
     rows = {where: summarise(each) for where, each in seeds.items()}
     return {
-        f"{where}/{name}": (row[f"{name}/low"], row[f"{name}/high"])
+        f"{where}/{name}": tuple(row[name_end(name, end)] for end in ENDS)
         for where, row in rows.items()
         for name in row
-        if f"{name}/low" in row
+        if name_end(name, ENDS[0]) in row
     }

@@ -136,7 +136,7 @@ class Evaluation:
         found = {" + ".join(["recalign", *terms]): mixing.evaluate_sum(scorers, weights, examples)}
         for ranker, label in zip(rankers, labels, strict=True):
             found[label] = baselines.evaluate_ranker(
-                ranker, examples, examples.targets, domain.num_items
+                ranker, domain.train(), examples, examples.targets, domain.num_items
             )
         return {name: summarise([each]) for name, each in found.items()}
 

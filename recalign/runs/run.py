@@ -416,13 +416,13 @@ class Run:
         if not processes.is_first():
             return rows
         split = examples[0].split
-        found = name_metrics(rows, split)
+        found = name_metrics({task: each.metrics for task, each in evaluated.items()}, split)
         shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
         told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
         log.info("step %d, %s: %s", step, split, ", ".join(told))
         domains = {each.task: tell_domain(each) for each in examples}
         outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
-        self._directory.record(step, split, found, outcomes)
+        self._directory.record(step, split, name_metrics(rows, split), outcomes)
         if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
             log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
         if split == "validation":

@@ -42,7 +42,7 @@ def test_several_names_make_one_table_and_one_file(data_dir, tmp_path):
     )
     assert near > 2 * popular > 0
     assert f"{popular:.4f}" in result.stdout
-    assert metrics["toyshop/BPR-MF/test/full/hr@10/low"] < metrics["toyshop/BPR-MF/test/full/hr@10"]
+    assert metrics["toyshop/BPR-MF/test/full/low/hr@10"] < metrics["toyshop/BPR-MF/test/full/hr@10"]
     assert metrics["toyshop/BPR-MF/test/seconds"] > 0
     [kept] = (data_dir / "toyshop" / "baselines").iterdir()  # what only counts is not kept
     written = kept.stat().st_mtime_ns

@@ -1,5 +1,7 @@
 """Outcomes: the same means as the metrics, intervals over users, paired differences, the file."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,6 +9,7 @@ import scipy.stats
 from recalign.errors import UserError
 from recalign.evaluation import metrics, outcomes
 from recalign.evaluation.outcomes import Errors, Ranks
+from recalign.evaluation.report import name_end
 
 USERS, ITEMS = 400, 60
 
@@ -44,17 +47,17 @@ def test_a_row_has_the_metrics_and_the_ends_of_those_that_are_means_of_users():
     found = lists(0, 2.0)
     row = outcomes.summarise([found])
     assert found.metrics.items() <= row.items()
-    ends = {name.rpartition("/")[0] for name in row.keys() - found.metrics.keys()}
+    ends = {re.sub("/(low|high)/", "/", name) for name in row.keys() - found.metrics.keys()}
     means = {name for name in found.metrics if "rate" not in name and "coverage" not in name}
     assert ends == means
     for name in means:
-        assert row[f"{name}/low"] < row[name] < row[f"{name}/high"]
+        assert row[name_end(name, "low")] < row[name] < row[name_end(name, "high")]
     hits = found.outcomes["full"].ranks
     hits = ((hits > 0) & (hits <= 10)).astype(float)
     expected = scipy.stats.bootstrap((hits,), np.mean, method="percentile", rng=1)
     noise = 0.1 * hits.std() / np.sqrt(USERS)
-    assert row["full/hr@10/low"] == pytest.approx(expected.confidence_interval.low, abs=noise)
-    assert row["full/hr@10/high"] == pytest.approx(expected.confidence_interval.high, abs=noise)
+    assert row["full/low/hr@10"] == pytest.approx(expected.confidence_interval.low, abs=noise)
+    assert row["full/high/hr@10"] == pytest.approx(expected.confidence_interval.high, abs=noise)
 
 
 def test_candidates_are_ranked_as_their_metrics_say():
@@ -66,7 +69,7 @@ def test_candidates_are_ranked_as_their_metrics_say():
         assert np.mean(part.ranks <= k) == found.metrics[f"{protocol}/hr@{k}"]
     row = outcomes.summarise([found])
     assert "cand30/hr@20" not in row
-    assert {f"{name}/low" for name in found.metrics} < row.keys()
+    assert {name_end(name, "low") for name in found.metrics} < row.keys()
 
 
 @pytest.mark.parametrize("statistic", ["rmse", "mae"])
@@ -77,9 +80,9 @@ def test_ratings_of_a_user_are_resampled_together(statistic):
     functions = {"rmse": lambda e: np.sqrt(np.mean(e**2)), "mae": lambda e: np.mean(np.abs(e))}
     low, high = by_users(part.errors, part.users, functions[statistic])
     noise = 0.1 * (high - low)
-    assert row[f"rating/{statistic}/low"] == pytest.approx(low, abs=noise)
-    assert row[f"rating/{statistic}/high"] == pytest.approx(high, abs=noise)
-    assert "rating/parse_rate/low" not in row
+    assert row[f"rating/low/{statistic}"] == pytest.approx(low, abs=noise)
+    assert row[f"rating/high/{statistic}"] == pytest.approx(high, abs=noise)
+    assert "rating/low/parse_rate" not in row
 
 
 def test_differences_are_paired():
@@ -89,21 +92,21 @@ def test_differences_are_paired():
     far = outcomes.subtract([stranger], [one.outcomes])
     for other, row in ((same, close), (stranger, far)):
         for name, value in row.items():
-            if not name.endswith(("/low", "/high")):
+            if "/low/" not in name and "/high/" not in name:
                 expected = other.metrics[name] - one.metrics[name]
                 assert value == pytest.approx(expected, abs=1e-12)
-                assert row[f"{name}/low"] <= value <= row[f"{name}/high"]
-    width = [row["full/hr@10/high"] - row["full/hr@10/low"] for row in (close, far)]
+                assert row[name_end(name, "low")] <= value <= row[name_end(name, "high")]
+    width = [row["full/high/hr@10"] - row["full/low/hr@10"] for row in (close, far)]
     assert width[0] < width[1] / 3
     ranks = [each.outcomes["full"].ranks for each in (stranger, one)]
     hits = [((r > 0) & (r <= 10)).astype(float) for r in ranks]
     expected = scipy.stats.bootstrap(
         hits, lambda a, b, axis: np.mean(a - b, axis=axis), paired=True, method="percentile", rng=1
     ).confidence_interval
-    assert far["full/hr@10/low"] == pytest.approx(expected.low, abs=0.05 * width[1])
-    assert far["full/hr@10/high"] == pytest.approx(expected.high, abs=0.05 * width[1])
+    assert far["full/low/hr@10"] == pytest.approx(expected.low, abs=0.05 * width[1])
+    assert far["full/high/hr@10"] == pytest.approx(expected.high, abs=0.05 * width[1])
     error = outcomes.subtract([ratings(0, 0.5)], [ratings(1, 0.9).outcomes])
-    assert error["rating/rmse/high"] < 0
+    assert error["rating/high/rmse"] < 0
 
 
 def test_what_one_has_of_itself_is_nothing():
@@ -118,7 +121,7 @@ def test_seeds_are_averaged_user_by_user():
         np.mean([each.metrics["full/ndcg@10"] for each in seeds])
     )
     alone = outcomes.summarise(seeds[:1])
-    width, of_one = (each["full/ndcg@10/high"] - each["full/ndcg@10/low"] for each in (row, alone))
+    width, of_one = (each["full/high/ndcg@10"] - each["full/low/ndcg@10"] for each in (row, alone))
     assert width < of_one
     values = np.mean(
         [e.outcomes["full"].sums()[:, e.outcomes["full"].names().index("ndcg@10")] for e in seeds],

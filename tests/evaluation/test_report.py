@@ -11,17 +11,17 @@ from recalign.evaluation import report
 ROWS = {
     "model": {
         "full/hr@10": 0.06,
-        "full/hr@10/low": 0.0551,
-        "full/hr@10/high": 1.0,
+        "full/low/hr@10": 0.0551,
+        "full/high/hr@10": 1.0,
         "full/hr@5": 0.03,
-        "full/hr@5/low": 0.02,
-        "full/hr@5/high": 0.04,
+        "full/low/hr@5": 0.02,
+        "full/high/hr@5": 0.04,
         "full_unseen/hr@10": 0.08,
         "full/invalid_rate": 0.5,
     },
     "popularity": {"full/hr@10": 0.02, "full_unseen/hr@10": 0.0, "full/invalid_rate": 0.25},
     "sampled": {"cand100/hr@10": 0.4, "full/coverage@10": 0.5},
-    "ahead": {"full/hr@10": 0.04, "full/hr@10/low": -0.0102, "full/hr@10/high": 10.05},
+    "ahead": {"full/hr@10": 0.04, "full/low/hr@10": -0.0102, "full/high/hr@10": 10.05},
 }
 
 

@@ -258,6 +258,37 @@ def test_the_recall_of_the_beam_is_told(shop, trained, tmp_path):
     assert metrics(tmp_path) == before
 
 
+def test_a_run_is_compared_and_added_up(trained, tmp_path):
+    """With itself there is no difference; what is added is ranked in a row of its own."""
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    output = tmp_path / "rows.json"
+    options = ["eval", "--model_dir", folder, "--step", "best"]
+    table = run(*options, "--against", trained[0], "--with", "slit,tale", "--output", output)
+    assert metrics(folder) == metrics(trained[0])
+    rows = json.loads(output.read_text())
+    found = {tuple(name.split("/test/")[0].split("/", 1)) for name in rows}
+    retrieval = {row for task, row in found if task == "toyshop_retrieval"}
+    [ahead] = [row for row in retrieval if row.startswith(f"ahead of {trained[0]}, step ")]
+    [together] = [row for row in retrieval if row.startswith("recalign + ")]
+    assert retrieval == {
+        *("recalign", ahead, together, "SLIT", "TALE", "popularity", "item co-occurrence")
+    }
+    assert re.fullmatch(r"recalign \+ [\d.]+ SLIT \+ [\d.]+ TALE", together)
+    differences = {v for n, v in rows.items() if n.split("/test/")[0].endswith(ahead)}
+    assert differences == {0.0}
+    for name in (together, "SLIT"):
+        # A shop whose structure SLIT sees, and a model of six steps, which does not.
+        better = rows[f"toyshop_retrieval/{name}/test/full_unseen/hr@10"]
+        assert better > rows["toyshop_retrieval/recalign/test/full_unseen/hr@10"]
+    assert f"| {together} " in table
+    assert "+0.0000 [.0000, .0000]" in table
+    for name, message in (("svd", "'svd' is no baseline"), ("item_mean", "predicts ratings")):
+        with pytest.raises(UserError, match=message):
+            run(*options, "--with", name)
+    with pytest.raises(UserError, match="--beam_recall is asked alone"):
+        run(*options, "--with", "slit", "--beam_recall", 5)
+
+
 def test_infer_writes_what_eval_judges(trained, shop, tmp_path):
     lines = predictions(trained[0], "toyshop_retrieval", tmp_path, "best")
     split = shop.split("test")

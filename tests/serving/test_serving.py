@@ -176,6 +176,15 @@ def test_everything_comes_with_a_policy(port):
     }
 
 
+def test_what_is_no_request_gets_the_policy_too(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        with http.client.HTTPResponse(connection) as response:
+            response.begin()
+            assert (response.status, response.read()) == (400, b"Invalid HTTP request received.")
+            assert_policy(response.headers)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [

@@ -1,4 +1,4 @@
-"""Linear item-to-item rankers that are solved for, not trained: EASE and SLIT.
+"""Linear item-to-item rankers that are solved for, not trained: EASE, SLIT and TALE.
 
 Both hold one matrix B [N, N] over the catalogue, so that memory grows with its square; it is asked
 for before it is taken. What they may choose, they choose by NDCG@10 on validation.
@@ -77,6 +77,10 @@ class ItemToItem(DenseRanker):
         for rows in chunks(np.full(shape[0], num_items), CHUNK_ENTRIES):
             yield rows, read[rows] @ self.weights
 
+    def _take_memory(self, num_items: int) -> None:
+        name, needed = type(self).__name__, check_memory(num_items, type(self).__name__)
+        log.info("%s over %d items takes %.1f GiB of memory", name, num_items, needed / 2**30)
+
     def _choose(
         self,
         solve: Callable[..., np.ndarray],
@@ -129,7 +133,7 @@ class EASE(ItemToItem):
         Raises:
           UserError: the matrices do not fit into memory.
         """
-        check_memory(num_items, "EASE")
+        self._take_memory(num_items)
         users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         shape = (len(offsets) - 1, num_items)
         taken = _matrix(np.ones(len(events)), users, checked(offsets, events, num_items), shape)
@@ -155,8 +159,7 @@ class SLIT(ItemToItem):
         B = (SᵀS + λI)⁻¹ SᵀT,  score(x) = Σ_k exp(−k / τ′) · B[k-th newest, x].
 
     That is the transition part of SLIST (Choi et al., WWW 2021, arXiv:2103.16104), trained on
-    single targets and with a floor c under its decay as in TALE (Park et al., WSDM 2025). Distances
-    are counted in events.
+    single targets and with a floor c under its decay as in `TALE`. Distances are counted in events.
 
     Args:
       validation: histories to choose λ, τ and τ′ by.
@@ -185,21 +188,103 @@ class SLIT(ItemToItem):
         Raises:
           UserError: the matrices do not fit into memory.
         """
-        check_memory(num_items, "SLIT")
+        self._take_memory(num_items)
         rows, items, ages, targets = prefixes(offsets, checked(offsets, events, num_items))
         shape = (len(targets), num_items)
         came_next = _matrix(np.ones(len(targets)), np.arange(len(targets)), targets, shape)
 
         def solve(penalty: float, span: float) -> np.ndarray:
             read = _matrix(np.maximum(np.exp(-ages / span), self._floor), rows, items, shape)
-            inverse = _inverse(read.T @ read, penalty)  # symmetric
-            return np.ascontiguousarray(((came_next.T @ read) @ inverse).T)
+            return _regression(read, came_next, penalty)
 
         first, *others = self._spans
         best = self._choose(solve, [(penalty, first) for penalty in self._penalties])
         penalty, _ = best.setting
         self._take(self._choose(solve, [(penalty, span) for span in others], best))
         return self
+
+
+class TALE(ItemToItem):
+    """Next items regressed on what came before them, by the time that lies between.
+
+    TALE (Park et al., WSDM 2025, arXiv:2412.07382): as `SLIT`, with one row for every proper prefix
+    of a train sequence, but S has max(exp(−Δ / τ), c) · p^β of an item that was taken Δ before the
+    next one, and T has p^β of the next one. p is the item's trend: how often it was taken in the
+    `window` that ends with that event, in train. So a recent neighbour says more than an old one,
+    and β < 0 takes from items what they owe to their vogue. Histories are read by order, as there.
+
+    Args:
+      validation: histories to choose λ, τ, c and τ′ by.
+      targets: int[m], their next items.
+      times: [n], of the train events that `fit` is given, in days.
+      penalties: the λ to choose from, with the first of `spans` and of `floors`.
+      spans: the τ to choose from, in days, with the best λ.
+      floors: the c to choose from, with the best λ and τ.
+      reading_spans: the τ′ to choose from, for each B.
+      power: β, the authors'.
+      window: in days, the authors'.
+    """
+
+    def __init__(
+        self,
+        validation: Histories,
+        targets: np.ndarray,
+        times: np.ndarray,
+        penalties: Sequence[float] = (10.0, 40.0),
+        spans: Sequence[float] = (0.5, 30.0),
+        floors: Sequence[float] = (0.4, 0.1),
+        reading_spans: Sequence[float] = (1.0, 2.0, 4.0),
+        power: float = -0.01,
+        window: float = 180.0,
+    ):
+        super().__init__(validation, targets, [float(np.exp(-1 / span)) for span in reading_spans])
+        self._times, self._power, self._window = times, power, window
+        self._penalties, self._spans, self._floors = tuple(penalties), tuple(spans), tuple(floors)
+
+    def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
+        """See `Ranker`.
+
+        Raises:
+          UserError: the matrices do not fit into memory.
+        """
+        self._take_memory(num_items)
+        rows, entries, nexts = _prefix_entries(offsets, checked(offsets, events, num_items))
+        shape = (len(nexts), num_items)
+        gaps = np.abs(self._times[nexts][rows] - self._times[entries])
+        trends = trend(events, self._times, self._window).astype(float) ** self._power
+        every = np.arange(len(nexts))
+        came_next = _matrix(trends[nexts], every, events[nexts], shape)
+
+        def solve(penalty: float, span: float, floor: float) -> np.ndarray:
+            values = np.maximum(np.exp(-gaps / span), floor) * trends[entries]
+            read = _matrix(values, rows, events[entries], shape)
+            return _regression(read, came_next, penalty)
+
+        (span, *spans), (floor, *floors) = self._spans, self._floors
+        best = self._choose(solve, [(penalty, span, floor) for penalty in self._penalties])
+        penalty, *_ = best.setting
+        best = self._choose(solve, [(penalty, other, floor) for other in spans], best)
+        _, span, _ = best.setting
+        self._take(self._choose(solve, [(penalty, span, other) for other in floors], best))
+        return self
+
+
+def trend(events: np.ndarray, times: np.ndarray, window: float) -> np.ndarray:
+    """How often the item of each event was taken in the `window` that ends with it: int64[n].
+
+    Args:
+      events: int[n], item indices.
+      times: [n], when.
+      window: of the unit of `times`; its first moment belongs to it.
+    """
+    if not len(events):
+        return np.zeros(0, np.int64)
+    # One axis for all items: the times of each lie further apart from the next one's than a window.
+    stretch = times.max() - times.min() + window + 1
+    place = events.astype(np.int64) * stretch + (times - times.min())
+    known = np.sort(place)
+    upto = np.searchsorted(known, place, side="right")
+    return upto - np.searchsorted(known, place - window, side="left")
 
 
 def prefixes(
@@ -216,23 +301,30 @@ def prefixes(
       Of each entry its prefix, its item and its age, 0 for the newest, int64[e] each; of each
       prefix the next item, int[p].
     """
+    rows, entries, nexts = _prefix_entries(offsets, events, longest)
+    return rows, events[entries], nexts[rows] - 1 - entries, events[nexts]
+
+
+def _prefix_entries(
+    offsets: np.ndarray, events: np.ndarray, longest: int = LONGEST_PREFIX
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `prefixes`: of each entry its prefix and its event, of each prefix the event after it."""
     within = np.arange(len(events)) - np.repeat(offsets[:-1], np.diff(offsets))
     nexts = np.flatnonzero(within)  # every item but the first of a sequence follows a prefix
     lengths = np.minimum(within[nexts], longest)
     rows = np.repeat(np.arange(len(nexts)), lengths)
     ages = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return rows, events[nexts[rows] - 1 - ages], ages, events[nexts]
+    return rows, nexts[rows] - 1 - ages, nexts
 
 
-def check_memory(num_items: int, name: str) -> None:
-    """Says what a closed form over a catalogue takes, and refuses what the machine lacks.
+def check_memory(num_items: int, name: str) -> int:
+    """The bytes that a closed form over a catalogue takes; refuses what the machine lacks.
 
     Raises:
       UserError: too large; what would fit is said.
     """
     needed = MATRICES * 4 * num_items**2
     free = psutil.virtual_memory().available
-    log.info("%s over %d items takes %.1f GiB of memory", name, num_items, needed / 2**30)
     if needed > free:
         fits = int((free / (4 * MATRICES)) ** 0.5)
         raise UserError(
@@ -240,6 +332,13 @@ def check_memory(num_items: int, name: str) -> None:
             f"{free / 2**30:.1f} are free: it fits catalogues of up to {fits} items. Choose "
             "another baseline, such as cooccurrence, or prepare the domain with fewer items"
         )
+    return needed
+
+
+def _regression(read: sp.csr_array, came_next: sp.csr_array, penalty: float) -> np.ndarray:
+    """(SᵀS + λI)⁻¹ SᵀT, float32[N, N], C-contiguous."""
+    inverse = _inverse(read.T @ read, penalty)  # symmetric
+    return np.ascontiguousarray(((came_next.T @ read) @ inverse).T)
 
 
 def _inverse(gram: sp.sparray, penalty: float) -> np.ndarray:

@@ -7,7 +7,7 @@ choose, such as when to stop, choose it on the validation split.
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
+from recalign.evaluation.groups import with_groups
 from recalign.evaluation.metrics import CUTOFFS
 from recalign.evaluation.outcomes import Evaluated, summarise
 from recalign.progress import track
@@ -31,6 +32,8 @@ from recalign.progress import track
 log = logging.getLogger(__name__)
 
 Rows = dict[str, dict[str, float]]
+
+DAY = 86_400  # seconds, the unit of timestamps
 
 
 def _bpr(domain: Domain, seed: int) -> Ranker:
@@ -54,6 +57,13 @@ def _slit(domain: Domain, seed: int) -> Ranker:
     return SLIT(held, held.targets)
 
 
+def _tale(domain: Domain, seed: int) -> Ranker:
+    from recalign.evaluation.baselines.closed_form import TALE
+
+    held = domain.split("validation")
+    return TALE(held, held.targets, domain.train_times() / DAY)
+
+
 def _sasrec(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
@@ -62,10 +72,34 @@ def _sasrec(domain: Domain, seed: int) -> Ranker:
     return SASRecRanker(held, held.targets, Recipe(seed=seed))
 
 
+def _sasrec_prefixes(domain: Domain, seed: int, **sizes: Any) -> Ranker:
+    from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
+    from recalign.evaluation.baselines.sasrec.training import Recipe
+
+    held = domain.split("validation")
+    recipe = Recipe(seed=seed, prefixes=True, learning_rate=5e-4)
+    return SASRecRanker(held, held.targets, recipe, dim=64, num_heads=1, newest_first=True, **sizes)
+
+
+def _bsarec(domain: Domain, seed: int) -> Ranker:
+    return _sasrec_prefixes(domain, seed, low_pass=5, filter_share=0.7)
+
+
 def _check_closed_form(domain: Domain, label: str) -> None:
     from recalign.evaluation.baselines.closed_form import check_memory
 
     check_memory(domain.num_items, label)
+
+
+def _check_tale(domain: Domain, label: str) -> None:
+    times = domain.train_times()
+    if times is None or np.isnan(times).any():
+        lacking = "no timestamps" if times is None else "events without a timestamp"
+        raise UserError(
+            f"{label} weighs neighbours by the time between them, and {domain.name} has {lacking}: "
+            "choose slit, which counts events instead"
+        )
+    _check_closed_form(domain, label)
 
 
 class Ranking(NamedTuple):
@@ -99,7 +133,10 @@ RANKERS: Mapping[str, Ranking] = {
     "bpr": Ranking("BPR-MF", _bpr, seeded=True),
     "ease": Ranking("EASE", _ease, check=_check_closed_form),
     "slit": Ranking("SLIT", _slit, check=_check_closed_form),
+    "tale": Ranking("TALE", _tale, check=_check_tale),
     "sasrec": Ranking("SASRec", _sasrec, seeded=True),
+    "sasrec_prefixes": Ranking("SASRec, prefixes", _sasrec_prefixes, seeded=True),
+    "bsarec": Ranking("BSARec", _bsarec, seeded=True),
 }
 RATERS: Mapping[str, Rating] = {
     "global_mean": Rating("global mean", lambda held, seed: GlobalMean()),
@@ -146,7 +183,7 @@ def baseline_metrics(
       `full/…` and `full_unseen/…` of each baseline by its name in tables, with intervals.
     """
     return {
-        name: summarise([evaluate_ranker(ranker, Histories(*histories), targets, num_items)])
+        name: summarise([evaluate_ranker(ranker, train, Histories(*histories), targets, num_items)])
         for name, ranker in _free(train, num_items).items()
     }
 
@@ -225,10 +262,10 @@ def _row(domain: Domain, split: str, name: str, seeds: Sequence[int]) -> Row:
         if name in RANKERS:
             model, taken = fitted_ranker(domain, name, seed)
             examples = domain.split(split)
-            asked = model, examples, examples.targets
+            asked = examples, examples.targets
             found.append(
-                evaluate_ranker(*asked, domain.num_items)
-                | evaluate_choices(*asked, domain.candidates(split))
+                evaluate_ranker(model, domain.train(), *asked, domain.num_items)
+                | evaluate_choices(model, *asked, domain.candidates(split))
             )
         else:
             model, taken = fitted_rater(domain, name, seed)
@@ -309,21 +346,22 @@ def evaluate_examples(name: str, examples: Examples, seed: int = 0) -> Evaluated
             return evaluate_choices(model, examples, examples.targets, examples.candidates)
         case RetrievalExamples() if name in RANKERS:
             model, _ = fitted_ranker(domain, name, seed)
-            return evaluate_ranker(model, examples, examples.targets, domain.num_items)
+            train, targets = domain.train(), examples.targets
+            return evaluate_ranker(model, train, examples, targets, domain.num_items)
     return None
 
 
 def evaluate_ranker(
-    ranker: Ranker, histories: Histories, targets: np.ndarray, num_items: int
+    ranker: Ranker, train: Sequences, histories: Histories, targets: np.ndarray, num_items: int
 ) -> Evaluated:
-    """`full/…` and `full_unseen/…` of a fitted ranker."""
+    """`full/…` and `full_unseen/…` of a fitted ranker, also by group, of which `train` tells."""
     found = Evaluated({}, {})
     for protocol, remove_seen in (("full", False), ("full_unseen", True)):
         ranked = ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
         found |= outcomes.evaluate_lists(
             ranked, targets, num_items, protocol, _users(histories, len(targets))
         )
-    return found
+    return with_groups(found, train, num_items, histories.offsets, histories.events, targets)
 
 
 def evaluate_choices(

@@ -7,7 +7,14 @@ import pytest
 
 from recalign.errors import UserError
 from recalign.evaluation.baselines import closed_form
-from recalign.evaluation.baselines.closed_form import EASE, SLIT, check_memory, prefixes
+from recalign.evaluation.baselines.closed_form import (
+    EASE,
+    SLIT,
+    TALE,
+    check_memory,
+    prefixes,
+    trend,
+)
 from recalign.evaluation.baselines.rankers import Histories
 
 ITEMS = 40
@@ -73,6 +80,63 @@ def test_slit_solves_its_equation(shop):
     np.testing.assert_allclose(slit.score(held, candidates), by_hand, atol=1e-4)
 
 
+def times_of(offsets):
+    """Days, ascending in each sequence, some equal."""
+    days = np.random.default_rng(3).integers(0, 90, offsets[-1])
+    return np.concatenate([np.sort(own) for own in np.split(days, offsets[1:-1])]) / 2
+
+
+def test_tale_solves_its_equation(shop):
+    offsets, events, held, targets = shop
+    times = times_of(offsets)
+    tale = TALE(
+        held,
+        targets,
+        times,
+        penalties=[2.0],
+        spans=[4.0],
+        floors=[0.3],
+        reading_spans=[2.0],
+        power=-0.5,
+        window=10.0,
+    ).fit(offsets, events, ITEMS)
+    trends = [
+        sum(e == event and time - 10 <= t <= time for e, t in zip(events, times, strict=True))
+        for event, time in zip(events, times, strict=True)
+    ]
+    np.testing.assert_array_equal(trend(events, times, 10.0), trends)
+    pairs = [(range(a, p), p) for a, b in itertools.pairwise(offsets) for p in range(a + 1, b)]
+    read, nexts = np.zeros((len(pairs), ITEMS)), np.zeros((len(pairs), ITEMS))
+    for row, (prefix, then) in enumerate(pairs):
+        for earlier in prefix:
+            weight = max(np.exp(-(times[then] - times[earlier]) / 4.0), 0.3)
+            read[row, events[earlier]] += weight * trends[earlier] ** -0.5
+        nexts[row, events[then]] = trends[then] ** -0.5
+    expected = np.linalg.solve(read.T @ read + 2.0 * np.eye(ITEMS), read.T @ nexts)
+    np.testing.assert_allclose(tale.weights, expected, atol=2e-5)
+    by_hand = scores_by_hand(expected, rows_of(*held[:2]), np.exp(-1 / 2.0))
+    candidates = np.tile(np.arange(ITEMS), (30, 1))
+    np.testing.assert_allclose(tale.score(held, candidates), by_hand, atol=1e-4)
+
+
+def test_tale_is_slit_where_time_tells_nothing_else(shop):
+    """A day between two events, and no say for trends."""
+    offsets, events, held, targets = shop
+    days = np.concatenate([np.arange(n) for n in np.diff(offsets)])
+    given = {"penalties": [2.0], "reading_spans": [2.0]}
+    tale = TALE(held, targets, days, spans=[1.5], floors=[0.0], power=0.0, **given)
+    slit = SLIT(held, targets, spans=[1.5], floor=0.0, **given)
+    # The newest neighbour is a day old to one, and 0 events to the other.
+    scale = np.exp(-1 / 1.5)
+    slit._penalties = (2.0 / scale**2,)
+    both = [model.fit(offsets, events, ITEMS).weights for model in (tale, slit)]
+    np.testing.assert_allclose(both[0] * scale, both[1], atol=2e-5)
+
+
+def test_no_events_have_no_trend():
+    assert trend(np.zeros(0, np.int32), np.zeros(0), 10.0).shape == (0,)
+
+
 def test_prefixes_are_all_proper_ones_newest_first():
     offsets, events = np.array([0, 3, 4, 6]), np.array([5, 6, 7, 8, 9, 1])
     rows, items, ages, targets = prefixes(offsets, events)
@@ -89,10 +153,12 @@ def test_prefixes_are_all_proper_ones_newest_first():
     [
         (EASE, {"penalties": [1.0, 30.0], "decays": [0.5, 1.0]}),
         (SLIT, {"penalties": [1.0, 30.0], "spans": [1.0, 3.0], "reading_spans": [1.0, 3.0]}),
+        (TALE, {"penalties": [1.0, 30.0], "spans": [1.0, 9.0], "floors": [0.1, 0.6]}),
     ],
 )
 def test_what_validation_says_is_taken(shop, make, grid, caplog):
     offsets, events, held, targets = shop
+    grid = grid | ({"times": times_of(offsets)} if make is TALE else {})
     with caplog.at_level("INFO"):
         chosen = make(held, targets, **grid).fit(offsets, events, ITEMS)
     told = [float(r.getMessage().split()[-1]) for r in caplog.records if "validation" in r.msg]

@@ -1,49 +1,41 @@
 """Rows of the report: every protocol, one evaluator, and refusals that say what to do."""
 
+import dataclasses
+
 import numpy as np
-import pandas as pd
 import pytest
 
-from recalign.domains import Domain
 from recalign.errors import UserError
+from recalign.evaluation.baselines import closed_form
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.counting import ItemCooccurrence
 from recalign.evaluation.baselines.raters import GroupMean
 from recalign.evaluation.baselines.sasrec.training import Recipe
 from recalign.evaluation.metrics import candidate_ranking, rating
-
-
-def domain(rated, users=60, items=130, length=8, seed=0):
-    rng = np.random.default_rng(seed)
-    events = np.concatenate([rng.permutation(items)[:length] for _ in range(users)])
-    return Domain(
-        name="shop",
-        items=pd.DataFrame({"key": [str(item) for item in range(items)]}),
-        offsets=length * np.arange(users + 1),
-        events=events.astype(np.int32),
-        ratings=rng.integers(1, 6, len(events)).astype(np.float32) if rated else None,
-    )
+from recalign.evaluation.report import name_end
+from tests.evaluation.shops import domain
 
 
 @pytest.fixture
 def brief(monkeypatch):
     """SASRec for two epochs."""
     made = Recipe.__init__
-    monkeypatch.setattr(Recipe, "__init__", lambda self, seed: made(self, epochs=2, seed=seed))
+    monkeypatch.setattr(Recipe, "__init__", lambda self, **given: made(self, **given, epochs=2))
 
 
 @pytest.mark.usefixtures("brief")
 def test_all_baselines_of_a_rated_domain():
     rows = baselines.domain_rows(domain(rated=True), "test")
-    rankers, raters = list(rows)[:6], list(rows)[6:]
-    assert rankers == ["popularity", "item co-occurrence", "BPR-MF", "EASE", "SLIT", "SASRec"]
+    rankers, raters = list(rows)[:-4], list(rows)[-4:]
+    assert rankers[:5] == ["popularity", "item co-occurrence", "BPR-MF", "EASE", "SLIT"]
+    assert rankers[5:] == ["TALE", "SASRec", "SASRec, prefixes", "BSARec"]
     assert raters == ["global mean", "user mean", "item mean", "biased MF"]
     ranking = {"full/hr@10", "full_unseen/ndcg@10", "cand100/hr@10", "cand100/ndcg@5"}
     for name in rankers:
         metrics = rows[name].metrics()
-        assert ranking | {f"{each}/low" for each in ranking} < set(metrics)
+        assert ranking | {name_end(each, "low") for each in ranking} < set(metrics)
         assert metrics["full_unseen/invalid_rate"] == 0
-    errors = {f"rating/{each}{end}" for each in ("rmse", "mae") for end in ("", "/low", "/high")}
+    errors = {f"rating/{end}{each}" for each in ("rmse", "mae") for end in ("", "low/", "high/")}
     for name in raters:
         assert set(rows[name].metrics()) == errors | {"rating/parse_rate"}
 
@@ -93,3 +85,35 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is():
         baselines.domain_rows(domain(rated=True), "test", ["sasrec", "svd"])
     with pytest.raises(UserError, match="item_mean predicts ratings, and shop has none"):
         baselines.domain_rows(domain(rated=False), "test", ["sasrec", "item_mean"])
+    for given in ({"timestamps": None}, {"timestamps": np.full(240, np.nan)}):
+        timeless = dataclasses.replace(domain(), **given)
+        with pytest.raises(UserError, match=r"TALE weighs .* shop has .*: choose slit"):
+            baselines.domain_rows(timeless, "test", ["sasrec", "tale"])
+
+
+def test_all_are_those_that_fit(monkeypatch, caplog):
+    """What nobody asked for by name ends nothing where it cannot be."""
+    shop = dataclasses.replace(domain(rated=False), timestamps=None)
+    names = [*baselines.RANKERS]
+    names.remove("tale")
+    assert baselines.possible(shop) == names
+    assert "tale is left out: TALE weighs" in caplog.text
+
+    class Little:
+        available = 100_000
+
+    monkeypatch.setattr(closed_form.psutil, "virtual_memory", lambda: Little)
+    assert baselines.possible(shop) == [n for n in names if n not in ("ease", "slit")]
+    message = "SLIT over 110 items takes .* up to 79 items. Choose another"
+    with pytest.raises(UserError, match=message):
+        baselines.domain_rows(shop, "test", ["slit"])
+
+
+def test_only_what_ranks_is_added_to_a_ranking():
+    for name, message in (
+        ("user_mean", "'user_mean' predicts ratings; those that rank are popularity, "),
+        ("svd", "'svd' is no baseline; those that rank are popularity, "),
+    ):
+        with pytest.raises(UserError, match=message):
+            baselines.check_ranker(domain(rated=True), name)
+    baselines.check_ranker(domain(), "tale")

@@ -11,7 +11,7 @@ class Packed(NamedTuple):
 
     Attributes:
       items: int32[R, L], item indices, 0 at padding.
-      positions: int32[R, L], 0 at the start of each sequence.
+      positions: int32[R, L], 0 at the start of each sequence, or at its end.
       segments: int32[R, L], 1, 2, … for the sequences of a row, 0 at padding.
     """
 
@@ -63,7 +63,7 @@ def _longest_first(lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def pack(
-    offsets: np.ndarray, events: np.ndarray, row_length: int
+    offsets: np.ndarray, events: np.ndarray, row_length: int, newest_first: bool = False
 ) -> tuple[Packed, np.ndarray, np.ndarray]:
     """Packs whole sequences, in an order of their own within the rows.
 
@@ -71,6 +71,7 @@ def pack(
       offsets: int[n + 1]; sequence s is `events[offsets[s]:offsets[s + 1]]`, of 1 … L items.
       events: int[…], item indices.
       row_length: L.
+      newest_first: counts positions from the last item of a sequence.
 
     Returns:
       The rows, and where each event went: its row and its column, int64[…] each.
@@ -82,7 +83,8 @@ def pack(
     columns = np.repeat(column_of, lengths) + within
     packed = Packed(*(np.zeros((count, row_length), np.int32) for _ in Packed._fields))
     packed.items[rows, columns] = events
-    packed.positions[rows, columns] = within
+    ages = np.repeat(lengths, lengths) - 1 - within
+    packed.positions[rows, columns] = ages if newest_first else within
     # A sequence's number in its row is the number of sequences that begin up to it.
     packed.segments[row_of, column_of] = 1
     np.cumsum(packed.segments, axis=1, out=packed.segments)
@@ -111,3 +113,20 @@ def windows(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     stops = np.repeat(last, counts) - index * length
     return np.maximum(stops - length, np.repeat(first, counts)), stops
+
+
+def prefixes(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every proper prefix of every sequence, of longer ones the newest `length` items.
+
+    Args:
+      offsets: int[n + 1], as in `pack`.
+      length: L.
+
+    Returns:
+      starts and stops, int64[p] each: prefix q's inputs are `events[start:stop]`, and what comes
+      next is `events[stop]`.
+    """
+    offsets = np.asarray(offsets, np.int64)
+    first = np.repeat(offsets[:-1], np.diff(offsets))
+    stops = np.flatnonzero(np.arange(len(first)) > first)
+    return np.maximum(stops - length, first[stops]), stops

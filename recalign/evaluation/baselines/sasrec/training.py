@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +21,36 @@ log = logging.getLogger(__name__)
 
 Params = Any
 
+ROW_MULTIPLE = 16
+"""Batches of prefixes have so many rows, or a multiple: few shapes to compile."""
+
+
+class Batch(NamedTuple):
+    """What a step reads; see `network.loss` for the arrays."""
+
+    packed: Packed
+    targets: np.ndarray
+    places: np.ndarray | None
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How SASRec is trained.
 
     Attributes:
-      rows: packed rows in a batch, of `SASRecConfig.max_length` items each.
+      prefixes: every prefix of a sequence is a sample, asked at its last position alone; otherwise
+        every position of a sequence is asked.
+      rows: packed rows in a batch, of `SASRecConfig.max_length` items each; without `prefixes`.
+      samples: prefixes in a batch; with `prefixes`.
       learning_rate: Adam's, constant.
       epochs: passes over the train sequences at most.
       patience: stops when so many epochs in a row brought no better validation.
       seed: of the initial parameters, dropout and the order of the sequences.
     """
 
+    prefixes: bool = False
     rows: int = 16
+    samples: int = 256
     learning_rate: float = 1e-3
     epochs: int = 200
     patience: int = 10
@@ -48,7 +64,7 @@ def fit(
     events: np.ndarray,
     validate: Callable[[Params], float] | None = None,
 ) -> Params:
-    """Trains on the next item at every position.
+    """Trains on the next item at every position, or after every prefix.
 
     Args:
       config: the network's sizes.
@@ -62,16 +78,22 @@ def fit(
 
     Raises:
       FloatingPointError: the loss is not finite.
+      ValueError: a filter that looks ahead is to be trained at every position.
     """
+    if config.low_pass and not recipe.prefixes:
+        raise ValueError("a low-pass filter sees the items that other positions are asked for")
     module = SASRec(config)
     params, opt_state = _start(module, recipe)
     step_fn, key = _step_fn(module, recipe), jax.random.key(recipe.seed)
     best, best_value, best_epoch, steps = params, -np.inf, 0, 0
     rng = np.random.default_rng(recipe.seed)
-    for epoch in track(range(1, recipe.epochs + 1), "SASRec", "epoch"):
+    name = "BSARec" if config.low_pass else "SASRec"
+    for epoch in track(range(1, recipe.epochs + 1), name, "epoch"):
         begin, losses = time.perf_counter(), []
-        for packed, targets in _batches(offsets, events, config.max_length, recipe.rows, rng):
-            params, opt_state, value = step_fn(params, opt_state, packed, targets, key, steps)
+        for batch in (_prefix_batches if recipe.prefixes else _batches)(
+            config, recipe, offsets, events, rng
+        ):
+            params, opt_state, value = step_fn(params, opt_state, batch, key, steps)
             losses.append(value)
             steps += 1
         mean = float(np.mean(jax.device_get(losses))) if losses else 0.0
@@ -108,7 +130,7 @@ def last_states(
         return states
     stops = offsets[1:][known]
     bounds, chosen = _gather(np.maximum(offsets[:-1][known], stops - length), stops)
-    packed, row, column = packing.pack(bounds, events[chosen], length)
+    packed, row, column = packing.pack(bounds, events[chosen], length, module.config.newest_first)
     row, column = row[bounds[1:] - 1], column[bounds[1:] - 1]
     for start in range(0, len(packed.items), rows):
         part = _padded_to(rows, *(field[start : start + rows] for field in packed))
@@ -133,10 +155,10 @@ def _step_fn(module: SASRec, recipe: Recipe) -> Callable:
     optimizer = optax.adam(recipe.learning_rate)
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def step(params, opt_state, packed, targets, key, number):
+    def step(params, opt_state, batch: Batch, key, number):
         dropout = jax.random.fold_in(key, number)
         value, gradients = jax.value_and_grad(loss, argnums=1)(
-            module, params, packed, targets, dropout
+            module, params, batch.packed, batch.targets, dropout, batch.places
         )
         updates, opt_state = optimizer.update(gradients, opt_state)
         return optax.apply_updates(params, updates), opt_state, value
@@ -145,20 +167,50 @@ def _step_fn(module: SASRec, recipe: Recipe) -> Callable:
 
 
 def _batches(
-    offsets: np.ndarray, events: np.ndarray, length: int, rows: int, rng: np.random.Generator
-) -> Iterator[tuple[Packed, np.ndarray]]:
+    config: SASRecConfig,
+    recipe: Recipe,
+    offsets: np.ndarray,
+    events: np.ndarray,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
     """One epoch: every window once, in new company; the last batch is filled up with padding."""
+    length, rows = config.max_length, recipe.rows
     starts, stops = packing.windows(offsets, length)
     order = rng.permutation(len(starts))
     bounds, chosen = _gather(starts[order], stops[order])
-    packed, row, column = packing.pack(bounds, events[chosen], length)
+    packed, row, column = packing.pack(bounds, events[chosen], length, config.newest_first)
     targets = np.zeros_like(packed.items)
     targets[row, column] = events[chosen + 1]
     shuffled = rng.permutation(len(targets))
     for start in range(0, len(shuffled), rows):
         part = shuffled[start : start + rows]
         *fields, wanted = _padded_to(rows, *(field[part] for field in (*packed, targets)))
-        yield Packed(*fields), wanted
+        yield Batch(Packed(*fields), wanted, None)
+
+
+def _prefix_batches(
+    config: SASRecConfig,
+    recipe: Recipe,
+    offsets: np.ndarray,
+    events: np.ndarray,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
+    """One epoch: every prefix once, in new company; rows are padded to few different numbers."""
+    starts, stops = packing.prefixes(offsets, config.max_length)
+    order = rng.permutation(len(starts))
+    for first in range(0, len(order), recipe.samples):
+        part = order[first : first + recipe.samples]
+        bounds, chosen = _gather(starts[part], stops[part])
+        packed, row, column = packing.pack(
+            bounds, events[chosen], config.max_length, config.newest_first
+        )
+        rows = -(-len(packed.items) // ROW_MULTIPLE) * ROW_MULTIPLE
+        last = bounds[1:] - 1
+        places = np.full((recipe.samples, 2), -1, np.int32)
+        places[: len(part)] = np.stack([row[last], column[last]], axis=1)
+        targets = np.zeros(recipe.samples, np.int32)
+        targets[: len(part)] = events[stops[part]]
+        yield Batch(Packed(*_padded_to(rows, *packed)), targets, places)
 
 
 def _gather(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,3 +76,18 @@ def test_every_item_but_the_first_is_a_target_once(lengths, length):
     newest = np.isin(stops, offsets[1:] - 1)
     whole = np.minimum(np.array(lengths)[owners[stops[newest]]] - 1, length)
     assert (stops - starts)[newest].tolist() == whole.tolist()
+
+
+def test_positions_may_count_from_the_newest():
+    offsets, events = np.array([0, 3, 4, 6]), np.arange(10, 16)
+    oldest, *places = packing.pack(offsets, events, 5)
+    newest, *same = packing.pack(offsets, events, 5, newest_first=True)
+    np.testing.assert_array_equal(places, same)
+    np.testing.assert_array_equal(oldest.items, newest.items)
+    assert newest.positions[tuple(places)].tolist() == [2, 1, 0, 0, 1, 0]
+
+
+def test_prefixes_are_all_proper_ones():
+    offsets = np.array([0, 4, 4, 5, 7])
+    starts, stops = packing.prefixes(offsets, 2)
+    assert list(zip(starts, stops, strict=True)) == [(0, 1), (0, 2), (1, 3), (5, 6)]

@@ -1,24 +1,37 @@
 """SASRec: packed rows against single ones, the loss against its definition, and what it learns."""
 
+import dataclasses
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
 from recalign.evaluation.baselines.rankers import Histories
 from recalign.evaluation.baselines.sasrec import packing
-from recalign.evaluation.baselines.sasrec.network import SASRec, SASRecConfig, loss
+from recalign.evaluation.baselines.sasrec.network import LowPass, SASRec, SASRecConfig, loss
 from recalign.evaluation.baselines.sasrec.packing import Packed
 from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
-from recalign.evaluation.baselines.sasrec.training import Recipe, fit, last_states
+from recalign.evaluation.baselines.sasrec.training import (
+    Recipe,
+    _prefix_batches,
+    fit,
+    last_states,
+)
 from recalign.evaluation.metrics import full_ranking
 
 CONFIG = SASRecConfig(num_items=11, max_length=8, dim=12, dropout=0.4)
+FILTERED = dataclasses.replace(CONFIG, low_pass=3, filter_share=0.7, newest_first=True)
 
 
 @pytest.fixture(scope="module")
 def params():
     """Parameters far from their small start, so that every part has its say."""
-    module = SASRec(CONFIG)
+    return some_params(CONFIG)
+
+
+def some_params(config):
+    module = SASRec(config)
     empty = Packed(*np.zeros((3, 1, 8), np.int32))
     leaves, tree = jax.tree.flatten(module.init(jax.random.key(0), empty)["params"])
     rng = np.random.default_rng(0)
@@ -27,10 +40,10 @@ def params():
     )
 
 
-def states(params, *rows):
+def states(params, *rows, config=CONFIG):
     """The states of rows of (items, positions, segments)."""
     packed = Packed(*np.array(rows, np.int32).transpose(1, 0, 2))
-    return np.asarray(SASRec(CONFIG).apply({"params": params}, packed))
+    return np.asarray(SASRec(config).apply({"params": params}, packed))
 
 
 A, B = [3, 1, 4], [1, 5, 9, 2]
@@ -114,13 +127,108 @@ def walks(users=150, num_items=23, length=6, seed=0):
     return Histories(offsets, taken[:, :-1].ravel().astype(np.int32)), taken[:, -1]
 
 
+@pytest.mark.parametrize("length", [8, 7])
+@pytest.mark.parametrize("low_pass", [1, 3, 5])
+def test_the_filter_is_a_fourier_sum_cut_off(length, low_pass):
+    """By its definition: every frequency's share of a sequence, one after the other."""
+    config = SASRecConfig(num_items=11, max_length=length, dim=3, low_pass=low_pass)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, length, 3)).astype(np.float32)
+    beta = rng.normal(size=3).astype(np.float32)
+    used = 5  # the others are padding, which holds zeros as far as the filter is concerned
+    same = np.zeros((1, length, length), bool)
+    same[0, :used, :used] = True
+    got = LowPass(config).apply({"params": {"beta": beta}}, x, same)[0, :used]
+    sequence = np.where(np.arange(length)[:, None] < used, x[0], 0).astype(float)
+    places = np.arange(length)
+    low = np.zeros((length, 3))
+    for frequency in range(-(low_pass // 2), low_pass // 2 + 1):
+        wave = np.exp(2j * np.pi * frequency * places / length)
+        share = (sequence * wave.conj()[:, None]).sum(axis=0) / length
+        low += (wave[:, None] * share).real
+    expected = low + beta.astype(float) ** 2 * (sequence - low)
+    np.testing.assert_allclose(got, expected[:used], atol=1e-5)
+
+
+def test_a_packed_sequence_is_filtered_as_it_is_alone():
+    params = some_params(FILTERED)
+
+    def newest_first(items):
+        items, positions, segments = alone(items)
+        length = sum(segments)
+        return items, [*range(length)][::-1] + positions[length:], segments
+
+    row = (A + B + [0], [2, 1, 0, 3, 2, 1, 0, 0], [1] * 3 + [2] * 4 + [0])
+    both = states(params, row, config=FILTERED)
+    single = states(params, newest_first(A), newest_first(B), config=FILTERED)
+    np.testing.assert_allclose(both[0, :3], single[0, :3], atol=1e-5)
+    np.testing.assert_allclose(both[0, 3:7], single[1, :4], atol=1e-5)
+    offsets, events = np.array([0, 3, 7]), np.array(A + B, np.int32)
+    last = last_states(SASRec(FILTERED), params, offsets, events)
+    np.testing.assert_allclose(last, [single[0, 2], single[1, 3]], atol=1e-5)
+    # It sees the whole sequence, and attention has its share beside it.
+    changed = states(params, newest_first([*B[:3], 7]), config=FILTERED)
+    assert np.abs(changed[0, 0] - single[1, 0]).max() > 1e-3
+    unmixed = dataclasses.replace(FILTERED, filter_share=1.0)
+    assert np.abs(states(params, row, config=unmixed) - both).max() > 1e-2
+
+
+def test_a_filter_that_looks_ahead_is_asked_at_the_end_alone():
+    with pytest.raises(ValueError, match="sees the items"):
+        fit(FILTERED, Recipe(epochs=1), np.array([0, 3]), np.array([1, 2, 3]))
+
+
+def test_every_prefix_is_asked_once_an_epoch(params):
+    rng = np.random.default_rng(0)
+    lengths = np.array([3, 1, 12, 0, 5, 2])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    events = rng.integers(0, 11, offsets[-1]).astype(np.int32)
+    wanted = sorted(
+        (tuple(events[max(a, p - 8) : p]), events[p])
+        for a, b in itertools.pairwise(offsets)
+        for p in range(a + 1, b)
+    )
+    recipe = Recipe(prefixes=True, samples=4)
+    found = []
+    for packed, targets, places in _prefix_batches(
+        CONFIG, recipe, offsets, events, np.random.default_rng(1)
+    ):
+        for (row, column), target in zip(places, targets, strict=True):
+            if row >= 0:
+                own = packed.segments[row] == packed.segments[row, column]
+                found.append((tuple(packed.items[row, own]), target))
+                assert np.flatnonzero(own)[-1] == column
+    assert sorted(found) == wanted
+    # And the loss of a batch is that of its prefixes, each alone.
+    logs = []
+    for items, target in found[-4:]:
+        state = last_states(SASRec(CONFIG), params, np.array([0, len(items)]), np.array(items))
+        scores = state[0].astype(float) @ np.asarray(params["items"]["embedding"], float).T
+        logs.append(scores[target] - np.log(np.exp(scores).sum()))
+    count = int((places[:, 0] >= 0).sum())
+    got = loss(SASRec(CONFIG), params, packed, targets, places=places)
+    np.testing.assert_allclose(got, -np.mean(logs[-count:]), rtol=1e-4)
+
+
 SMALL = {"dim": 32, "max_length": 6, "dropout": 0.1}
 
 
-def test_learns_an_order_that_no_count_holds():
+PREFIXES = Recipe(prefixes=True, samples=50, epochs=24, learning_rate=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sizes"),
+    [
+        (Recipe(rows=25, epochs=60, learning_rate=5e-3), {}),
+        (PREFIXES, {"newest_first": True}),
+        (PREFIXES, {"newest_first": True, "low_pass": 3}),
+    ],
+    ids=["all positions", "prefixes", "BSARec"],
+)
+def test_learns_an_order_that_no_count_holds(recipe, sizes):
     histories, _ = walks()
     held, targets = walks(length=5, seed=1)  # as long as the inputs, so every position is known
-    ranker = SASRecRanker(held, targets, Recipe(rows=25, epochs=60, learning_rate=5e-3), **SMALL)
+    ranker = SASRecRanker(held, targets, recipe, **SMALL, **sizes)
     ranked = ranker.fit(*histories[:2], 23).rank(held, 10, remove_seen=False)
     # To whoever looks at the last item alone, both steps are equally likely: 0.5.
     assert full_ranking(ranked, targets, 23)["full/hr@1"] > 0.95
@@ -129,11 +237,15 @@ def test_learns_an_order_that_no_count_holds():
     assert best.tolist() == ranked[:, 0].tolist()
 
 
-def test_the_seed_alone_decides():
+@pytest.mark.parametrize(
+    ("prefixes", "low_pass"), [(False, 0), (True, 3)], ids=["all positions", "BSARec"]
+)
+def test_the_seed_alone_decides(prefixes, low_pass):
     histories, _ = walks(users=20)
-    config = SASRecConfig(23, **SMALL)
+    config = SASRecConfig(23, **SMALL, low_pass=low_pass)
     first, again, other = (
-        fit(config, Recipe(epochs=2, seed=seed), *histories[:2]) for seed in (0, 0, 1)
+        fit(config, Recipe(prefixes=prefixes, epochs=2, seed=seed), *histories[:2])
+        for seed in (0, 0, 1)
     )
     assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
     assert not jax.tree.all(jax.tree.map(np.array_equal, first, other))

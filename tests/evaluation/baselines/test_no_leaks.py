@@ -1,0 +1,52 @@
+"""Other test events, and what was fitted is the same, whichever baseline it is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recalign.evaluation.baselines import rows as baselines
+from recalign.evaluation.baselines.closed_form import TALE
+from recalign.evaluation.baselines.sasrec.training import Recipe
+from tests.evaluation.shops import domain
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch):
+    made = Recipe.__init__
+    monkeypatch.setattr(Recipe, "__init__", lambda self, **given: made(self, **given, epochs=1))
+
+
+def with_other_last_events(shop, events):
+    """Others in place of the last events of every user, at other times."""
+    changed, times = shop.events.copy(), shop.timestamps.copy()
+    rng = np.random.default_rng(5)
+    for back in range(1, events + 1):
+        last = shop.offsets[1:] - back
+        changed[last] = rng.integers(0, shop.num_items, len(last))
+        times[last] += rng.integers(0, 10**7, len(last))
+    assert (changed != shop.events).sum() > 20
+    return dataclasses.replace(shop, events=changed, timestamps=times)
+
+
+@pytest.mark.parametrize("name", baselines.RANKERS)
+def test_the_test_events_change_nothing_that_is_fitted(name):
+    one = domain()
+    two = with_other_last_events(one, 1)
+    histories = one.split("validation")  # the same in both
+    everything = np.tile(np.arange(one.num_items), (len(histories), 1))
+    first, second = (
+        baselines.fitted_ranker(shop, name)[0].score(histories, everything) for shop in (one, two)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_validation_chooses_among_models_that_it_has_not_made():
+    """TALE reads times, which the domain has of all events: of those of train alone."""
+    one = domain()
+    weights = []
+    for shop in (one, with_other_last_events(one, 2)):
+        held = one.split("validation")
+        tale = TALE(held, held.targets, shop.train_times(), [5.0], [2.0], [0.2], [2.0])
+        weights.append(tale.fit(*shop.train(), shop.num_items).weights)
+    np.testing.assert_array_equal(*weights)
