@@ -92,7 +92,7 @@ def test_training_leaves_a_whole_run_behind(trained):
     page = (folder / "report.html").read_text()
     for told in ("toyshop_ranking, test", "popularity", "Loss of training", "Sought: "):
         assert told in page
-    assert "By how well known the target is" in page
+    assert "by what train knows of the target" in page
 
 
 def test_an_earlier_checkpoint_is_evaluated_on_demand(trained, tmp_path):
