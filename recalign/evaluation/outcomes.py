@@ -23,8 +23,7 @@ import numpy as np
 
 from recalign.errors import UserError
 from recalign.evaluation import metrics
-from recalign.evaluation.intervals import intervals, resampled_means
-from recalign.evaluation.report import ENDS, name_end
+from recalign.evaluation.intervals import ENDS, intervals, name_end, resampled_means
 from recalign.files import replacing
 
 

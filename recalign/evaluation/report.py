@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from recalign.errors import UserError
+from recalign.evaluation.intervals import ENDS, name_end
 from recalign.files import replacing
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
@@ -39,8 +40,6 @@ GROUPS = ("cold", "tail", "head", "transition_seen", "transition_unseen")
 """Of examples, see `recalign.evaluation.groups`: `GROUP_METRIC` is told of each."""
 GROUP_METRIC, GROUP_SIZE = "hr@10", "examples"
 
-ENDS = ("low", "high")
-"""Of an interval."""
 _OF_ENDS = tuple(f"/{end}" for end in ENDS)
 
 _LEADING_ZERO = re.compile(r"(?<!\d)0\.")
@@ -189,12 +188,6 @@ def _cell(row: Mapping[str, float], metric: str, signed: bool) -> str:
     if low is None or high is None or metric.rpartition("/")[2] not in SURE:
         return cell
     return f"{cell} {format_ends(low, high)}"
-
-
-def name_end(metric: str, end: str) -> str:
-    """What an end of a metric's interval is called: `full/hr@10` → `full/low/hr@10`."""
-    protocol, _, name = metric.rpartition("/")
-    return f"{protocol}/{end}/{name}"
 
 
 def format_ends(low: float, high: float) -> str:

@@ -12,8 +12,9 @@ import gin
 
 import recalign.gin as gin_files
 from recalign.errors import UserError
+from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import Evaluated, summarise
-from recalign.evaluation.report import ENDS, format_ends, markdown, name_end
+from recalign.evaluation.report import format_ends, markdown
 from recalign.progress import track
 from recalign.runs import configuration
 from recalign.runs.directory import FREE, RunDirectory

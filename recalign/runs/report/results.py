@@ -5,15 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from recalign.domains import Domain
 from recalign.errors import UserError
+from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import estimate
-from recalign.evaluation.report import (
-    ENDS,
-    GROUP_METRIC,
-    GROUP_SIZE,
-    GROUPS,
-    PROTOCOLS,
-    name_end,
-)
+from recalign.evaluation.report import GROUP_METRIC, GROUP_SIZE, GROUPS, PROTOCOLS
 from recalign.runs.report.html import Content, Html, section, table, tag
 from recalign.runs.report.published import published
 from recalign.runs.report.subject import MODEL, Rows, Subject
