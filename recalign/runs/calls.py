@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import recalign
 from recalign.errors import UserError
@@ -18,7 +19,7 @@ from recalign.files import replacing
 from recalign.runs.result import commit
 
 FILE = "calls.jsonl"
-_KINDS = {
+_KINDS: dict[str, Any] = {
     "time": str,
     "command": str,
     "version": str,
