@@ -65,7 +65,8 @@ def metrics(folder):
 def test_training_leaves_a_whole_run_behind(trained):
     folder, table = trained
     rows = [row.split("|")[1].strip() for row in table.splitlines() if "|" in row]
-    assert rows.count("recalign") == rows.count("popularity") == 3  # full, full_unseen, cand<C>
+    # full and full_unseen, each with its groups, and cand<C>
+    assert rows.count("recalign") == rows.count("popularity") == 5
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     best = RunDirectory(folder).best_step("full/ndcg@10")
     assert [(line["step"], line["split"]) for line in lines] == [
