@@ -11,9 +11,10 @@ from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.counting import ItemCooccurrence
 from recalign.evaluation.baselines.raters import GroupMean
 from recalign.evaluation.baselines.sasrec.training import Recipe
+from recalign.evaluation.examples import RankingExamples
 from recalign.evaluation.metrics import candidate_ranking, rating
 from recalign.evaluation.report import name_end
-from tests.evaluation.shops import domain
+from tests.evaluation.shops import domain, retrieval
 
 
 @pytest.fixture
@@ -64,17 +65,15 @@ def test_rows_are_those_of_the_evaluator():
     rater = GroupMean("items").fit(train, shop.num_users, shop.num_items)
     [found] = rows["item mean"].seeds
     assert found.metrics == rating(rater.predict(test.users, test.items), test.ratings, 3)
-    beside = baselines.rating_rows(train, test, test, shop.num_users, shop.num_items)
-    assert beside["item mean"].metrics == found.metrics
 
 
-def test_free_rows_beside_a_model_are_those_of_the_command():
+def test_rows_beside_a_model_are_those_of_the_command():
     shop = domain(rated=False)
-    held, lists = shop.split("test"), shop.candidates("test")
     rows = baselines.domain_rows(shop, "test", baselines.FREE)
-    given = shop.train(), (held.offsets, held.events), held.targets
-    full = baselines.baseline_metrics(*given, shop.num_items)
-    listed = baselines.candidate_rows(*given, lists, shop.num_items)
+    examples = retrieval(shop, "test")
+    full = baselines.beside(examples)
+    lists = RankingExamples(**vars(examples), candidates=shop.candidates("test"))
+    listed = baselines.beside(lists)
     assert {name: full[name] | listed[name] for name in full} == {
         name: row.metrics() for name, row in rows.items()
     }
