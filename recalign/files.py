@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @contextlib.contextmanager
@@ -19,10 +20,14 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path) -> "pa.Table":
     """Reads a Parquet file, local or in a bucket.
 
     In this thread alone: one of Arrow's may still hold Python's bytes when the interpreter ends,
     and then aborts the process.
     """
+    # Whoever writes a JSON file needs none of it, and it takes 0.3 s to import.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)

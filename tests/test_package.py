@@ -48,6 +48,8 @@ def test_the_wheel_holds_every_module_task_and_recipe(wheel):
     assert names(wheel / "recalign/gin", "*.gin") == names(ROOT / "gin", "*.gin")
     assert names(wheel / "recalign/tasks", "*.py") == names(ROOT / "tasks", "*.py")
     assert names(ROOT / "recalign", "*.py") <= names(wheel / "recalign", "*.py")
+    page = ("*.css", "*.js", "*.html")
+    assert names(ROOT / "recalign", *page) == names(wheel / "recalign", *page)
     assert {path.name for path in wheel.iterdir()} == {"recalign", "recalign-0.1.0.dist-info"}
 
 

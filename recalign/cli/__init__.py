@@ -12,9 +12,11 @@ from recalign.cli.baseline import baseline
 from recalign.cli.cache import cache
 from recalign.cli.convert import convert
 from recalign.cli.evaluate import evaluate, infer
+from recalign.cli.inspect import inspect
 from recalign.cli.prepare import prepare
 from recalign.cli.quiet import silence_tensorflow
 from recalign.cli.recommend import recommend
+from recalign.cli.report import report
 from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
@@ -44,6 +46,8 @@ for command in (
     train,
     evaluate,
     ablate,
+    inspect,
+    report,
     baseline,
     infer,
     recommend,

@@ -54,11 +54,12 @@ def ablate(
     Each is trained with each seed, in OUTPUT/NAME/seed_N, or OUTPUT/DOMAIN/NAME/seed_N; the table
     has means and standard deviations, of the checkpoints that validation chose. A run that has
     ended leaves a result.json: called again, this goes on where it stopped, and in the end it only
-    prints.
+    prints. report.html, beside the folders of the runs, shows them together.
     """
     numbers = parse_seeds(seeds)
 
     from recalign.runs import ablations as variations
+    from recalign.runs import report
 
     names = variations.known() if ablations == "all" else list(dict.fromkeys(ablations.split(",")))
     chosen = list(dict.fromkeys(domains.split(","))) if domains else [None]
@@ -68,3 +69,5 @@ def ablate(
     for domain, folder in folders.items():
         found = variations.run(configure, names, numbers, folder, split, domain)
         click.echo((f"{domain}\n\n" if domain else "") + variations.format_table(found, split))
+        runs = [variations.run_folder(folder, name, seed) for name in names for seed in numbers]
+        report.write_in(folder, runs)

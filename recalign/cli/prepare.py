@@ -349,9 +349,8 @@ def _prepare(
     reader_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Prepares one domain with a progress display, and prints what came of it."""
-    from tqdm import tqdm
-
     from recalign.domains import prepare as preparing
+    from recalign.progress import Progress
 
     columns = {role: options.pop(f"{role}_{kind}") for role in (*ROLES, "catalogue_item") if kind}
     named = {f"{role}_column": column for role, column in columns.items() if column}
@@ -363,12 +362,11 @@ def _prepare(
         reader_options=dict(reader_options or named),
         **options,
     )
-    # `disable=None` keeps quiet where standard error is not a terminal.
-    with tqdm(total=6, disable=None, leave=False, bar_format="{desc} {bar} {elapsed}") as bar:
+    with Progress(f"preparing {request.name}", unit="stage") as progress:
 
         def stage(text: str) -> None:
-            bar.set_description_str(f"{request.name}: {text}")
-            bar.update()
+            progress.note(text)
+            progress.update()
 
         outcome = preparing.prepare(request, _write_records, stage)
     for warning in outcome.warnings:

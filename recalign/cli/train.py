@@ -1,5 +1,7 @@
 """`recalign train`."""
 
+from pathlib import Path
+
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
@@ -62,9 +64,10 @@ def train(
     """Trains, checkpoints and evaluates a recipe.
 
     Called again with the same MODEL_DIR, it goes on where it stopped. MODEL_DIR receives config.gin
-    (every value in use), checkpoints/, TensorBoard events, metrics.jsonl, metrics.json and
-    result.json. The model is evaluated on validation every EVAL_PERIOD steps. At the end the
-    checkpoint that is best there, by BEST_METRIC, is evaluated on test.
+    (every value in use), checkpoints/, TensorBoard events, metrics.jsonl, metrics.json, result.json
+    and report.html, the page of `recalign report`. The model is evaluated on validation every
+    EVAL_PERIOD steps. At the end the checkpoint that is best there, by BEST_METRIC, is evaluated on
+    test.
     """
     steps = _steps(profile) if profile else range(0)
     if dry_run:
@@ -72,12 +75,16 @@ def train(
     if topology:
         raise UserError("--topology is for --dry_run")
 
-    from recalign.runs import run
+    from recalign.engine import processes
+    from recalign.runs import report, run
 
     folders = tuple(folder for folder in seqio_additional_cache_dirs.split(",") if folder)
     configure(*[f"CACHE_DIRS={folders!r}"] if folders else [])
     made = run.make()
-    return str(made.report("test", made.train(accept_changes, steps)))
+    text = str(made.report("test", made.train(accept_changes, steps)))
+    if processes.is_first():
+        report.write_in(Path(made.model_dir), [Path(made.model_dir)])
+    return text
 
 
 def _steps(profile: str) -> range:

@@ -21,6 +21,11 @@ PATIENCE = 24 * 60 * 60 * 1000  # milliseconds that processes wait for the first
 _numbers = itertools.count()  # of decisions: the same in every process
 
 
+def describe_devices() -> str:
+    """How many devices all processes have, and of which kind."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
 def join(
     coordinator_address: str | None = None,
     process_count: int | None = None,

@@ -1,6 +1,6 @@
 """What a run is fed and asked: one interface for SeqIO's tasks and for a folder of tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,8 +8,16 @@ from etils import epath
 
 from recalign.evaluation.examples import Asked, Examples
 
-Questions = Callable[[Sequence[Sequence[int]]], Asked]
-"""Asks about histories (item indices, oldest first, none empty)."""
+
+class Questions(Protocol):
+    """Asks about histories (item indices, oldest first, none empty)."""
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a question has."""
+
+    def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
+        """The question about each history."""
 
 
 class Batches(Protocol):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -102,7 +102,7 @@ _ENDS = ".ends"
 
 def save(examples: Examples, path: Path) -> None:
     """Writes examples as an .npz file, all but their domain, of which the name."""
-    arrays = {"kind": type(examples).__name__, "domain": examples.domain.name}
+    arrays: dict[str, Any] = {"kind": type(examples).__name__, "domain": examples.domain.name}
     for field in dataclasses.fields(examples):
         value = getattr(examples, field.name)
         if field.name in _NAMES or isinstance(value, np.ndarray):
@@ -146,4 +146,22 @@ def first(examples: Examples, number: int) -> Examples:
     if isinstance(examples, RetrievalExamples):
         changed["offsets"] = examples.offsets[: number + 1]
         changed["events"] = examples.events[: examples.offsets[number]]
+    return dataclasses.replace(examples, **changed)
+
+
+def select(examples: RetrievalExamples, rows: np.ndarray) -> RetrievalExamples:
+    """The examples of some rows int[k], in their order."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(examples):
+        value = getattr(examples, field.name)
+        of_each = field.name not in (*_NAMES, *_OF_ALL, "offsets", "events")
+        if of_each and len(value):  # `given` may be () for all
+            changed[field.name] = (
+                value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
+            )
+    histories = np.split(examples.events, examples.offsets[1:-1])
+    chosen = [histories[row] for row in rows]
+    lengths = [len(history) for history in chosen]
+    changed["events"] = np.concatenate([examples.events[:0], *chosen])
+    changed["offsets"] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return dataclasses.replace(examples, **changed)

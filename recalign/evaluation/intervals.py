@@ -5,6 +5,9 @@ import numpy as np
 RESAMPLES = 10_000
 LEVEL = 0.95
 
+ENDS = ("low", "high")
+"""Of an interval."""
+
 COST_OF_A_CATEGORY = 8
 """Of a multinomial draw, in draws of a single user."""
 
@@ -45,3 +48,9 @@ def intervals(means: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """The middle `level` of resampled values float64[resamples, q]: lower, upper, float64[q, 2]."""
     tail = (1 - level) / 2
     return np.quantile(means, (tail, 1 - tail), axis=0).T
+
+
+def name_end(metric: str, end: str) -> str:
+    """What an end of a metric's interval is called: `full/hr@10` → `full/low/hr@10`."""
+    protocol, _, name = metric.rpartition("/")
+    return f"{protocol}/{end}/{name}"

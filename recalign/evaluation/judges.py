@@ -14,6 +14,7 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
+from recalign.evaluation.groups import with_groups
 from recalign.evaluation.outcomes import (
     Evaluated,
     as_expected,
@@ -54,7 +55,7 @@ def judge(
 
 
 class RetrievalJudge:
-    """`full/…` and `full_unseen/…`: beam search over the whole catalogue."""
+    """`full/…` and `full_unseen/…`, also by group: beam search over the whole catalogue."""
 
     def __init__(self, model: CatalogueModel, depth: int = 20):
         self._model = model
@@ -65,10 +66,13 @@ class RetrievalJudge:
         every, unseen = self._model.rank(
             params, examples.inputs, examples.offsets, examples.events, given=examples.given
         )
-        asked = examples.targets, examples.domain.num_items
-        return evaluate_lists(every.items, *asked, "full", examples.users) | evaluate_lists(
+        domain = examples.domain
+        asked = examples.targets, domain.num_items
+        found = evaluate_lists(every.items, *asked, "full", examples.users) | evaluate_lists(
             unseen.items, *asked, "full_unseen", examples.users
         )
+        histories = examples.offsets, examples.events
+        return with_groups(found, domain.train(), domain.num_items, *histories, examples.targets)
 
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""

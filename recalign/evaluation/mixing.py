@@ -20,6 +20,8 @@ from recalign.evaluation.baselines.rankers import (
     chunks,
 )
 from recalign.evaluation.examples import RetrievalExamples
+from recalign.evaluation.groups import with_groups
+from recalign.evaluation.groups import with_groups
 from recalign.evaluation.metrics import CUTOFFS, EMPTY
 from recalign.evaluation.outcomes import Evaluated, evaluate_lists
 
@@ -108,7 +110,7 @@ def choose_weights(scorers: Sequence[Scorer], held: RetrievalExamples) -> list[f
 def evaluate_sum(
     scorers: Sequence[Scorer], weights: Sequence[float], examples: RetrievalExamples
 ) -> Evaluated:
-    """`full/…` and `full_unseen/…` of the sum, over the whole catalogue."""
+    """`full/…` and `full_unseen/…` of the sum, over the whole catalogue, also by group."""
     num_items, depth = examples.domain.num_items, max(CUTOFFS)
     ranked = {name: np.full((len(examples), depth), EMPTY, np.int32) for name in _PROTOCOLS}
     for rows in _pieces(len(examples), num_items):
@@ -121,7 +123,8 @@ def evaluate_sum(
     found = Evaluated({}, {})
     for protocol, lists in ranked.items():
         found |= evaluate_lists(lists, examples.targets, num_items, protocol, examples.users)
-    return found
+    histories = examples.offsets, examples.events
+    return with_groups(found, examples.domain.train(), num_items, *histories, examples.targets)
 
 
 _PROTOCOLS = ("full", "full_unseen")

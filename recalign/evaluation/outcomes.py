@@ -23,8 +23,7 @@ import numpy as np
 
 from recalign.errors import UserError
 from recalign.evaluation import metrics
-from recalign.evaluation.intervals import intervals, resampled_means
-from recalign.evaluation.report import ENDS, name_end
+from recalign.evaluation.intervals import ENDS, intervals, name_end, resampled_means
 from recalign.files import replacing
 
 
@@ -174,10 +173,19 @@ def subtract(one: Sequence[Evaluated], other: Sequence[Outcomes]) -> dict[str, f
     Raises:
       UserError: the examples are not those of the same users.
     """
-    row = {}
+    row: dict[str, float] = {}
     for protocol, (names, values, ends) in _estimates([e.outcomes for e in one], other).items():
         found = {f"{protocol}/{name}": value for name, value in zip(names, values, strict=True)}
         row |= {name: float(value) for name, value in found.items() if name in one[0].metrics}
+        row |= _ends(protocol, names, ends, row)
+    return row
+
+
+def estimate(outcomes: Outcomes, other: Sequence[Outcomes] = ()) -> dict[str, float]:
+    """As `summarise`, or with another model's as `subtract`, of what was kept of evaluations."""
+    row: dict[str, float] = {}
+    for protocol, (names, values, ends) in _estimates([outcomes], other).items():
+        row |= {f"{protocol}/{n}": float(v) for n, v in zip(names, values, strict=True)}
         row |= _ends(protocol, names, ends, row)
     return row
 
@@ -260,7 +268,7 @@ def write(path: Path, tasks: Mapping[str, tuple[str, Outcomes]]) -> None:
                 arrays[f"{task}/{protocol}/errors"] = np.asarray(part.errors, np.float64)
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> dict[str, tuple[str, dict[str, Ranks | Errors]]]:

@@ -3,6 +3,8 @@
 * `metrics.json`: the last evaluation, a flat object
   `"<task>/<split>/<protocol>/<metric>": number`, and where that is a mean over users also
   `"<task>/<split>/<protocol>/low/<metric>"` and `"…/high/<metric>"`, the ends of its 95 % interval.
+  Hit rates by group of examples are `"…/hr@10/<group>"`, and how many these are,
+  `"…/examples/<group>"`.
 * `metrics.jsonl`: one line an evaluation, `{"step": …, "split": …, "<name>": number, …}`.
 """
 
@@ -13,6 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from recalign.errors import UserError
+from recalign.evaluation import groups
+from recalign.evaluation.intervals import ENDS, name_end
 from recalign.files import replacing
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
@@ -33,8 +37,6 @@ PROTOCOLS = {
 SURE = ("hr@10", "ndcg@10", "rmse", "mae")
 """Columns that show the interval; the files have those of all."""
 
-ENDS = ("low", "high")
-"""Of an interval."""
 _OF_ENDS = tuple(f"/{end}" for end in ENDS)
 
 _LEADING_ZERO = re.compile(r"(?<!\d)0\.")
@@ -76,7 +78,23 @@ def format_tables(
         ]
         meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
         tables.append(f"{protocol}{meaning}\n\n{markdown([head, *body])}")
+        if by_group := _group_table(rows, protocol):
+            tables.append(by_group)
     return "\n\n".join(tables)
+
+
+def _group_table(rows: Mapping[str, Mapping[str, float]], protocol: str) -> str:
+    """The hit rates by group, see `recalign.evaluation.groups`; empty where no row has any."""
+    metric, numbers = f"{protocol}/{groups.METRIC}", f"{protocol}/{groups.NUMBER}"
+    having = {n: row for n, row in rows.items() if f"{numbers}/{groups.GROUPS[0]}" in row}
+    if not having:
+        return ""
+    first = next(iter(having.values()))
+    shown = [group for group in groups.GROUPS if f"{metric}/{group}" in first]
+    head = ["", *(f"{group} ({first[f'{numbers}/{group}']:,.0f})" for group in shown)]
+    body = [[n, *(f"{row[f'{metric}/{g}']:.4f}" for g in shown)] for n, row in having.items()]
+    told = f"{metric} by the target of an example, with the number of examples"
+    return f"{told}\n\n{markdown([head, *body])}"
 
 
 def format_report(
@@ -167,12 +185,6 @@ def _cell(row: Mapping[str, float], metric: str, signed: bool) -> str:
     if low is None or high is None or metric.rpartition("/")[2] not in SURE:
         return cell
     return f"{cell} {format_ends(low, high)}"
-
-
-def name_end(metric: str, end: str) -> str:
-    """What an end of a metric's interval is called: `full/hr@10` → `full/low/hr@10`."""
-    protocol, _, name = metric.rpartition("/")
-    return f"{protocol}/{end}/{name}"
 
 
 def format_ends(low: float, high: float) -> str:

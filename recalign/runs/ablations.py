@@ -1,5 +1,6 @@
 """Ablations: a recipe and its variations, trained with the same seeds, side by side in a table."""
 
+import itertools
 import logging
 import re
 import statistics
@@ -11,8 +12,10 @@ import gin
 
 import recalign.gin as gin_files
 from recalign.errors import UserError
+from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import Evaluated, summarise
-from recalign.evaluation.report import ENDS, format_ends, markdown, name_end
+from recalign.evaluation.report import format_ends, markdown
+from recalign.progress import track
 from recalign.runs import configuration
 from recalign.runs.directory import FREE, RunDirectory
 from recalign.runs.result import Result, read
@@ -88,18 +91,23 @@ def run(
       UserError: as of `check` and of a training.
     """
     found: dict[str, list[Trained]] = {}
-    for name in names:
-        for seed in seeds:
-            made = _configured(configure, name, seed, output, domain)
-            result = _finished(made)
-            if result is None:
-                log.info("%s, seed %d: %s", name, seed, made.model_dir)
-                made.train()
-            if split == "test" and not (result and result.test):
-                made.report(split)
-            folder = Path(made.model_dir)
-            found.setdefault(name, []).append(Trained(read(folder), folder))
+    trainings = list(itertools.product(names, seeds))
+    for name, seed in track(trainings, "ablations", "training"):
+        made = _configured(configure, name, seed, output, domain)
+        result = _finished(made)
+        if result is None:
+            log.info("%s, seed %d: %s", name, seed, made.model_dir)
+            made.train()
+        if split == "test" and not (result and result.test):
+            made.report(split)
+        folder = Path(made.model_dir)
+        found.setdefault(name, []).append(Trained(read(folder), folder))
     return found
+
+
+def run_folder(output: Path, name: str, seed: int) -> Path:
+    """Where a variation is trained with a seed."""
+    return output / name / f"seed_{seed}"
 
 
 def check(
@@ -134,7 +142,7 @@ def _finished(made: Run) -> Result | None:
 def _configured(
     configure: Configure, name: str, seed: int, output: Path, domain: str | None
 ) -> Run:
-    folder = str(output / name / f"seed_{seed}")
+    folder = str(run_folder(output, name, seed))
     files = [] if name == RECIPE else [f"ablations/{name}.gin"]
     told = [f"MODEL_DIR={folder}", f"RANDOM_SEED={seed}"]
     configure(*told, files=files)

@@ -5,9 +5,10 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from recalign.errors import UserError
 from recalign.evaluation import report
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.gin"
 LOCK = ".lock"
+LOOKING = 0.1  # seconds; more than it takes to see who holds the lock
 METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
 OUTCOMES = "outcomes"
 
@@ -32,7 +34,8 @@ class RunDirectory:
     """What a run keeps beside its checkpoints.
 
     config.gin, metrics.json, metrics.jsonl; outcomes/, see `recalign.evaluation.outcomes`;
-    seconds.json (how long it took to each checkpoint, over all calls); result.json, see
+    seconds.json (how long it took to each checkpoint, over all calls); calls.jsonl, see
+    `recalign.runs.calls`; details-SPLIT.json, see `recalign.runs.details`; result.json, see
     `recalign.runs.result`.
     """
 
@@ -55,7 +58,7 @@ class RunDirectory:
             ) from error
         with lock as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except OSError as error:
                 file.seek(0)
                 raise UserError(
@@ -66,6 +69,19 @@ class RunDirectory:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
+
+    def holder(self) -> str | None:
+        """The process that trains here now, as it wrote itself down; None where none does."""
+        try:
+            file = (self.path / LOCK).open()
+        except FileNotFoundError:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "a process"
+        return None
 
     def check_config(self, text: str) -> None:
         """Refuses a configuration that is not the one that this run began with.
@@ -154,7 +170,7 @@ class RunDirectory:
         found = [r for r in self._history() if (r["step"], r["split"]) == (step, split)]
         return {k: v for r in found for k, v in r.items() if k not in ("step", "split")}
 
-    def outcomes(self, step: int, split: str) -> "dict[str, tuple[str, Outcomes]]":
+    def outcomes(self, step: int, split: str) -> "Mapping[str, tuple[str, Outcomes]]":
         """What the examples of each task came to, see `recalign.evaluation.outcomes.read`.
 
         Raises:
@@ -202,7 +218,10 @@ class RunDirectory:
 
     def _seconds(self) -> dict[str, float]:
         path = self.path / SECONDS
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); remove it") from error
 
     def forget_after(self, step: int) -> None:
         """Takes back the evaluations of later steps, which a run that goes on here makes again."""
@@ -217,3 +236,12 @@ class RunDirectory:
     def _history(self) -> list[dict]:
         path = self.path / HISTORY
         return report.read_metrics(path) if path.exists() else []
+
+
+def _lock(file: IO) -> None:
+    """Takes the lock; who only asks for its `holder` has it for a moment, which is waited for."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOKING)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, judge
 from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.runs import details
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,16 @@ class Evaluation:
         """The metrics of what stands beside the network, by task and name, with intervals."""
         return {e.task: baselines.beside(e) for e in found}
 
+    def answers(
+        self, params: Any, found: Sequence[Examples], seed: int
+    ) -> dict[str, dict[str, Any]]:
+        """What a few examples of each retrieval task come to, see `details.answer`."""
+        return {
+            e.task: details.answer(self.catalogue_model(e), params, e, self._data.decode, seed)
+            for e in found
+            if type(e) is RetrievalExamples
+        }
+
     def mix(
         self,
         params: Any,
@@ -123,7 +134,7 @@ class Evaluation:
         found = {" + ".join(["recalign", *terms]): mixing.evaluate_sum(scorers, weights, examples)}
         for ranker, label in zip(rankers, labels, strict=True):
             found[label] = baselines.evaluate_ranker(
-                ranker, examples, examples.targets, domain.num_items
+                ranker, domain.train(), examples, examples.targets, domain.num_items
             )
         return {name: summarise([each]) for name, each in found.items()}
 

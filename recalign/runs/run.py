@@ -33,7 +33,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples
 from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import replacing
-from recalign.runs import configuration, macros, safety
+from recalign.runs import calls, configuration, details, macros, safety
 from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.evaluation import Evaluation, Report, name_metrics
@@ -165,6 +165,8 @@ class Run:
             if processes.is_first():
                 self._directory.write_config(config)
                 self._directory.forget_after(step)
+                devices = processes.describe_devices()
+                calls.record(self._directory.path, step, self.data.provenance(), devices)
 
         def on_metrics(step: int, _: Mapping[str, float]) -> None:
             self._record(step, validation, evaluated)
@@ -389,6 +391,9 @@ class Run:
             task: {"recalign": models[task], **rows}
             for task, rows in self.evaluation.baselines(found).items()
         }
+        answers = self.evaluation.answers(params, found, self.trainer.seed)
+        if processes.is_first():
+            details.write(self._directory.path, step, split, tables, answers)
         signed = set()
         for task in other.outcomes if other else ():
             name = f"ahead of {other.name}"

@@ -138,7 +138,8 @@ def to_tokens(
 class FeatureConverter(seqio.EncDecFeatureConverter):
     """SeqIO's encoder-decoder features, in which given tokens weigh nothing.
 
-    They are those of the field `given`, and those that are marked, see `mark_given`.
+    They are those of the field `given`, which a task has, and those that are marked, as those of a
+    mixture must be: see `mark_given`.
     """
 
     def __call__(
@@ -151,7 +152,8 @@ class FeatureConverter(seqio.EncDecFeatureConverter):
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
-        ds = ds.map(_negate_given, num_parallel_calls=tf.data.AUTOTUNE)
+        if "given" in ds.element_spec:
+            ds = ds.map(_negate_given, num_parallel_calls=tf.data.AUTOTUNE)
         return super()._convert_features(ds, task_feature_lengths)
 
     def _convert_example(self, features: Example) -> Example:

@@ -24,11 +24,14 @@ from starlette.routing import Route
 from recalign.errors import UserError
 from recalign.serving import histories
 from recalign.serving.batcher import Batcher, Busy, Stopped
+from recalign.serving.measuring import Measures
+from recalign.serving.openapi import describe
 from recalign.serving.recommender import Recommender
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
+FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 
 # Of every response, an error's too: the server adds them, which no error gets around. The page
 # needs nothing from elsewhere, and nobody else may show it or run anything in it.
@@ -51,6 +54,7 @@ class Limits:
     Attributes:
       body: bytes of a request.
       history: items of a history.
+      histories: of one request.
       words: characters of a search.
       found: items that a search gives.
       batch: histories that are answered at once.
@@ -60,6 +64,7 @@ class Limits:
 
     body: int = 1 << 16
     history: int = 100
+    histories: int = 32
     words: int = 100
     found: int = 30
     batch: int = 8
@@ -90,6 +95,17 @@ class Service:
         self._model = Batcher(self.answer, limits.batch, limits.waiting)
         # Searching a large catalogue takes a while: not in the loop that serves everybody.
         self._catalogue = Batcher(_call_all, 1, limits.waiting)
+        self.routes = [
+            Route("/healthz", self.health),
+            Route("/metrics", self.metrics),
+            Route("/api/openapi.json", self.openapi),
+            Route("/api/about", self.about),
+            Route("/api/items", self.items),
+            Route("/api/recommend", self.recommend, methods=["POST"]),
+            Route("/api/recommend_batch", self.recommend_batch, methods=["POST"]),
+            *(Route(url, _file(PAGE / name)) for url, name in FILES.items()),
+        ]
+        self.measures = Measures([route.path for route in self.routes])
 
     def warm_up(self) -> None:
         """Compiles all that requests may need, one at a time or in a batch."""
@@ -117,6 +133,7 @@ class Service:
             if not chosen:
                 continue
             histories = [asked[i].history for i in chosen]
+            self.measures.count_batch(len(histories))
             if len(histories) > 1:  # a batch is of one size, so that little is compiled
                 histories += histories[-1:] * (self._limits.batch - len(histories))
             ranked = self._recommender.recommend(
@@ -124,7 +141,7 @@ class Service:
             )
             for i, items, scores in zip(chosen, *ranked, strict=False):
                 k = asked[i].k
-                rows[i] = self._recommender.rows(items[:k], scores[:k])
+                rows[i] = self._recommender.rows(items[:k], scores[:k], asked[i].history)
         return rows
 
     async def health(self, request: Request) -> Response:
@@ -143,25 +160,68 @@ class Service:
                 "domain": domain.name,
                 "items": domain.num_items,
                 "most_history": self._limits.history,
+                "most_histories": self._limits.histories,
                 "most_items": self._recommender.depth,
+                "examples": [self._described(h) for h in self._recommender.example_histories],
             }
         )
 
+    async def metrics(self, request: Request) -> Response:
+        """Counts for Prometheus."""
+        del request
+        return self.measures.response(self._model.waiting)
+
+    async def openapi(self, request: Request) -> Response:
+        """This interface, for programs."""
+        del request
+        return JSONResponse(describe(self._limits, self._recommender.depth))
+
     async def items(self, request: Request) -> Response:
-        """The items that hold all words of `q`."""
-        words = request.query_params.get("q", "")
+        """The items of each `id`, or else those that hold all words of `q`."""
+        words, keys = request.query_params.get("q", ""), request.query_params.getlist("id")
         if len(words) > self._limits.words:
             raise HTTPException(400, f"q has more than {self._limits.words} characters")
-        found = await self._look_up(self._recommender.matches, words, self._limits.found)
-        return JSONResponse({"items": [self._recommender.describe(item) for item in found]})
+        self._check_length(keys)
+        if keys:
+            found = await self._look_up(self._recommender.history, keys)
+        else:
+            found = await self._look_up(self._recommender.matches, words, self._limits.found)
+        return JSONResponse({"items": self._described(found)})
 
     async def recommend(self, request: Request) -> Response:
         """The ranking for a history: `{"history": [ids], "k": 10, "include_seen": false}`."""
-        keys, k, include_seen = self._parsed(await self._body(request))
-        history = await self._look_up(self._recommender.history, keys)
-        asked = Asked(history, k, include_seen)
-        rows = await self._model.ask(asked, self._limits.seconds)
+        history, k, include_seen = self._parsed(await self._body(request), "history")
+        [rows] = await self._rankings([histories.checked(history)], k, include_seen)
         return JSONResponse({"items": rows})
+
+    async def recommend_batch(self, request: Request) -> Response:
+        """The rankings for several: `{"histories": [[ids], …], …}`, the rest as in `recommend`."""
+        found, k, include_seen = self._parsed(await self._body(request), "histories")
+        most = self._limits.histories
+        if not isinstance(found, list) or not 1 <= len(found) <= most:
+            raise HTTPException(400, f"expected `histories`, a list of 1 to {most} histories")
+        checked = [histories.checked(history) for history in found]
+        return JSONResponse({"rankings": await self._rankings(checked, k, include_seen)})
+
+    async def _rankings(
+        self, asked: Sequence[Sequence[str]], k: int, include_seen: bool
+    ) -> list[list[dict[str, Any]]]:
+        """The rows for each history of ids; all of them wait at once, and batches take them."""
+        for keys in asked:
+            self._check_length(keys)
+        found = [await self._look_up(self._recommender.history, keys) for keys in asked]
+        answers = (
+            self._model.ask(Asked(history, k, include_seen), self._limits.seconds)
+            for history in found
+        )
+        return await asyncio.gather(*answers)
+
+    def _check_length(self, keys: Sequence[str]) -> None:
+        if len(keys) > self._limits.history:
+            raise HTTPException(400, f"a history has at most {self._limits.history} items here")
+
+    def _described(self, items: Sequence[int]) -> list[dict[str, str]]:
+        return [self._recommender.describe(item) for item in items]
 
     async def _look_up(self, function, *arguments) -> Any:
         return await self._catalogue.ask((function, arguments), self._limits.seconds)
@@ -178,27 +238,25 @@ class Service:
                     raise HTTPException(413, f"a body has at most {self._limits.body} bytes")
         return body
 
-    def _parsed(self, body: bytes) -> tuple[list[str], int, bool]:
+    def _parsed(self, body: bytes, asked: str) -> tuple[Any, int, bool]:
+        """The field that a body asks with, of any kind, and its `k` and `include_seen`."""
         try:
             found = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "the body is not JSON") from error
         if not isinstance(found, dict):
             raise HTTPException(400, "the body is not a JSON object")
-        if unknown := sorted(found.keys() - {"history", "k", "include_seen"}):
+        if unknown := sorted(found.keys() - {asked, "k", "include_seen"}):
             raise HTTPException(400, f"the body has an unknown field {unknown[0][:50]!r}")
-        keys = histories.checked(found.get("history"))
         k, include_seen = (
             found.get("k", min(10, self._recommender.depth)),
             found.get("include_seen", False),
         )
-        if len(keys) > self._limits.history:
-            raise HTTPException(400, f"a history has at most {self._limits.history} items here")
         if type(k) is not int or not 1 <= k <= self._recommender.depth:
             raise HTTPException(400, f"k must be a number from 1 to {self._recommender.depth}")
         if not isinstance(include_seen, bool):
             raise HTTPException(400, "include_seen must be true or false")
-        return keys, k, include_seen
+        return found.get(asked), k, include_seen
 
 
 def app(service: Service, hosts: Sequence[str] = ("*",)) -> Starlette:
@@ -209,16 +267,10 @@ def app(service: Service, hosts: Sequence[str] = ("*",)) -> Starlette:
       hosts: the names that a browser may know the server by. A page of another site, whose name was
         made to lead here, gets nothing.
     """
-    files = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
     return Starlette(
-        routes=[
-            *(Route(url, _file(PAGE / name)) for url, name in files.items()),
-            Route("/api/health", service.health),
-            Route("/api/about", service.about),
-            Route("/api/items", service.items),
-            Route("/api/recommend", service.recommend, methods=["POST"]),
-        ],
+        routes=service.routes,
         middleware=[
+            Middleware(service.measures.around),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ],
         exception_handlers={

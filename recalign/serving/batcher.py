@@ -31,6 +31,11 @@ class Batcher:
         self._queue: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue(waiting)
         self.stopped = False
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._queue.qsize()
+
     async def ask(self, request: Any, seconds: float) -> Any:
         """The answer to one request.
 

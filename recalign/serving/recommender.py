@@ -2,7 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from recalign.domains import Domain
 from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.errors import UserError
-from recalign.evaluation.examples import Asked
+from recalign.evaluation.data import Questions
 from recalign.runs.run import Run
 from recalign.serving.ids import Ids
+
+EXAMPLES, EXAMPLE_ITEMS = 3, 5
+"""Histories to begin with, and the items of each."""
 
 
 class Recommender:
@@ -31,7 +35,7 @@ class Recommender:
     def __init__(
         self,
         domain: Domain,
-        ask: Callable[[Sequence[Sequence[int]]], Asked],
+        ask: Questions,
         model: CatalogueModel,
         params: Any,
         exact: bool = False,
@@ -81,12 +85,32 @@ class Recommender:
             self._params, asked.inputs, excluded, depth, self._exact, asked.given
         )
 
-    def rows(self, items: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-        """One ranking int32[k] as rows: `rank` from 1, `score`, and what `describe` tells."""
-        found = items >= 0
+    def rows(
+        self, items: np.ndarray, scores: np.ndarray, history: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """One ranking int32[k] as rows.
+
+        Args:
+          items: as `recommend` gives them.
+          scores: likewise.
+          history: that was asked about.
+
+        Returns:
+          `rank` from 1, `score` and `probability`, `seen`, whether the history has it, and what
+          `describe` tells.
+        """
+        found, seen = items >= 0, set(history)
         return [
-            {"rank": rank, "score": float(score), **self.describe(int(item))}
-            for rank, (item, score) in enumerate(zip(items[found], scores[found], strict=True), 1)
+            {
+                "rank": rank,
+                "score": float(score),
+                "probability": math.exp(score),
+                "seen": item in seen,
+                **self.describe(item),
+            }
+            for rank, (item, score) in enumerate(
+                zip(items[found].tolist(), scores[found], strict=True), start=1
+            )
         ]
 
     def describe(self, item: int) -> dict[str, str]:
@@ -123,6 +147,17 @@ class Recommender:
         """
         user = self._user_ids.find(key)
         return self.domain.events[slice(*self.domain.offsets[user : user + 2])].tolist()
+
+    @functools.cached_property
+    def example_histories(self) -> list[list[int]]:
+        """What a few users bought before what came last, so that there is something to begin with.
+
+        The same `EXAMPLES` each time, of at most `EXAMPLE_ITEMS`; fewer where users are few.
+        """
+        longer = np.flatnonzero(self.domain.lengths > 2)
+        users = np.random.default_rng(self.domain.seed).permutation(longer)[:EXAMPLES]
+        found = (self.domain.events[slice(*self.domain.offsets[u : u + 2])] for u in users)
+        return [events[:-1][-EXAMPLE_ITEMS:].tolist() for events in found]
 
     @functools.cached_property
     def _table(self) -> dict[str, list]:

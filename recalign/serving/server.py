@@ -3,7 +3,9 @@
 import ipaddress
 import socket
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recalign.errors import UserError
 from recalign.serving.app import HEADERS, Limits, Service, app
@@ -37,6 +39,24 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+class _Protocol(H11Protocol):
+    """Uvicorn's, whose answer to what is no request has the headers of every response too."""
+
+    def send_400_response(self, msg: str) -> None:
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=msg.encode()),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
 def make_server(recommender: Recommender, host: str, limits: Limits) -> uvicorn.Server:
     """A server for `server.run(sockets=[listen(host, port)])`, all of it compiled."""
     service = Service(recommender, limits)
@@ -49,7 +69,7 @@ def make_server(recommender: Recommender, host: str, limits: Limits) -> uvicorn.
         server_header=False,
         headers=list(HEADERS.items()),
         lifespan="on",
-        http="h11",
+        http=_Protocol,
         ws="none",
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=5,

@@ -5,12 +5,10 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import tqdm
 
 from recalign.domains import storage
 from recalign.domains.domain import Domain
@@ -18,6 +16,7 @@ from recalign.errors import UserError
 from recalign.evaluation import examples as stored
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import RetrievalExamples
+from recalign.progress import track
 from recalign.tokens.batches import METADATA, STORED, VOCABULARY, with_derived
 from recalign.tokens.data import DOMAINS, EXAMPLES, ITEMS
 
@@ -98,11 +97,8 @@ def write_batches(
     Returns:
       How many rows that is.
     """
-    progress = tqdm.tqdm(
-        range(num_batches), "caching", unit="batch", disable=not sys.stderr.isatty()
-    )
     files: dict[str, np.memmap] = {}
-    for number in progress:
+    for number in track(range(num_batches), "caching", "batch"):
         batch = next(batches)
         stored = {name: batch[name] for name in STORED if name in batch}
         _check_derived(batch, with_derived(stored))

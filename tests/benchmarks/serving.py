@@ -1,9 +1,10 @@
-"""Soaks `recalign serve`: 200 clients at once, half of whom talk nonsense.
+"""Times `recalign serve`, and soaks it: 200 clients at once, half of whom talk nonsense.
 
     python tests/benchmarks/serving.py --model_dir runs/toyshop --item '#127' --rounds 50
 
-Prints, round by round, how often each status came and the server's resident memory, which should
-stop growing once everything is compiled.
+Prints for 1, 8 and 64 clients, each of whom asks again once it is answered, how many are answered a
+second and how long one waits. Then, round by round, how often each status came and the server's
+resident memory, which should stop growing once everything is compiled.
 """
 
 import argparse
@@ -13,11 +14,14 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 CLIENTS = 200
+AT_ONCE = (1, 8, 64)
+REQUESTS = 256  # of all clients together
 clients = runpy.run_path(str(Path(__file__).parents[1] / "serving/clients.py"))
 
 
@@ -25,6 +29,23 @@ def resident_mib(pid: int) -> float:
     """The resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+async def ask_again_and_again(port: int, content: bytes, clients_at_once: int) -> list[float]:
+    """The seconds that each of `REQUESTS` requests took, of so many clients at once."""
+
+    async def one() -> list[float]:
+        taken = []
+        for _ in range(REQUESTS // clients_at_once):
+            begin = time.perf_counter()
+            [status] = await clients["burst"](port, [content], 60.0)
+            if status != 200:
+                raise SystemExit(f"a request was answered with {status}")
+            taken.append(time.perf_counter() - begin)
+        return taken
+
+    every = await asyncio.gather(*(one() for _ in range(clients_at_once)))
+    return [seconds for each in every for seconds in each]
 
 
 def main():
@@ -41,6 +62,16 @@ def main():
         port = int(address.rpartition(":")[2])
         rng = np.random.default_rng(0)
         right = clients["request"](b'{"history": ["%s"]}' % args.item.encode())
+        for at_once in AT_ONCE:
+            begin = time.perf_counter()
+            taken = asyncio.run(ask_again_and_again(port, right, at_once))
+            rate = len(taken) / (time.perf_counter() - begin)
+            p50, p95 = (1000 * value for value in np.quantile(taken, (0.5, 0.95)))
+            print(
+                f"{at_once:2} clients: {rate:.1f} answers a second, {p50:.0f} ms in the middle, "
+                f"95 % within {p95:.0f} ms",
+                flush=True,
+            )
         for number in range(1, args.rounds + 1):
             asked = [
                 right if rng.random() < 0.5 else clients["nonsense"](rng) for _ in range(CLIENTS)

@@ -8,8 +8,8 @@ import scipy.stats
 
 from recalign.errors import UserError
 from recalign.evaluation import metrics, outcomes
+from recalign.evaluation.intervals import name_end
 from recalign.evaluation.outcomes import Errors, Ranks
-from recalign.evaluation.report import name_end
 
 USERS, ITEMS = 400, 60
 

@@ -179,6 +179,8 @@ def test_several_domains_are_trained_by_one_recipe(tmp_path):
         result = json.loads((tmp_path / domain / "recipe" / "seed_3" / "result.json").read_text())
         assert {name.split("/")[0] for name in result["validation"]} == {f"{domain}_retrieval"}
         assert f"{domain}_retrieval full/hr@10" in table
+        page = (tmp_path / domain / "report.html").read_text()
+        assert f"{domain}_retrieval, validation" in page
 
 
 def test_one_seed_has_no_deviation(tmp_path):

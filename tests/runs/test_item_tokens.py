@@ -1,6 +1,7 @@
 """What new tokens of items start from."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.weights.growth import TABLE
 from recalign.errors import UserError
 from recalign.evaluation.examples import Examples
-from recalign.runs.initial_params import start_params
+from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import ItemEmbeddings
 from recalign.runs.item_tokens import ItemTokens, new_tokens
 from tests.engine.weights.saving import save_params
@@ -103,9 +104,10 @@ def test_a_run_starts_from_a_table_that_has_grown(domain, folder, tmp_path):
     fresh = {
         name: jax.numpy.zeros(shape) for name, shape in parameter_shapes(network(after)).items()
     }
-    started = start_params(
-        traverse_util.unflatten_dict(fresh, sep="/"),
-        network(after),
+    model = SimpleNamespace(module=SimpleNamespace(config=network(after)))
+    started = start_state(
+        SimpleNamespace(params=traverse_util.unflatten_dict(fresh, sep="/")),
+        SimpleNamespace(model=model, begin=lambda params: params),
         str(tmp_path / "c"),
         ItemTokens(),
         ItemEmbeddings(),

@@ -15,7 +15,9 @@ from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
 from recalign.evaluation import metrics as metrics_of
+from recalign.runs import calls
 from recalign.runs.directory import RunDirectory
+from recalign.runs.inspection import inspect
 from recalign.runs.result import read
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
@@ -82,6 +84,15 @@ def test_training_leaves_a_whole_run_behind(trained):
     }
     assert list(folder.glob("events.out.tfevents.*"))
     assert {p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()} == {"3", "6"}
+    found = inspect(folder)
+    assert (found.state, found.step, found.best_step, found.problems) == ("ended", 6, best, [])
+    [call] = found.calls
+    assert (call["step"], call["provenance"]) == (0, found.provenance)
+    assert {"jax", "seqio", "tensorflow"} <= call["packages"].keys()
+    page = (folder / "report.html").read_text()
+    for told in ("toyshop_ranking, test", "popularity", "Loss of training", "Sought: "):
+        assert told in page
+    assert "By how well known the target is" in page
 
 
 def test_an_earlier_checkpoint_is_evaluated_on_demand(trained, tmp_path):
@@ -170,6 +181,7 @@ def test_patience_ends_a_run_and_lets_it_go_on_only_as_far(shop, tmp_path, caplo
     history = (tmp_path / "metrics.jsonl").read_text()
     assert run(*arguments) == table
     assert (tmp_path / "metrics.jsonl").read_text() == history
+    assert [call["step"] for call in calls.read(tmp_path)] == [0, 3]
 
 
 def test_tasks_are_evaluated_in_periods_of_their_own(shop, tmp_path):

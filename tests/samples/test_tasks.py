@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -107,6 +108,34 @@ def test_mim_targets_fill_the_sentinels_of_a_history(shop):
         )
         share.append(len(answers) / len(window))
     assert 0.15 < np.mean(share) < 0.4  # the rate is 0.2, and at least one of a short history
+
+
+@pytest.fixture
+def configured():
+    """Binds options of tasks, and forgets them afterwards."""
+    yield gin.bind_parameter
+    gin.clear_config()
+
+
+def test_the_newest_items_are_shown(shop, configured):
+    configured("retrieval.retrieval.max_history", 3)
+    longer = 0
+    for sample in read("testshop_retrieval", "test", lengths=None):
+        assert items_in(sample["inputs"]) == sample["seen"][-3:].tolist()
+        longer += len(sample["seen"]) > 3
+    assert longer > 10
+
+
+def test_mim_hides_as_many_items_as_targets_have_room_for(shop, configured):
+    configured("mim.mim.mask_rate", 1.0)
+    found = set()
+    for sample in read("testshop_mim", "train", lengths=LENGTHS | {"targets": 9}):
+        hidden, shown = items_in(sample["targets"]), items_in(sample["inputs"])
+        # Each takes two tokens with its sentinel, and EOS follows.
+        assert len(hidden) == min(len(hidden) + len(shown), 4)
+        assert sample["inputs"].count("<extra_id_") == len(hidden)
+        found.add(len(hidden) + len(shown))
+    assert max(found) > 4 > min(found)
 
 
 def test_mlm_is_span_corruption_of_the_history(shop):

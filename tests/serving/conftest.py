@@ -66,7 +66,8 @@ def recommender(params) -> Recommender:
             "categories": "",
         }
     )
-    domain = Domain("shop", items, np.zeros(1, np.int64), np.zeros(0, np.int32))
+    events = np.array([0, 1, 2, 3, 4, 0, 5], np.int32)
+    domain = Domain("shop", items, np.array([0, 4, 7]), events)
     return Recommender(domain, Ask(), Ranking(), params)
 
 

@@ -1,30 +1,8 @@
 """The page in a browser: headless Chromium, where one is installed."""
 
-import shutil
-
 import pytest
 
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("no chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--disable-dev-shm-usage", "--window-size=1280,800"),
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield found
-    found.quit()
+from tests.accessibility import violations
 
 
 @pytest.fixture
@@ -69,8 +47,10 @@ def test_a_history_by_clicks_is_answered(page, shown):
     click(page, "#found li:nth-child(2) button")
     wait(page, lambda: titles(page, "ranked") == shown[2:])
     assert titles(page, "history") == shown[:2]
+    assert groups(page) == ["Never bought before"]
     click(page, "#seen")
-    wait(page, lambda: titles(page, "ranked") == shown[:5])
+    wait(page, lambda: titles(page, "ranked") == shown[2:5] + shown[:2])
+    assert groups(page) == ["Never bought before", "Bought before"]
     click(page, "#history li:nth-child(1) button")
     wait(page, lambda: titles(page, "history") == shown[1:2])
     click(page, "#clear")
@@ -89,12 +69,77 @@ def test_markup_in_titles_is_text(page, shown):
         click(page, f"#found li:nth-child({line}) button")
     wait(page, lambda: titles(page, "history") == shown[:3])
     click(page, "#seen")
-    wait(page, lambda: titles(page, "ranked")[:3] == shown[:3])
+    wait(page, lambda: titles(page, "ranked")[2:] == shown[:3])
     assert page.title == "recalign · shop"
     assert (
         page.execute_script("return document.querySelectorAll('main script, main img').length") == 0
     )
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_examples_to_begin_with_and_a_link_that_holds_the_history(page, port, shown):
+    wait(page, lambda: len(page.find_elements("css selector", "#examples button")) == 2)
+    examples = [
+        e.text.removeprefix("Begin with ")
+        for e in page.find_elements("css selector", "#examples .text")
+    ]
+    click(page, "#examples li:nth-child(1) button")
+    wait(page, lambda: len(titles(page, "ranked")) > 0)
+    history = titles(page, "history")
+    assert " · ".join(history) == examples[0]
+    click(page, "#seen")
+    wait(page, lambda: groups(page) == ["Never bought before", "Bought before"])
+    ranked, link = titles(page, "ranked"), page.current_url
+    assert "#id=toy-" in link
+    page.get("about:blank")
+    page.get(link)
+    wait(page, lambda: titles(page, "ranked") == ranked)
+    assert titles(page, "history") == history
+    page.execute_script("location.hash = 'id=toy-9'")
+    wait(page, lambda: "no item 'toy-9'" in page.find_element("id", "ranked-note").text)
+    click(page, "#clear")
+    assert page.current_url == f"http://127.0.0.1:{port}/"
+    page.execute_script("location.hash = 'id=toy-0'")
+    wait(page, lambda: titles(page, "history") == shown[:1])
+
+
+def groups(browser):
+    return [heading.text for heading in browser.find_elements("css selector", "#ranked h3")]
+
+
+def test_a_keyboard_is_enough(page, shown):
+    """From the search on: two items are added, the first is taken out again, and focus stays."""
+    from selenium.webdriver.common.keys import Keys
+
+    def press(*keys):
+        page.switch_to.active_element.send_keys(*keys)
+
+    page.find_element("id", "search").send_keys(Keys.TAB)
+    press(Keys.ENTER)
+    press(Keys.TAB)
+    press(Keys.ENTER)
+    wait(page, lambda: titles(page, "history") == shown[:2])
+    assert page.switch_to.active_element.text.startswith("Add")
+    page.execute_script("document.querySelector('#history button').focus()")
+    press(Keys.ENTER)
+    wait(page, lambda: titles(page, "history") == shown[1:2])
+    assert "Remove" in page.switch_to.active_element.text
+    press(Keys.ENTER)
+    wait(page, lambda: titles(page, "history") == [])
+    assert page.switch_to.active_element.get_attribute("id") == "search"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_anybody_from_using_it(page, shown, scheme):
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    page.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # axe is a script from elsewhere
+    assert violations(page) == []
+    click(page, "#found li:nth-child(1) button")
+    click(page, "#seen")
+    wait(page, lambda: titles(page, "ranked") == shown[1:5] + shown[:1])
+    assert violations(page) == []
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_an_error_is_shown(page, recommender, monkeypatch):

@@ -200,7 +200,7 @@ def test_a_file_is_answered_line_by_line(folder, domain, tmp_path):
 
 def test_nothing_is_left_when_all_is_seen(recommender):
     [items], [scores] = recommender.recommend([range(60)], 5)
-    assert recommender.rows(items, scores) == []
+    assert recommender.rows(items, scores, range(60)) == []
 
 
 @pytest.mark.parametrize(

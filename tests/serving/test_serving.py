@@ -47,10 +47,96 @@ def test_recommendations(port):
         (1, "toy-0", "#0", -2.0),
         (2, "toy-2", "#2", -4.0),
     ]
+    assert [row["probability"] for row in answer["items"]] == pytest.approx(np.exp([-2, -4]))
     _, _, answer = recommend(port, history=["toy-1"], include_seen=True, k=5)
     assert [row["id"] for row in answer["items"]] == [f"toy-{i}" for i in range(5)]
+    assert [row["id"] for row in answer["items"] if row["seen"]] == ["toy-1"]
     _, _, answer = recommend(port, history=[f"toy-{i}" for i in range(6)], k=5)
     assert answer["items"] == []
+
+
+def test_several_histories_are_answered_at_once(port, params):
+    histories = [["toy-1", "#3"], ["toy-2"], ["toy-1"]]
+    body = json.dumps({"histories": histories, "k": 2}).encode()
+    status, _, answer = ask(port, "POST", "/api/recommend_batch", body, JSON)
+    assert status == 200
+    assert sum(params["calls"]) < 32  # in batches of 8, not one by one
+    assert len(params["calls"]) <= 2
+    alone = [recommend(port, history=history, k=2)[2]["items"] for history in histories]
+    assert answer["rankings"] == alone
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{}", "a list of 1 to 32 histories"),
+        (b'{"histories": []}', "a list of 1 to 32 histories"),
+        (json.dumps({"histories": [["toy-1"]] * 33}).encode(), "a list of 1 to 32 histories"),
+        (b'{"histories": [["toy-1"], []]}', "at least one item"),
+        (b'{"histories": [["toy-1"], ["toy-9"]]}', "no item 'toy-9'"),
+        (b'{"histories": ["toy-1"]}', "list of item ids"),
+        (b'{"histories": [["toy-1"]], "history": ["toy-1"]}', "unknown field 'history'"),
+        (json.dumps({"histories": [["toy-1"] * 101]}).encode(), "at most 100 items"),
+    ],
+)
+def test_mistakes_in_a_batch_are_told(port, body, message):
+    status, _, answer = ask(port, "POST", "/api/recommend_batch", body, JSON)
+    assert (status, message in answer["error"]) == (400, True), answer
+
+
+def test_items_are_described_by_id(port):
+    _, _, answer = ask(port, "GET", "/api/items?id=toy-3&id=%230")
+    assert [item["id"] for item in answer["items"]] == ["toy-3", "toy-0"]
+    status, _, answer = ask(port, "GET", "/api/items?id=toy-9")
+    assert (status, "no item 'toy-9'" in answer["error"]) == (400, True)
+    assert ask(port, "GET", "/api/items?" + "id=toy-1&" * 101)[0] == 400
+
+
+def test_prometheus_is_told_of_every_request(port):
+    recommend(port, history=["toy-1"])
+    recommend(port, history=["toy-9"])
+    for url in ("/nowhere", "/nowhere/else"):
+        ask(port, "GET", url)
+    _, headers, text = ask(port, "GET", "/metrics")
+    assert headers["Content-Type"].startswith("text/plain; version=")
+    lines = dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if line[0] != "#")
+    counted = 'recalign_requests_total{path="%s",status="%s"}'
+    assert lines[counted % ("/api/recommend", 200)] == "1.0"
+    assert lines[counted % ("/api/recommend", 400)] == "1.0"
+    assert lines[counted % ("other", 404)] == "2.0"
+    assert lines['recalign_request_seconds_count{path="/api/recommend"}'] == "2.0"
+    assert lines["recalign_batch_histories_sum"] == "1.0"
+    assert lines["recalign_waiting"] == "0.0"
+
+
+def test_the_interface_is_as_it_is_documented(port):
+    """Requests that the OpenAPI document allows, and such as it forbids; none breaks the server."""
+    import schemathesis
+    from schemathesis.checks import positive_data_acceptance
+    from schemathesis.generation import GenerationMode
+
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/api/openapi.json")
+    # An id may be any text, of which hardly one is an item's: it is refused all the same.
+    left_out = [positive_data_acceptance]
+    seen = set()
+    for operation in [each.ok() for each in schema.get_all_operations()]:
+        seen.add(operation.path)
+        asks = operation.body or operation.query
+        for mode in (GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if asks else [])):
+
+            @given(case=operation.as_strategy(generation_mode=mode))
+            @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+            def check(case):
+                case.call_and_validate(excluded_checks=left_out)
+
+            check()
+    assert seen == {
+        "/api/about",
+        "/api/items",
+        "/api/recommend",
+        "/api/recommend_batch",
+        "/healthz",
+    }
 
 
 def test_the_catalogue_is_searched_by_all_words(port):
@@ -72,15 +158,31 @@ def assert_policy(headers):
 
 
 def test_everything_comes_with_a_policy(port):
-    for url in ("/", "/page.js", "/page.css", "/api/about", "/api/items", "/nowhere"):
+    for url in ("/", "/page.js", "/page.css", "/api/about", "/api/items", "/metrics", "/nowhere"):
         _, headers, _ = ask(port, "GET", url)
         assert_policy(headers)
-    assert ask(port, "GET", "/api/about")[2] == {
+    about = ask(port, "GET", "/api/about")[2]
+    examples = about.pop("examples")
+    assert sorted([item["id"] for item in example] for example in examples) == [
+        ["toy-0", "toy-1", "toy-2"],
+        ["toy-4", "toy-0"],
+    ]
+    assert about == {
         "domain": "shop",
         "items": 6,
         "most_history": 100,
+        "most_histories": 32,
         "most_items": 5,
     }
+
+
+def test_what_is_no_request_gets_the_policy_too(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        with http.client.HTTPResponse(connection) as response:
+            response.begin()
+            assert (response.status, response.read()) == (400, b"Invalid HTTP request received.")
+            assert_policy(response.headers)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +273,7 @@ def test_whoever_is_sent_away_gets_the_policy_too(serving, recommender, monkeypa
 
 def test_a_batcher_that_died_is_noticed(port, recommender, monkeypatch, caplog):
     """Nobody waits for the time limit, and the health check fails."""
-    assert ask(port, "GET", "/api/health")[::2] == (200, {"status": "ok"})
+    assert ask(port, "GET", "/healthz")[::2] == (200, {"status": "ok"})
 
     def die(histories):
         raise asyncio.CancelledError  # ends the task that it gets into
@@ -182,7 +284,7 @@ def test_a_batcher_that_died_is_noticed(port, recommender, monkeypatch, caplog):
         status, headers, answer = recommend(port, history=["toy-1"])
         assert (status, "must be started anew" in answer["error"]) == (503, True)
         assert_policy(headers)
-    assert ask(port, "GET", "/api/health")[0] == 503
+    assert ask(port, "GET", "/healthz")[0] == 503
     assert time.monotonic() - begin < 20  # the limit is 30
     assert "start the server anew" in caplog.text
 

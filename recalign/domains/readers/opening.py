@@ -27,9 +27,9 @@ from typing import IO
 
 import pyarrow as pa
 from etils import epath
-from tqdm import tqdm
 
 from recalign.errors import UserError, shown
+from recalign.progress import Progress
 
 STANDARD_INPUT = Path("-")
 # What reading a damaged file of one of the compressions raises, some as an OSError without number.
@@ -98,10 +98,10 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
 
 
 class _Counted(io.RawIOBase):
-    """A file that tells a progress bar how much of it has been read."""
+    """A file that tells how much of it has been read."""
 
-    def __init__(self, file: IO[bytes], bar: tqdm):
-        self._file, self._bar = file, bar
+    def __init__(self, file: IO[bytes], progress: Progress):
+        self._file, self._progress = file, progress
 
     def readable(self) -> bool:
         return True
@@ -109,7 +109,7 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
-        self._bar.update(len(data))
+        self._progress.update(len(data))
         return len(data)
 
 
@@ -138,8 +138,7 @@ class _Recoded(io.RawIOBase):
 def open_file(path: Path) -> Iterator[io.BufferedReader]:
     """A file, local, in a bucket (gs://…) or a pipe, opened to read its bytes.
 
-    The progress bar of a large file shows the share, rate and time left of the bytes read from
-    disk; it keeps quiet where standard error is not a terminal.
+    Of a large file, the share, rate and time left of the bytes read from disk are shown.
 
     Raises:
       UserError: the file cannot be opened, or what is read in the block is damaged.
@@ -148,16 +147,9 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     try:
         with (
             _reopen(path) as file,
-            tqdm(
-                total=(size := _size(path)),
-                desc=path.name,
-                disable=None if size >= _LARGE else True,
-                leave=False,
-                unit="B",
-                unit_scale=True,
-            ) as bar,
+            Progress(path.name, size := _size(path), "B", shown=size >= _LARGE) as progress,
         ):
-            yield io.BufferedReader(_Counted(file, bar), _BLOCK)
+            yield io.BufferedReader(_Counted(file, progress), _BLOCK)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not text in {error.encoding}: {error.reason}") from error
     except _DAMAGE as error:

@@ -1,16 +1,15 @@
 """Many examples of all lengths through a compiled function, batch by batch."""
 
 import collections
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 
-from recalign.engine import preemption
+from recalign.engine import preemption, processes
 from recalign.engine.partitioning import Partitioner
+from recalign.progress import track
 
 # Batches that are computed while the results of the one before are fetched.
 IN_FLIGHT = 2
@@ -72,7 +71,7 @@ def over_examples(
       features: m rows each; examples are sorted by the first one's lengths, then the next one's.
       partitioner: lays batches out.
       batch_size: examples a batch, rounded up to what the data partitions divide.
-      description: of the progress bar.
+      description: of what is computed, for whoever waits.
 
     Returns:
       That pytree with arrays [m, …], in the order of the examples.
@@ -80,15 +79,9 @@ def over_examples(
     batch_size = partitioner.rows(batch_size)
     lengths = [[len(row) for row in feature.rows] for feature in features.values()]
     order = np.lexsort(lengths[::-1])
-    starts = tqdm.tqdm(
-        range(0, len(order), batch_size),
-        desc=description,
-        unit="batch",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
+    starts = range(0, len(order), batch_size)
     found, computed = [], collections.deque()
-    for start in starts:
+    for start in track(starts, description, "batch", shown=processes.is_first()):
         preemption.safe_point()
         chosen = order[start : start + batch_size]
         batch = {name: _padded(feature, chosen, batch_size) for name, feature in features.items()}

@@ -3,13 +3,11 @@
 import functools
 import itertools
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from recalign.engine.network.transformer import Transformer
 from recalign.engine.partitioning import Partitioner, put
@@ -28,6 +26,7 @@ from recalign.engine.search.retrieval import (
 from recalign.engine.search.saved_trie import index_of
 from recalign.engine.search.scoring import chunk_widths
 from recalign.engine.search.trie import PAD
+from recalign.progress import track
 
 # The fewest exclusions that there is room for: of a split's histories, most have no more; of a
 # history that somebody asks about, all that may be asked has, so that one shape serves them.
@@ -270,8 +269,7 @@ class CatalogueModel:
             rungs(longest, self._options.length_multiple, halfway=True),
             rungs(most_excluded, EXCLUDED),
         )
-        silent = not sys.stderr.isatty()
-        for rows, length, width in tqdm.tqdm([*shapes], "compiling", leave=False, disable=silent):
+        for rows, length, width in track([*shapes], "compiling", "shape"):
             inputs = np.full((rows, length), PAD, np.int32)
             excluded = np.full((rows, width), NO_ITEM, np.int32)
             begins = np.full((rows, given), PAD, np.int32)

@@ -7,6 +7,7 @@ int32[B, G], the tokens that each example's answer begins with before the search
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -92,28 +93,36 @@ def decoder_step(
     return step
 
 
-def search(
+def _ask(
+    method: Callable,
     module: Transformer,
     variables: Any,
-    encoded: Encoded,
+    encoder_input_tokens: jax.Array,
     index: CatalogueIndex,
-    *,
-    num_beams: int,
-    excluded: jax.Array | None = None,
-    renormalise: bool = False,
-    ends_compete: bool = True,
-) -> Ranked:
-    """The best items of each encoded history; for the options see `beam_search`."""
-    batch = encoded.mask.shape[0]
-    return beam_search(
+    given: jax.Array | None,
+    renormalise: bool,
+) -> Callable:
+    """What searches or scores the catalogue, asked about histories int32[B, S].
+
+    Args:
+        method: `beam_search`, `score_candidates` or `score_catalogue`.
+        module: the network.
+        variables: `{"params": …}`.
+        encoder_input_tokens: int32[B, S], 0 padded.
+        index: the catalogue.
+        given: int32[B, G], 0 padded, or None.
+        renormalise: as in `beam_search`.
+
+    Returns:
+        The method, which lacks only its own options.
+    """
+    encoded = encode(module, variables, encoder_input_tokens, given)
+    return functools.partial(
+        method,
         decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
         encoded.cache,
         index,
-        num_beams=num_beams,
-        batch=batch,
-        excluded=excluded,
         renormalise=renormalise,
-        ends_compete=ends_compete,
         grow=encoded.grow,
     )
 
@@ -131,17 +140,9 @@ def retrieve(
     ends_compete: bool = True,
 ) -> Ranked:
     """The best `num_beams` items for each history int32[B, S], 0 padded; see `beam_search`."""
-    encoded = encode(module, variables, encoder_input_tokens, given)
-    return search(
-        module,
-        variables,
-        encoded,
-        index,
-        num_beams=num_beams,
-        excluded=excluded,
-        renormalise=renormalise,
-        ends_compete=ends_compete,
-    )
+    find = _ask(beam_search, module, variables, encoder_input_tokens, index, given, renormalise)
+    batch = encoder_input_tokens.shape[0]
+    return find(num_beams=num_beams, batch=batch, excluded=excluded, ends_compete=ends_compete)
 
 
 def retrieve_all_and_unseen(
@@ -169,15 +170,10 @@ def retrieve_all_and_unseen(
         renormalise: as in `beam_search`.
         ends_compete: as in `beam_search`.
     """
-    encoded = encode(module, variables, encoder_input_tokens, given)
     find = functools.partial(
-        search,
-        module,
-        variables,
-        encoded,
-        index,
+        _ask(beam_search, module, variables, encoder_input_tokens, index, given, renormalise),
         num_beams=num_beams,
-        renormalise=renormalise,
+        batch=encoder_input_tokens.shape[0],
         ends_compete=ends_compete,
     )
     return find(), find(excluded=seen)
@@ -194,15 +190,10 @@ def score_items(
     renormalise: bool = False,
 ) -> jax.Array:
     """The exact scores float32[B, C] of items int32[B, C] (-1 padded) for histories int32[B, S]."""
-    encoded = encode(module, variables, encoder_input_tokens, given)
-    return score_candidates(
-        decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        encoded.cache,
-        index,
-        items,
-        renormalise=renormalise,
-        grow=encoded.grow,
+    score = _ask(
+        score_candidates, module, variables, encoder_input_tokens, index, given, renormalise
     )
+    return score(items)
 
 
 def score_all_items(
@@ -220,18 +211,10 @@ def score_all_items(
 
     For the options see `score_catalogue`.
     """
-    encoded = encode(module, variables, encoder_input_tokens, given)
-    batch = encoder_input_tokens.shape[0]
-    return score_catalogue(
-        decoder_step(module, variables, encoded, index.alphabet if renormalise else None),
-        encoded.cache,
-        index,
-        batch=batch,
-        chunk=chunk,
-        widths=widths,
-        renormalise=renormalise,
-        grow=encoded.grow,
+    score = _ask(
+        score_catalogue, module, variables, encoder_input_tokens, index, given, renormalise
     )
+    return score(batch=encoder_input_tokens.shape[0], chunk=chunk, widths=widths)
 
 
 def rank_exactly(

@@ -26,6 +26,10 @@ class AverageState(NamedTuple):
     trained: Any
     inner: optax.OptState
 
+    def trained_parameters(self, params: Any) -> Any:
+        """Those that gradients are taken of, not their average."""
+        return trained_parameters(self.trained, self.inner)
+
 
 def average_parameters(
     optimizer: optax.GradientTransformation, decay: float = 0.998
@@ -59,5 +63,6 @@ def average_parameters(
 
 
 def trained_parameters(params: Any, opt_state: optax.OptState) -> Any:
-    """The parameters that gradients are taken of: `params`, unless these are an average."""
-    return opt_state.trained if isinstance(opt_state, AverageState) else params
+    """The parameters that gradients are taken of: `params`, unless the optimiser keeps others."""
+    others = getattr(opt_state, "trained_parameters", None)
+    return others(params) if others else params

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from tensorboardX import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -23,6 +21,7 @@ from recalign.engine.training.model import TrainState
 from recalign.engine.training.overview import format_arrays
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import Preempted, UserError
+from recalign.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +149,9 @@ def train(
         log.info("parameters:\n%s", format_arrays(state.params))
         profiler = stack.enter_context(_Profiler(profile, model_dir))
         step_fn = trainer.step_fn()
-        bar = stack.enter_context(_progress_bar(first, total_steps))
+        progress = stack.enter_context(
+            Progress("training", total_steps, done=first, leave=True, shown=processes.is_first())
+        )
         stack.enter_context(logging_redirect_tqdm())
         for step in range(first + 1, total_steps + 1):
             batch = next(train_input)
@@ -162,12 +163,12 @@ def train(
                 state, sums = step_fn(state, placed)
             meter.add(step, batch, sums)
             profiler.end(step, state)
-            bar.update()
+            progress.update()
             stop = preemption.arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or bool(due(step))
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
                 trained = trained_parameters(state.params, state.opt_state)
-                bar.set_postfix(meter.report(step, trained))
+                progress.note(meter.report(step, trained))
             if save:
                 checkpoints.save(step, state, train_input)
                 hooks.on_saved(step)
@@ -216,11 +217,6 @@ class _Profiler:
             )
 
 
-def _progress_bar(first: int, total_steps: int) -> tqdm.tqdm:
-    shown = sys.stderr.isatty() and processes.is_first()
-    return tqdm.tqdm(total=total_steps, initial=first, unit="step", disable=not shown)
-
-
 def _first_state(
     trainer: Trainer,
     checkpoints: Checkpoints,
@@ -266,8 +262,8 @@ class _Meter:
         self._sums = sums if self._sums is None else _add(self._sums, sums)
         self._recent.append((step, batch, sums["finite"]))
 
-    def report(self, step: int, params: Any) -> dict[str, str]:
-        """Writes the means since the last report, and gives those for the progress bar.
+    def report(self, step: int, params: Any) -> str:
+        """Writes the means since the last report, and says the most telling ones.
 
         Args:
           step: the newest one.
@@ -297,10 +293,7 @@ class _Meter:
         if sums["finite"] < steps:
             self._tell_nonfinite(params)
         self.restart()
-        return {
-            "loss": f"{scalars['loss']:.3f}",
-            "tokens/s": f"{scalars['tokens_per_second']:.0f}",
-        }
+        return f"loss {scalars['loss']:.3f}, {scalars['tokens_per_second']:.0f} tokens/s"
 
     def _tell_nonfinite(self, params: Any) -> None:
         for step, batch, finite in self._recent:

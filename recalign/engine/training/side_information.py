@@ -23,18 +23,28 @@ class SideInformationState(NamedTuple):
     """The state of `train_with_side_information`.
 
     Attributes:
+        count: int32[], the updates so far.
         vectors: float32[vocabulary, size], never trained; 0 for tokens that nothing is known of.
+        kept: bool[vocabulary], the tokens whose own part the next step does not leave out.
         kernel: float32[size, emb].
         inner: the state of the optimiser that trains both parts.
     """
 
+    count: jax.Array
     vectors: jax.Array
+    kept: jax.Array
     kernel: jax.Array
     inner: optax.OptState
 
+    def trained_parameters(self, params: Any) -> Any:
+        """Those that gradients are taken of: without the own parts that a step leaves out."""
+        shared = self.vectors @ self.kernel
+        table = jnp.where(self.kept[:, None], _table(params), shared)
+        return _with_table(params, table)
+
 
 def train_with_side_information(
-    optimizer: optax.GradientTransformation, size: int, seed: int = 0
+    optimizer: optax.GradientTransformation, size: int, dropout: float = 0.0, seed: int = 0
 ) -> optax.GradientTransformation:
     """An optimiser that moves embeddings along vectors of items as well as one by one.
 
@@ -42,30 +52,47 @@ def train_with_side_information(
 
     Args:
         optimizer: trains the parameters, of which `token_embedder/embedding` is the table's own
-            part, and "kernel".
+            part, and "kernel"; gradients are to be taken of `averaging.trained_parameters`.
         size: how many numbers a vector has.
-        seed: of the kernel at first, which keeps the length of vectors.
+        dropout: the probability that a step leaves out a token's own part, so that the other
+            learns to do without it, as for an item that is new (Volkovs et al., NeurIPS 2017).
+            Where nothing is known of a token, its own part stays.
+        seed: of the kernel at first, which keeps the length of vectors, and of dropout.
     """
+    key = jax.random.key(seed)
 
     def init(params: Any) -> SideInformationState:
         rows, columns = _table(params).shape
-        kernel = jax.random.normal(jax.random.key(seed), (size, columns)) * size**-0.5
-        inner = optimizer.init({**params, "kernel": kernel})
-        return SideInformationState(jnp.zeros((rows, size)), kernel, inner)
+        kernel = jax.random.normal(key, (size, columns)) * size**-0.5
+        return SideInformationState(
+            count=jnp.zeros((), jnp.int32),
+            vectors=jnp.zeros((rows, size)),
+            kept=jnp.ones((rows,), bool),
+            kernel=kernel,
+            inner=optimizer.init({**params, "kernel": kernel}),
+        )
 
     def update(
         gradients: Any, state: SideInformationState, params: Any
     ) -> tuple[Any, SideInformationState]:
-        vectors, kernel, inner = state
-        own = _table(params) - vectors @ kernel
+        of_table = _table(gradients)
+        own = _table(params) - state.vectors @ state.kernel
         updates, inner = optimizer.update(
-            {**gradients, "kernel": vectors.T @ _table(gradients)},
-            inner,
-            {**_with_table(params, own), "kernel": kernel},
+            {
+                **_with_table(gradients, jnp.where(state.kept[:, None], of_table, 0.0)),
+                "kernel": state.vectors.T @ of_table,
+            },
+            state.inner,
+            {**_with_table(params, own), "kernel": state.kernel},
         )
         moved = updates.pop("kernel")
-        updates = _with_table(updates, _table(updates) + vectors @ moved)
-        return updates, SideInformationState(vectors, kernel + moved, inner)
+        updates = _with_table(updates, _table(updates) + state.vectors @ moved)
+        count = state.count + 1
+        drawn = jax.random.bernoulli(jax.random.fold_in(key, count), dropout, state.kept.shape)
+        kept = ~(drawn & jnp.any(state.vectors != 0, axis=1))
+        return updates, SideInformationState(
+            count, state.vectors, kept, state.kernel + moved, inner
+        )
 
     if isinstance(optimizer, Optimizer):
         return Optimizer(init, update, optimizer.learning_rate)

@@ -18,6 +18,7 @@ from recalign.engine.weights import hf, manifest, orbax, t5x, tokenizer
 from recalign.engine.weights.growth import HEAD, PAD_TOKEN, TABLE, NewTokens, check_grows, grow
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
+from recalign.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +257,11 @@ def convert(
                 f"{weights.path} has {has:,} vocabulary rows: only {REAL_ROWS:,} and "
                 f"{PADDED_ROWS:,} can be made of each other"
             )
-    write_weights(weights, destination, to, find_vocabulary(weights))
+    total = sum(tensor.bytes for tensor in weights.tensors.values())
+    with Progress("converting", total, "B") as progress:
+        counted = {name: t.counted(progress.update) for name, t in weights.tensors.items()}
+        read = dataclasses.replace(weights, tensors=counted)
+        write_weights(read, destination, to, find_vocabulary(weights))
     return weights
 
 

@@ -33,6 +33,16 @@ class Tensor:
         """Its size."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def counted(self, on_read: Callable[[int], None]) -> "Tensor":
+        """The same; `on_read` is told its bytes whenever it is read."""
+
+        def read() -> np.ndarray:
+            array = self.read()
+            on_read(self.bytes)
+            return array
+
+        return dataclasses.replace(self, read=read)
+
     @property
     def transposed(self) -> "Tensor":
         """Its transpose, in memory order."""

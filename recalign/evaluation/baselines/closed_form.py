@@ -5,7 +5,6 @@ for before it is taken. What they may choose, they choose by NDCG@10 on validati
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
 
@@ -13,7 +12,6 @@ import numpy as np
 import psutil
 import scipy.linalg
 import scipy.sparse as sp
-import tqdm
 
 from recalign.errors import UserError
 from recalign.evaluation.baselines.rankers import (
@@ -23,6 +21,7 @@ from recalign.evaluation.baselines.rankers import (
     checked,
     chunks,
 )
+from recalign.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +89,7 @@ class ItemToItem(DenseRanker):
     ) -> _Choice:
         """Solves for B with each of some settings; the best, also beside one found before."""
         name = type(self).__name__
-        quiet = not sys.stderr.isatty()
-        for setting in tqdm.tqdm(settings, desc=name, unit="solve", disable=quiet):
+        for setting in track(settings, name, "solve"):
             self.weights = solve(*setting)
             for decay in self._decays:
                 self.decay = decay

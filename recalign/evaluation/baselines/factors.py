@@ -7,6 +7,7 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from recalign.evaluation.baselines.rankers import Histories, VectorRanker, checked
+from recalign.progress import track
 
 
 class BPR(VectorRanker):
@@ -67,7 +68,7 @@ class BPR(VectorRanker):
         with threadpool_limits(1, "blas"):
             model = BayesianPersonalizedRanking(num_threads=1, **self._options)
             best, best_value, best_look = None, -np.inf, 0
-            for look in range(self._looks):
+            for look in track(range(self._looks), "BPR-MF", "look"):
                 # A second call goes on from the vectors of the first; the same seed would draw the
                 # same triples again.
                 model.random_state = np.random.default_rng([self._seed, look])

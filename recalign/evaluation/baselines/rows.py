@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recalign.domains import Domain
+from recalign.domains import Domain, Sequences
 from recalign.errors import UserError
 from recalign.evaluation import outcomes
 from recalign.evaluation.baselines import kept
@@ -24,8 +24,10 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
+from recalign.evaluation.groups import with_groups
 from recalign.evaluation.metrics import CUTOFFS
 from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +202,7 @@ def domain_rows(
         check(domain, name)
     return {
         (RANKERS | RATERS)[name].label: _row(domain, split, name, seeds)
-        for name in names or possible(domain)
+        for name in track(names or possible(domain), f"baselines of {domain.name}", "baseline")
     }
 
 
@@ -210,10 +212,10 @@ def _row(domain: Domain, split: str, name: str, seeds: Sequence[int]) -> Row:
         if name in RANKERS:
             model, taken = fitted_ranker(domain, name, seed)
             examples = domain.split(split)
-            asked = model, examples, examples.targets
+            asked = examples, examples.targets
             found.append(
-                evaluate_ranker(*asked, domain.num_items)
-                | evaluate_choices(*asked, domain.candidates(split))
+                evaluate_ranker(model, domain.train(), *asked, domain.num_items)
+                | evaluate_choices(model, *asked, domain.candidates(split))
             )
         else:
             model, taken = fitted_rater(domain, name, seed)
@@ -294,21 +296,22 @@ def evaluate_examples(name: str, examples: Examples, seed: int = 0) -> Evaluated
             return evaluate_choices(model, examples, examples.targets, examples.candidates)
         case RetrievalExamples() if name in RANKERS:
             model, _ = fitted_ranker(domain, name, seed)
-            return evaluate_ranker(model, examples, examples.targets, domain.num_items)
+            train, targets = domain.train(), examples.targets
+            return evaluate_ranker(model, train, examples, targets, domain.num_items)
     return None
 
 
 def evaluate_ranker(
-    ranker: Ranker, histories: Histories, targets: np.ndarray, num_items: int
+    ranker: Ranker, train: Sequences, histories: Histories, targets: np.ndarray, num_items: int
 ) -> Evaluated:
-    """`full/…` and `full_unseen/…` of a fitted ranker."""
+    """`full/…` and `full_unseen/…` of a fitted ranker, also by group, of which `train` tells."""
     found = Evaluated({}, {})
     for protocol, remove_seen in (("full", False), ("full_unseen", True)):
         ranked = ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
         found |= outcomes.evaluate_lists(
             ranked, targets, num_items, protocol, _users(histories, len(targets))
         )
-    return found
+    return with_groups(found, train, num_items, histories.offsets, histories.events, targets)
 
 
 def evaluate_choices(

@@ -2,7 +2,7 @@
 "use strict";
 
 const byId = (id) => document.getElementById(id);
-let history = [];
+let bought = [];
 let most = { history: 100, items: 20 };
 
 function element(tag, name, text = "") {
@@ -12,11 +12,26 @@ function element(tag, name, text = "") {
   return made;
 }
 
+const named = (item) => item.title || item.id;
+
 function described(item) {
   const text = element("span", "text");
-  text.append(element("div", "title", item.title || item.id));
-  text.append(element("div", "under", [item.brand, item.id, item.item].filter(Boolean).join(" · ")));
+  text.append(element("span", "title", named(item)));
+  text.append(element("span", "under", [item.brand, item.id, item.item].filter(Boolean).join(" · ")));
   return text;
+}
+
+// A line that is a button; what it does is said to who cannot see its sign.
+function choice(does, sign, number, content, action) {
+  const button = element("button", "item");
+  button.type = "button";
+  const shown = element("span", "sign", sign);
+  shown.setAttribute("aria-hidden", "true");
+  button.append(element("span", number ? "number" : "", number), element("span", "hidden", `${does} `), content, shown);
+  button.addEventListener("click", action);
+  const line = element("li", "");
+  line.append(button);
+  return line;
 }
 
 async function ask(url, options) {
@@ -48,33 +63,36 @@ function tell(message, wrong = false) {
 const search = latest(async (signal) => {
   const words = encodeURIComponent(byId("search").value);
   const { items } = await ask(`/api/items?q=${words}`, { signal });
-  byId("found").replaceChildren(...items.map((item) => {
-    const button = element("button", "item");
-    button.append(element("span", ""), described(item), element("span", "sign", "+"));
-    button.addEventListener("click", () => change([...history, item]));
-    const line = element("li", "");
-    line.append(button);
-    return line;
-  }));
-  if (!items.length) byId("found").append(element("li", "note", "Nothing in the catalogue holds all these words."));
+  byId("found").replaceChildren(...items.map((item) =>
+    choice("Add", "+", "", described(item), () => change([...bought, item]))));
+  byId("found-note").textContent = items.length ? "" : "Nothing in the catalogue holds all these words.";
 });
 
 function showHistory() {
-  byId("history").replaceChildren(...history.map((item, place) => {
-    const button = element("button", "item");
-    button.title = "Remove";
-    button.append(element("span", "number", place + 1), described(item), element("span", "sign", "×"));
-    button.addEventListener("click", () => change(history.toSpliced(place, 1)));
-    const line = element("li", "");
-    line.append(button);
-    return line;
+  byId("history").replaceChildren(...bought.map((item, place) =>
+    choice("Remove", "×", place + 1, described(item), () => {
+      change(bought.toSpliced(place, 1));
+      // The button is gone: whoever uses a keyboard goes on with the next one.
+      const left = byId("history").querySelectorAll("button");
+      (left[Math.min(place, left.length - 1)] ?? byId("search")).focus();
+    })));
+  byId("clear").hidden = byId("link-note").hidden = !bought.length;
+  byId("empty").hidden = bought.length > 0;
+}
+
+function showExamples(examples) {
+  byId("or-examples").hidden = !examples.length;
+  byId("examples").replaceChildren(...examples.map((items) => {
+    const text = element("span", "text", items.map(named).join(" · "));
+    return choice("Begin with", "+", "", text, () => {
+      change(items);
+      byId("clear").focus();
+    });
   }));
-  byId("clear").hidden = !history.length;
-  byId("history-note").hidden = history.length > 0;
 }
 
 const recommend = latest(async (signal) => {
-  if (!history.length) {
+  if (!bought.length) {
     byId("ranked").replaceChildren();
     return tell("Nothing to go by yet.");
   }
@@ -84,7 +102,7 @@ const recommend = latest(async (signal) => {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({
-        history: history.map((item) => item.id),
+        history: bought.map((item) => item.id),
         k: most.items,
         include_seen: byId("seen").checked,
       }),
@@ -97,43 +115,82 @@ const recommend = latest(async (signal) => {
 });
 
 function showRanked(items) {
-  const best = items.length ? Math.exp(items[0].score) : 1;
+  const best = items.length ? items[0].probability : 1;
   tell(items.length ? "Probability of being bought next, and its logarithm." : "Nothing is left to recommend.");
-  byId("ranked").replaceChildren(...items.map((item) => {
-    const line = element("li", "item");
-    const share = Math.exp(item.score);
-    const score = element("span", "score");
-    score.append(element("div", "", `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`));
-    score.append(element("div", "under", item.score.toFixed(3)));
-    const track = element("div", "track");
-    const fill = element("progress", "fill");
-    fill.max = 1;
-    fill.value = share / best;
-    fill.setAttribute("aria-hidden", "true");
-    track.append(fill);
-    line.append(element("span", "number", item.rank), described(item), score, track);
-    line.dataset.id = item.id;
-    return line;
+  const groups = [["Never bought before", false], ["Bought before", true]]
+    .map(([name, seen]) => [name, items.filter((item) => item.seen === seen)])
+    .filter(([, members]) => members.length);
+  byId("ranked").replaceChildren(...groups.flatMap(([name, members]) => {
+    const heading = element("h3", "group", name);
+    const list = element("ol", "list");
+    list.tabIndex = 0;
+    list.setAttribute("aria-label", name);
+    list.append(...members.map((item) => ranked(item, best)));
+    return [heading, list];
   }));
+}
+
+function ranked(item, best) {
+  const line = element("li", "item");
+  const share = item.probability;
+  const score = element("span", "score");
+  score.append(element("span", "title-score", `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`));
+  score.append(element("span", "under", item.score.toFixed(3)));
+  const track = element("span", "track");
+  const fill = element("progress", "fill");
+  fill.max = 1;
+  fill.value = best ? share / best : 0;
+  track.append(fill);
+  track.setAttribute("aria-hidden", "true");
+  line.append(element("span", "number", item.rank), described(item), score, track);
+  line.dataset.id = item.id;
+  return line;
 }
 
 function change(items) {
   if (items.length > most.history) return tell(`A history has at most ${most.history} items here.`, true);
-  history = items;
+  bought = items;
   showHistory();
+  writeLink();
   recommend();
 }
+
+// The address holds the history behind #, which browsers send to no server.
+function writeLink() {
+  const parts = new URLSearchParams(bought.map((item) => ["id", item.id]));
+  if (byId("seen").checked) parts.set("seen", "1");
+  window.history.replaceState(null, "", bought.length ? `#${parts}` : location.pathname);
+}
+
+const readLink = latest(async (signal) => {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const ids = parts.getAll("id");
+  if (!ids.length) return;
+  const asked = new URLSearchParams(ids.map((id) => ["id", id]));
+  const { items } = await ask(`/api/items?${asked}`, { signal });
+  byId("seen").checked = parts.has("seen");
+  change(items);
+});
 
 let pause;
 byId("search").addEventListener("input", () => {
   clearTimeout(pause);
   pause = setTimeout(search, 120);
 });
-byId("seen").addEventListener("change", recommend);
-byId("clear").addEventListener("click", () => change([]));
+byId("seen").addEventListener("change", () => {
+  writeLink();
+  recommend();
+});
+byId("clear").addEventListener("click", () => {
+  change([]);
+  byId("search").focus();
+});
+window.addEventListener("hashchange", readLink);
 ask("/api/about").then((about) => {
   most = { history: about.most_history, items: about.most_items };
   byId("about").textContent = `${about.domain} · ${about.items.toLocaleString("en")} items`;
   document.title = `recalign · ${about.domain}`;
+  showExamples(about.examples);
+  readLink();
 }).catch((error) => tell(error.message, true));
 search();

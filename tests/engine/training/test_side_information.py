@@ -22,17 +22,18 @@ SEEN = jnp.asarray(RNG.normal(size=(STEPS, VOCABULARY)), jnp.float32)
 
 @pytest.fixture
 def params():
-    table = jnp.asarray(RNG.normal(size=(VOCABULARY, EMB)), jnp.float32)
+    table = jax.random.normal(jax.random.key(1), (VOCABULARY, EMB))
     return {"token_embedder": {"embedding": table}, "w": jnp.ones((EMB,))}
 
 
 def loss(params, seen):
-    return jnp.sum(jnp.tanh(seen @ params["token_embedder"]["embedding"] @ params["w"]) ** 2)
+    return jnp.square(seen @ params["token_embedder"]["embedding"] @ params["w"] - 1)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("inner", [optax.adam(0.1), adafactor(0.1)])
-def test_it_trains_as_two_parts_would_be(params, inner):
-    optimizer = train_with_side_information(inner, SIZE, seed=3)
+def test_it_trains_as_two_parts_would_be(params, inner, dropout):
+    optimizer = train_with_side_information(inner, SIZE, dropout, seed=3)
     state = tell(optimizer.init(params), VECTORS)
     kernel, before = state.kernel, params["token_embedder"]["embedding"]
 
@@ -41,13 +42,16 @@ def test_it_trains_as_two_parts_would_be(params, inner):
 
     own = before - VECTORS @ kernel
     parts = {"token_embedder": {"embedding": own}, "kernel": kernel, "w": params["w"]}
-    parts_state = inner.init(parts)
+    parts_state, left_out = inner.init(parts), []
     for seen in SEEN:
-        updates, state = optimizer.update(jax.grad(loss)(params, seen), state, params)
+        kept = state.kept[:, None]
+        left_out.append(~np.asarray(state.kept))
+        gradients = jax.grad(loss)(trained_parameters(params, state), seen)
+        updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
 
-        def loss_of_parts(parts, seen=seen):
-            own = parts["token_embedder"]["embedding"]
+        def loss_of_parts(parts, seen=seen, kept=kept):
+            own = kept * parts["token_embedder"]["embedding"]
             return loss({**table(own, parts["kernel"]), "w": parts["w"]}, seen)
 
         updates, parts_state = inner.update(jax.grad(loss_of_parts)(parts), parts_state, parts)
@@ -59,6 +63,9 @@ def test_it_trains_as_two_parts_would_be(params, inner):
     np.testing.assert_allclose(params["w"], parts["w"], atol=2e-5)
     assert np.abs(found - before).max() > 0.1
     np.testing.assert_array_equal(state.vectors, VECTORS)
+    assert not np.any(left_out, axis=0)[:3].any()  # nothing is known of these
+    share = np.mean(left_out[1:], axis=0)[3:].mean()
+    assert share == pytest.approx(dropout, abs=0.2 if dropout else 0)
 
 
 def test_without_vectors_it_is_the_optimiser_alone(params):
@@ -98,7 +105,7 @@ def test_an_average_of_it_is_told_too(params):
 
 def test_a_seed_is_of_the_kernel_and_the_learning_rate_is_told(params):
     kernels = [
-        train_with_side_information(adafactor(0.25), 400, seed).init(params).kernel
+        train_with_side_information(adafactor(0.25), 400, seed=seed).init(params).kernel
         for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(kernels[0], kernels[1])

@@ -12,8 +12,8 @@ from recalign.evaluation.baselines.counting import ItemCooccurrence
 from recalign.evaluation.baselines.raters import GroupMean
 from recalign.evaluation.baselines.sasrec.training import Recipe
 from recalign.evaluation.examples import RankingExamples
+from recalign.evaluation.intervals import name_end
 from recalign.evaluation.metrics import candidate_ranking, rating
-from recalign.evaluation.report import name_end
 from tests.evaluation.shops import domain, retrieval
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from recalign.evaluation.baselines.sasrec import packing
 from recalign.evaluation.baselines.sasrec.network import SASRec, SASRecConfig, loss
 from recalign.evaluation.baselines.sasrec.packing import Packed
+from recalign.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +88,7 @@ def fit(
     best, best_value, best_epoch, steps = params, -np.inf, 0, 0
     rng = np.random.default_rng(recipe.seed)
     name = "BSARec" if config.low_pass else "SASRec"
-    bar = tqdm.trange(1, recipe.epochs + 1, desc=name, unit="epoch", disable=_quiet())
-    for epoch in bar:
+    for epoch in track(range(1, recipe.epochs + 1), name, "epoch"):
         begin, losses = time.perf_counter(), []
         for batch in (_prefix_batches if recipe.prefixes else _batches)(
             config, recipe, offsets, events, rng
@@ -108,7 +106,6 @@ def fit(
             best, best_value, best_epoch = params, value, epoch
         elif epoch - best_epoch >= recipe.patience:
             break
-    bar.close()
     if validate:
         log.info("the best of %d epochs is epoch %d, %.5f", epoch, best_epoch, best_value)
     return best
@@ -226,7 +223,3 @@ def _gather(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _padded_to(rows: int, *fields: np.ndarray) -> list[np.ndarray]:
     missing = rows - len(fields[0])
     return [np.pad(field, ((0, missing), (0, 0))) for field in fields]
-
-
-def _quiet() -> bool:
-    return not sys.stderr.isatty()

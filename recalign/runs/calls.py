@@ -1,0 +1,62 @@
+"""calls.jsonl: a line for each call that trained in a folder, written before its first step.
+
+So a run that was killed has it too.
+"""
+
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import recalign
+from recalign.evaluation.report import read_metrics
+from recalign.files import replacing
+from recalign.runs.result import commit
+
+FILE = "calls.jsonl"
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow")
+
+
+def record(folder: Path, step: int, provenance: Mapping[str, str], devices: str) -> None:
+    """Adds this call.
+
+    Args:
+      folder: of the run.
+      step: that it goes on from.
+      provenance: fingerprints of what is trained on, see `Data`.
+      devices: what is trained on them.
+    """
+    call = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "version": recalign.__version__,
+        "commit": commit(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "python": sys.version.split()[0],
+        "devices": devices,
+        "provenance": dict(provenance),
+    }
+    lines = [json.dumps(each) + "\n" for each in (*read(folder), call)]
+    with replacing(folder / FILE) as draft:
+        draft.write_text("".join(lines))
+
+
+def read(folder: Path) -> list[dict]:
+    """The calls in a folder, the first one first; none of a run that was made before there were.
+
+    Raises:
+      UserError: a line is not JSON.
+    """
+    path = folder / FILE
+    return read_metrics(path) if path.exists() else []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,129 @@
+"""details-SPLIT.json: what an evaluation found that is no metric, for people to look at.
+
+step, split
+tables    TASK: {ROW: {"<protocol>/<metric>": number}}, the run's own row and the baselines'
+answers   TASK: what a few examples came to, see `answer`; of retrieval tasks
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recalign.evaluation.examples import RetrievalExamples, select
+from recalign.evaluation.metrics import target_ranks
+from recalign.files import replacing
+
+if TYPE_CHECKING:
+    from recalign.engine.search.catalogue_model import CatalogueModel  # which imports JAX
+
+FILE = "details-{}.json"
+ASKED = 256
+"""Examples that are drawn, to count probabilities by, and to choose those that are shown from."""
+DEPTH = 10
+SHOWN = 6
+"""Hits that are shown, and as many misses."""
+BINS = (0, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
+"""Of probabilities; a catalogue is large, so that most are small."""
+
+
+def answer(
+    model: "CatalogueModel",
+    params: Any,
+    examples: RetrievalExamples,
+    decode: Callable[[Sequence[int]], str],
+    seed: int,
+) -> dict[str, Any]:
+    """What a model answers to a few examples, drawn by the seed.
+
+    Items of the history are removed, as in `full_unseen`, and a hit is a target among `DEPTH`.
+
+    Args:
+      model: over the catalogue of the examples.
+      params: the network's.
+      examples: of a retrieval task.
+      decode: gives the text of tokens.
+      seed: of what is drawn.
+
+    Returns:
+      `asked`, how many; `hits` of them; `tokens`, how long the questions of all examples are
+      (mean, p95, longest); `calibration`, of answers by their probability: `count`, and the mean
+      of it, `predicted`, beside how many were right, `observed`; `shown`: hits and misses in equal
+      number, as far as there are both, each with `question`, `history`, `target`, `rank` (from 1,
+      or None) and `items` with `probability`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(len(examples))[:ASKED]
+    asked = select(examples, rows)
+    _, unseen = model.rank(params, asked.inputs, asked.offsets, asked.events, given=asked.given)
+    items = np.asarray(unseen.items)[:, :DEPTH]
+    probabilities = np.exp(np.asarray(unseen.scores, float)[:, :DEPTH])
+    ranks = target_ranks(items, asked.targets)
+    hits, misses = np.flatnonzero(np.isfinite(ranks)), np.flatnonzero(~np.isfinite(ranks))
+    each = min(SHOWN, len(hits) or SHOWN, len(misses) or SHOWN)
+    table = asked.domain.items
+    keys, titles = table["key"].tolist(), table["title"].tolist()
+
+    def described(item: int) -> dict[str, str]:
+        return {"id": keys[item], "title": titles[item]}
+
+    def shown(row: int) -> dict[str, Any]:
+        found = zip(items[row], probabilities[row], strict=True)
+        return {
+            "question": decode(asked.inputs[row].tolist()),
+            "history": [described(i) for i in asked.events[slice(*asked.offsets[row : row + 2])]],
+            "target": described(asked.targets[row]),
+            "rank": int(ranks[row]) if math.isfinite(ranks[row]) else None,
+            "items": [described(i) | {"probability": float(p)} for i, p in found if i >= 0],
+        }
+
+    lengths = np.array([len(tokens) for tokens in examples.inputs])
+    return {
+        "asked": len(rows),
+        "hits": len(hits),
+        "tokens": {
+            "mean": float(lengths.mean()),
+            "p95": float(np.quantile(lengths, 0.95)),
+            "longest": int(lengths.max()),
+        },
+        "calibration": _calibration(
+            probabilities[items >= 0], (items == asked.targets[:, None])[items >= 0]
+        ),
+        "shown": [shown(row) for row in (*hits[:each], *misses[:each])],
+    }
+
+
+def _calibration(probabilities: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """What `answer` gives under this name, of float64[n] and bool[n]; empty bins are left out."""
+    bins = np.digitize(probabilities, BINS[1:-1])
+    return [
+        {
+            "count": int((bins == b).sum()),
+            "predicted": float(probabilities[bins == b].mean()),
+            "observed": float(right[bins == b].mean()),
+        }
+        for b in np.unique(bins)
+    ]
+
+
+def write(
+    folder: Path,
+    step: int,
+    split: str,
+    tables: Mapping[str, Mapping[str, Mapping[str, float]]],
+    answers: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Writes the file that the module describes; a number that is none becomes null."""
+    numbers = {
+        task: {
+            row: {name: value if math.isfinite(value) else None for name, value in found.items()}
+            for row, found in rows.items()
+        }
+        for task, rows in tables.items()
+    }
+    content = {"step": step, "split": split, "tables": numbers, "answers": answers}
+    with replacing(folder / FILE.format(split)) as draft:
+        draft.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")

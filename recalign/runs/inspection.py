@@ -1,0 +1,232 @@
+"""What a run is, from the files in its folder alone: nothing that trains is imported.
+
+Nothing in the folder is ever written, and what is broken there is told beside what is whole.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from etils import epath
+
+from recalign.engine.weights.manifest import find_damage
+from recalign.errors import UserError
+from recalign.evaluation import report
+from recalign.progress import duration, readable
+from recalign.runs import calls, configuration
+from recalign.runs.directory import CONFIG, HISTORY, METRICS, RunDirectory
+from recalign.runs.result import Result, read
+
+_PROVENANCE = Path("provenance", "metadata")  # in a checkpoint, as JSON
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run.
+
+    Attributes:
+      step: of training.
+      size: bytes.
+      damage: what is wrong with it; None if nothing is.
+    """
+
+    step: int
+    size: int
+    damage: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What there is in the folder of a run.
+
+    Attributes:
+      path: the folder.
+      macros: those of its config.gin, "TRAIN_STEPS" and the like, by name.
+      calls: see `recalign.runs.calls`.
+      history: its evaluations, see `report.read_metrics`.
+      metrics: the last one, `<task>/<split>/<protocol>/<metric>`.
+      result: of a run that came to its end.
+      checkpoints: by step.
+      provenance: what its parameters belong to: "vocabulary", "domain NAME" and their fingerprints.
+      best_step: the best on validation by BEST_METRIC, if there is one.
+      seconds: of training, up to the last checkpoint.
+      holder: the process that trains in it now, if one does.
+      problems: what is broken, each with what to do.
+    """
+
+    path: Path
+    macros: Mapping[str, Any]
+    calls: list[dict]
+    history: list[dict]
+    metrics: dict[str, float | None]
+    result: Result | None
+    checkpoints: list[Checkpoint]
+    provenance: dict[str, str]
+    best_step: int | None
+    seconds: float
+    holder: str | None
+    problems: list[str]
+
+    @property
+    def step(self) -> int:
+        """The last one that is known of."""
+        seen = [c.step for c in self.checkpoints], [record["step"] for record in self.history]
+        return max([*seen[0], *seen[1]], default=0)
+
+    @property
+    def command(self) -> str | None:
+        """That of the last call."""
+        return self.calls[-1]["command"] if self.calls else None
+
+    @property
+    def origin(self) -> str | None:
+        """The version and commit of recalign that it was last trained with."""
+        if self.calls:
+            version, commit = self.calls[-1]["version"], self.calls[-1]["commit"]
+        elif self.result:
+            version, commit = self.result.version, self.result.commit
+        else:
+            return None
+        return version + (f", commit {commit}" if commit else "")
+
+    @property
+    def state(self) -> str:
+        """How far it came: "ended", "in training", or what else."""
+        if self.holder:
+            return f"in training by {self.holder}"
+        if self.result and self.result.last_step == self.step:
+            return "ended"
+        return "stopped before its end" if self.checkpoints or self.history else "not begun"
+
+    def tables(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """The last metrics as rows of each task, see `report.format_report`."""
+        tables: dict[str, dict[str, dict[str, float | None]]] = {}
+        for name, value in self.metrics.items():
+            task, _, rest = name.partition("/")
+            row = tables.setdefault(task, {"recalign": {}})["recalign"]
+            row[rest.partition("/")[2]] = value
+        return tables
+
+    def __str__(self):
+        config = self.macros
+        trained_on = [
+            str(config.get("MIXTURE_OR_TASK_NAME") or config.get("TOKENS_DIR") or "unknown"),
+            f"batches of {config.get('BATCH_SIZE')}, seed {config.get('RANDOM_SEED')}",
+            f"from {config.get('INITIAL_CHECKPOINT_PATH') or 'scratch'}",
+        ]
+        best = f"step {self.best_step} by {config.get('BEST_METRIC')}, on validation"
+        sizes = [
+            f"{c.step} ({readable(c.size)}{', damaged: ' + c.damage if c.damage else ''})"
+            for c in self.checkpoints
+        ]
+        lines = {
+            "recipe": ", ".join(trained_on),
+            "command": self.command or "unknown",
+            "recalign": self.origin or "unknown",
+            **dict(sorted(self.provenance.items())),
+            "steps": f"{self.step} of {config.get('TRAIN_STEPS', '?')} in {duration(self.seconds)}",
+            "best": best if self.best_step is not None else "no evaluation tells",
+            "checkpoints": ", ".join(sizes) or "none",
+            "state": self.state,
+            "whole": "yes" if not self.problems else "no: " + "; ".join(self.problems),
+        }
+        width = max(map(len, lines))
+        text = [f"{name:{width}}  {value}" for name, value in lines.items()]
+        last = [r for r in self.history if {*self.metrics} == r.keys() - {"step", "split"}]
+        where = f"{last[-1]['split']}, step {last[-1]['step']}\n\n" if last else ""
+        tables = where + report.format_report(self.tables()) if self.metrics else "no metrics yet"
+        return "\n".join([str(self.path), *text, "", tables])
+
+
+def inspect(path: Path, hashes: bool = False) -> Inspection:
+    """Looks at the folder of a run.
+
+    Args:
+      path: the folder.
+      hashes: compares the contents of checkpoints with their manifests too, and not only sizes.
+
+    Raises:
+      UserError: it holds no run.
+    """
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} holds no run: there is no {path / CONFIG}")
+    problems: list[str] = []
+
+    def told(read: Callable[[], _T], otherwise: _T) -> _T:
+        try:
+            return read()
+        except UserError as error:
+            problems.append(str(error))
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{path}: {error}")
+        return otherwise
+
+    directory = RunDirectory(path)
+    config: dict[str, Any] = told(lambda: configuration.bindings((path / CONFIG).read_text()), {})
+    macros = {name: value for name, value in config.items() if "." not in name}
+    history: list[dict] = told(lambda: _history(path / HISTORY), [])
+    known: list[dict] = told(lambda: calls.read(path), [])
+    checkpoints = [
+        _checkpoint(path / "checkpoints" / str(s), hashes) for s in directory.checkpoints()
+    ]
+    problems += [f"checkpoint {c.step} is damaged: {c.damage}" for c in checkpoints if c.damage]
+    seconds = told(lambda: directory.seconds(max((c.step for c in checkpoints), default=0)), 0.0)
+    return Inspection(
+        path=path,
+        macros=macros,
+        calls=known,
+        history=history,
+        metrics=told(lambda: _metrics(path / METRICS), {}),
+        result=told(lambda: read(path), None),
+        checkpoints=checkpoints,
+        provenance=_provenance(path / "checkpoints", checkpoints)
+        or (known[-1]["provenance"] if known else {}),
+        best_step=directory.best_step(macros.get("BEST_METRIC")) if history else None,
+        seconds=seconds,
+        holder=directory.holder(),
+        problems=problems,
+    )
+
+
+def _history(path: Path) -> list[dict]:
+    """The evaluations; lines that are none are told."""
+    records = report.read_metrics(path) if path.exists() else []
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise UserError(f"{path}, line {number}: no evaluation; remove or repair the line")
+    return records
+
+
+def _metrics(path: Path) -> dict[str, float | None]:
+    if not path.exists():
+        return {}
+    advice = "evaluate the run again (`recalign eval`), which writes it anew"
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); {advice}") from error
+    if not isinstance(found, dict) or not all(name.count("/") >= 3 for name in found):
+        raise UserError(f"{path}: no metrics of a run; {advice}")
+    return found
+
+
+def _checkpoint(folder: Path, hashes: bool) -> Checkpoint:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    try:
+        damage = find_damage(epath.Path(folder), hashes=hashes)
+    except OSError as error:
+        damage = str(error)
+    return Checkpoint(int(folder.name), size, damage)
+
+
+def _provenance(folder: Path, checkpoints: list[Checkpoint]) -> dict[str, str]:
+    """What the newest checkpoint that tells says."""
+    for checkpoint in reversed(checkpoints):
+        try:
+            return dict(json.loads((folder / str(checkpoint.step) / _PROVENANCE).read_text()))
+        except (OSError, ValueError, TypeError):
+            continue
+    return {}

@@ -1,0 +1,404 @@
+"""The page about runs, section by section."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import recalign
+from recalign.domains import Domain
+from recalign.errors import UserError
+from recalign.evaluation.report import PROTOCOLS
+from recalign.files import replacing
+from recalign.progress import duration, readable
+from recalign.runs.report import charts, groups
+from recalign.runs.report.html import Content, Html, join, table, tag
+from recalign.runs.report.published import published
+from recalign.runs.report.subject import MODEL, Rows, Subject, gather
+
+log = logging.getLogger(__name__)
+
+FILE = "report.html"
+CURVES = {
+    "loss": ("Loss of training", "nats a token"),
+    "learning_rate": ("Learning rate", ""),
+    "tokens_per_second": ("Speed", "tokens/s"),
+    "gradient_norm": ("Norm of the gradient", ""),
+}
+LENGTHS = {
+    "truncated_inputs": ("Inputs that were cut", "share of samples"),
+    "truncated_targets": ("Targets that were cut", "share of samples"),
+}
+VALIDATION = ("/ndcg@10", "rating/rmse")
+"""Of the metrics of validation, those whose curves are drawn end so."""
+MOST_SHOWN = 4
+"""Runs whose answers are shown; of more, the page would be too long to read."""
+MOST_COMPARED = 8
+"""Runs whose differences and groups are shown."""
+BY_GROUP = ("hr@10", "ndcg@10")
+LOW, HIGH = "/low", "/high"  # the ends of the interval of a metric
+
+
+def write(paths: Sequence[Path], output: Path) -> list[str]:
+    """Writes the page about some runs, whole or not at all.
+
+    Args:
+      paths: their folders, none of which is changed.
+      output: the file.
+
+    Returns:
+      What could not be read; the page says it too.
+
+    Raises:
+      UserError: a folder holds no run, or nothing can be written there.
+    """
+    subjects = gather(paths)
+    try:
+        with replacing(output) as draft:
+            draft.write_text(_page(subjects), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from error
+    return [problem for subject in subjects for problem in subject.problems]
+
+
+def write_in(folder: Path, paths: Sequence[Path]) -> None:
+    """Writes report.html in a folder when runs have ended; what hinders it is told, no error."""
+    try:
+        write(paths, folder / FILE)
+    except UserError as error:
+        log.warning("no report: %s", error)
+    else:
+        log.info("a report: %s", folder / FILE)
+
+
+def _page(subjects: Sequence[Subject]) -> str:
+    title = " · ".join(subject.name for subject in subjects[:3]) + " …" * (len(subjects) > 3)
+    sections = [_training(subjects), _validation(subjects), _results(subjects)]
+    sections += [
+        _differences(subjects),
+        _groups(subjects),
+        _calibration(subjects),
+        _samples(subjects),
+        _answers(subjects),
+    ]
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # Nothing is asked of any network, and nothing runs.
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'",
+        ),
+        tag("title", f"recalign · {title}"),
+        tag("style", Html((Path(__file__).parent / "page.css").read_text())),
+    ]
+    body = [
+        tag("header", tag("h1", title), tag("p", "A report of recalign", class_="note")),
+        tag("main", _runs(subjects), sections),
+        tag("footer", f"Written by recalign {recalign.__version__} from the files of the runs."),
+    ]
+    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
+
+
+def _section(heading: str, *content: Content) -> Html | None:
+    """A section; None where there is nothing to show under its heading."""
+    inner = join(content)
+    return tag("section", tag("h2", heading), inner) if inner else None
+
+
+def _runs(subjects: Sequence[Subject]) -> Html:
+    several = len(subjects) > 1
+    cards = [_card(subject, place, several) for place, subject in enumerate(subjects)]
+    return tag("div", cards, class_="cards")
+
+
+def _card(subject: Subject, place: int, several: bool) -> Html:
+    found = subject.found
+    config = found.macros
+    call = found.calls[-1] if found.calls else {}
+    best = f"step {found.best_step}, by {config.get('BEST_METRIC')} on validation"
+    facts: dict[str, Content] = {
+        "Trained on": str(config.get("MIXTURE_OR_TASK_NAME") or config.get("TOKENS_DIR", "?")),
+        "From": str(config.get("INITIAL_CHECKPOINT_PATH") or "scratch"),
+        "Command": tag("code", found.command) if found.command else "not known",
+        "recalign": found.origin or "not known",
+        "Versions": ", ".join(f"{k} {v}" for k, v in call.get("packages", {}).items()) or None,
+        "Devices": call.get("devices"),
+        "Begun": found.calls[0]["time"] if found.calls else None,
+        "Seed, batch": f"{config.get('RANDOM_SEED')}, {config.get('BATCH_SIZE')}",
+        **{name.capitalize(): tag("code", value) for name, value in found.provenance.items()},
+        "Steps": f"{found.step} of {config.get('TRAIN_STEPS', '?')}, {duration(found.seconds)}",
+        "Best": best if found.best_step is not None else None,
+        "Checkpoints": ", ".join(f"{c.step} ({readable(c.size)})" for c in found.checkpoints)
+        or "none",
+        "State": found.state,
+    }
+    listed = [[tag("dt", name), tag("dd", value)] for name, value in facts.items() if value]
+    wrong = [tag("p", problem, class_="wrong") for problem in subject.problems]
+    heading = tag("h3", _key(place), subject.name) if several else None
+    return tag("div", heading, wrong, tag("dl", listed), class_="card")
+
+
+def _key(place: int) -> Html:
+    """How the lines of a run look."""
+    look = f"color: var(--series-{place % charts.COLOURS})"
+    dashed = " dashed" * (place >= charts.COLOURS)
+    return tag("span", class_=f"key{dashed}", style=look, aria_hidden="true")
+
+
+def _legend(subjects: Sequence[Subject]) -> Html | None:
+    if len(subjects) == 1:
+        return None
+    lines = [tag("li", _key(place), s.name) for place, s in enumerate(subjects)]
+    return tag("ul", lines, class_="legend")
+
+
+def _curves(subjects: Sequence[Subject], tags: Mapping[str, tuple[str, str]]) -> list[Html | None]:
+    return [
+        charts.line_chart(title, {s.name: s.curve(f"train/{tag_}") for s in subjects}, unit)
+        for tag_, (title, unit) in tags.items()
+    ]
+
+
+def _drawn(
+    heading: str, subjects: Sequence[Subject], drawn: Sequence[Html | None], *more: Content
+) -> Html | None:
+    """A section of charts with one legend for all of them."""
+    if not any(drawn):
+        return _section(heading, *more)
+    return _section(heading, _legend(subjects), tag("div", drawn, class_="charts"), *more)
+
+
+def _training(subjects: Sequence[Subject]) -> Html | None:
+    drawn = _curves(subjects, CURVES)
+    nothing = tag("p", "No run has written a curve of its training.", class_="note")
+    return _drawn("Training", subjects, drawn, None if any(drawn) else nothing)
+
+
+def _validation(subjects: Sequence[Subject]) -> Html | None:
+    curves = [subject.validated() for subject in subjects]
+    names = dict.fromkeys(name for found in curves for name in found if name.endswith(VALIDATION))
+    drawn = [
+        charts.line_chart(
+            name.replace("/", " ", 1),
+            {s.name: found.get(name, {}) for s, found in zip(subjects, curves, strict=True)},
+        )
+        for name in names
+    ]
+    return _drawn("Validation", subjects, drawn)
+
+
+def _results(subjects: Sequence[Subject]) -> Html | None:
+    """A table for each task, split and protocol: nothing that cannot be compared shares one."""
+    tables: dict[tuple, _Table] = {}
+    for subject in subjects:
+        limit = subject.found.macros.get("EVAL_EXAMPLES")
+        for task, split, step, rows in subject.tables():
+            few = limit if split == "validation" else None
+            key = (task, split, subject.fingerprint(task), few)
+            made = tables.setdefault(key, _Table(task, split, few, subject.domain(task)))
+            made.own[f"{subject.name}, step {step}"] = rows.get(MODEL, {})
+            made.beside |= {n: row for n, row in rows.items() if n not in (MODEL, *made.beside)}
+    shown = [[tag("h3", made.heading), made.by_protocol()] for made in tables.values()]
+    nothing = tag("p", "Nothing has been evaluated yet.", class_="note")
+    return _section("Results", shown or nothing)
+
+
+@dataclasses.dataclass
+class _Table:
+    """What was evaluated on the same examples.
+
+    Attributes:
+      task: the SeqIO task.
+      split: "validation" or "test".
+      few: of validation, so many examples; None for all.
+      domain: of the examples, if it is there.
+      own: rows of runs.
+      beside: rows of baselines.
+    """
+
+    task: str
+    split: str
+    few: int | None
+    domain: Domain | None
+    own: Rows = dataclasses.field(default_factory=dict)
+    beside: Rows = dataclasses.field(default_factory=dict)
+
+    @property
+    def heading(self) -> str:
+        return f"{self.task}, {self.split}" + (f", the first {self.few}" if self.few else "")
+
+    def by_protocol(self) -> list[Html]:
+        """A table a protocol, with what was published in it."""
+        rows = self.own | self.beside
+        names = dict.fromkeys(name for row in rows.values() for name in row)
+        values = [name for name in names if not name.endswith((LOW, HIGH))]
+        return [
+            self._protocol(rows, protocol, [n for n in values if n.startswith(f"{protocol}/")])
+            for protocol in dict.fromkeys(name.partition("/")[0] for name in values)
+        ]
+
+    def _protocol(self, rows: Rows, protocol: str, names: Sequence[str]) -> Html:
+        columns = [name.partition("/")[2] for name in names]
+        body = [
+            [
+                tag("span", name, class_="own") if name in self.own else name,
+                *(_cell(row, column) for column in names),
+            ]
+            for name, row in rows.items()
+            if not row.keys().isdisjoint(names)
+        ]
+        statistics = self.domain.statistics if self.domain else None
+        body += [
+            [
+                [row.name, tag("span", f"published: {row.source}", class_="interval")],
+                *(_number(row.metrics.get(column)) for column in columns),
+            ]
+            for row in published(statistics, protocol, self.split)
+        ]
+        meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
+        return table(["", *columns], body, f"{protocol}{meaning}")
+
+
+def _cell(row: Mapping[str, float | None], name: str, form: str = ".4f") -> Content:
+    low, high = row.get(name + LOW), row.get(name + HIGH)
+    if low is None or high is None:
+        return _number(row.get(name), form)
+    ends = f"{low:{form}} to {high:{form}}"
+    return [_number(row.get(name), form), tag("span", ends, class_="interval")]
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _differences(subjects: Sequence[Subject]) -> Html | None:
+    """Of the first run from the others, each protocol in a table of its own."""
+    tables: dict[tuple[str, str, str], Rows] = {}
+    for task, split, name, row in groups.differences(subjects[:MOST_COMPARED]):
+        for protocol in dict.fromkeys(metric.partition("/")[0] for metric in row):
+            own: dict[str, float | None] = {
+                metric: v for metric, v in row.items() if metric.startswith(f"{protocol}/")
+            }
+            tables.setdefault((task, split, protocol), {})[name] = own
+    shown = []
+    for (task, split, protocol), rows in tables.items():
+        names = list(dict.fromkeys(m for row in rows.values() for m in row))
+        names = [name for name in names if not name.endswith((LOW, HIGH))]
+        body = [[name, *(_cell(row, n, "+.4f") for n in names)] for name, row in rows.items()]
+        head = ["", *(name.partition("/")[2] for name in names)]
+        shown.append(table(head, body, f"{task}, {split}, {protocol}"))
+    ahead = f"By what each is ahead of {subjects[0].name}, user by user, with 95 % intervals."
+    return _section("Differences", [tag("p", ahead, class_="note"), shown] if shown else None)
+
+
+def _groups(subjects: Sequence[Subject]) -> Html | None:
+    """Metrics by how well known the target is, of the newest evaluation of each run."""
+    tables: dict[tuple[str, str, str], list] = {}
+    for subject in subjects[:MOST_COMPARED]:
+        for split, tasks in list(subject.outcomes.items())[:1]:
+            for task, (_, outcomes) in tasks.items():
+                if not (domain := subject.domain(task)):
+                    continue
+                for group, count, row in groups.by_group(domain, split, outcomes):
+                    for protocol in dict.fromkeys(name.partition("/")[0] for name in row):
+                        cells = [_cell(row, f"{protocol}/{metric}") for metric in BY_GROUP]
+                        line = [f"{subject.name}: {group}", str(count), *cells]
+                        tables.setdefault((task, split, protocol), []).append(line)
+    shown = [
+        table(["", "examples", *BY_GROUP], lines, ", ".join(key)) for key, lines in tables.items()
+    ]
+    return _section("By how well known the target is", shown)
+
+
+def _told(subjects: Sequence[Subject]) -> list[tuple[Subject, str, str, dict]]:
+    """The details of the newest evaluation of each run: on test, or else on validation."""
+    found = []
+    for subject in subjects:
+        for split, details in list(subject.details.items())[:1]:
+            found += [(subject, split, task, told) for task, told in details["answers"].items()]
+    return found
+
+
+def _calibration(subjects: Sequence[Subject]) -> Html | None:
+    told = _told(subjects)
+    tasks = dict.fromkeys(task for _, _, task, _ in told)
+    drawn, tables = [], []
+    for task in tasks:
+        by_run = {s.name: each["calibration"] for s, _, name, each in told if name == task}
+        series = {s.name: by_run.get(s.name, []) for s in subjects}
+        drawn.append(charts.calibration_chart(f"{task}: answers by probability", series))
+        body = [
+            [name, str(b["count"]), f"{b['predicted']:.4f}", f"{b['observed']:.4f}"]
+            for name, bins in by_run.items()
+            for b in bins
+        ]
+        head = ["run", "answers", "probability, mean", "share that was right"]
+        tables.append(table(head, body, f"{task}: the ten answers to each question that was drawn"))
+    more = tag("details", tag("summary", "As numbers"), tables) if tables else None
+    return _drawn("Do its probabilities hold?", subjects, drawn, more)
+
+
+def _samples(subjects: Sequence[Subject]) -> Html | None:
+    body = []
+    for subject, split, task, told in _told(subjects):
+        tokens, limits = told["tokens"], subject.found.macros.get("TASK_FEATURE_LENGTHS")
+        limit = limits.get("inputs") if isinstance(limits, dict) else None
+        lengths = [f"{tokens[name]:.0f}" for name in ("mean", "p95", "longest")]
+        body.append([f"{subject.name}, {task}, {split}", *lengths, str(limit or "-")])
+    head = ["questions in tokens", "mean", "95 % up to", "longest", "limit"]
+    more = table(head, body, "Length of questions") if body else None
+    return _drawn("Length of samples", subjects, _curves(subjects, LENGTHS), more)
+
+
+def _answers(subjects: Sequence[Subject]) -> Html | None:
+    shown = []
+    for subject, split, task, told in _told(subjects[:MOST_SHOWN]):
+        summary = (
+            f"{subject.name}, {task}, {split}: {told['hits']} of {told['asked']} questions that "
+            "were drawn have the target among ten answers"
+        )
+        examples = [_example(example) for example in told["shown"]]
+        opened = subject is subjects[0]
+        shown.append(tag("details", tag("summary", summary), examples, open=opened))
+    return _section("A few answers", shown)
+
+
+def _example(example: Mapping) -> Html:
+    target, rank = example["target"], example["rank"]
+    verdict = f"Hit, rank {rank}" if rank else "Miss"
+    sought = [] if rank else [". Sought: ", tag("span", _titled(target), class_="target")]
+    heading = tag("strong", verdict, class_="hit" if rank else None)
+    answers = [
+        tag(
+            "li",
+            tag("span", _titled(item), class_="target" if item["id"] == target["id"] else None),
+            tag("span", f" {item['probability']:.2%}", class_="probability"),
+        )
+        for item in example["items"]
+    ]
+    return tag(
+        "div",
+        tag("p", heading, sought),
+        tag(
+            "details",
+            tag("summary", "As the model reads it"),
+            tag("p", tag("code", example["question"])),
+        ),
+        tag(
+            "p",
+            f"History, oldest first ({len(example['history'])}): ",
+            _history(example["history"]),
+        ),
+        tag("ol", answers),
+        class_="example",
+    )
+
+
+def _history(items: Sequence[Mapping[str, str]]) -> str:
+    return "; ".join(map(_titled, items))
+
+
+def _titled(item: Mapping[str, str]) -> str:
+    return item["title"] or item["id"]
