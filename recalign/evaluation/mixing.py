@@ -21,7 +21,6 @@ from recalign.evaluation.baselines.rankers import (
 )
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.evaluation.groups import with_groups
-from recalign.evaluation.groups import with_groups
 from recalign.evaluation.metrics import CUTOFFS, EMPTY
 from recalign.evaluation.outcomes import Evaluated, evaluate_lists
 
