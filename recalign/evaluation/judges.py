@@ -8,7 +8,6 @@ import numpy as np
 
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.evaluation import metrics
-from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.examples import (
     Examples,
     RankingExamples,
@@ -22,10 +21,7 @@ from recalign.evaluation.outcomes import (
     evaluate_candidates,
     evaluate_lists,
     evaluate_ratings,
-    summarise,
 )
-
-Rows = dict[str, dict[str, float]]
 
 # What an answer may hold beside a rating before it counts as one that does not end.
 SPARE_TOKENS = 2
@@ -39,9 +35,6 @@ class Judge(Protocol):
 
     def predictions(self, params: Any, examples: Examples) -> Iterator[dict]:
         """A JSON-ready object an example."""
-
-    def baselines(self, examples: Examples) -> Rows:
-        """The same metrics of what stands beside the network, by name, with intervals."""
 
 
 def judge(
@@ -89,13 +82,6 @@ class RetrievalJudge:
             found = items >= 0
             yield record | {"items": keys[items[found]].tolist(), "scores": scores[found].tolist()}
 
-    def baselines(self, examples: RetrievalExamples) -> Rows:
-        """See `Judge`."""
-        domain, histories = examples.domain, (examples.offsets, examples.events)
-        return baselines.baseline_metrics(
-            domain.train(), histories, examples.targets, domain.num_items
-        )
-
 
 class RankingJudge:
     """`cand<C>/…`: the exact log-probability of each candidate."""
@@ -120,13 +106,6 @@ class RankingJudge:
 
     def _scores(self, params: Any, examples: RankingExamples) -> np.ndarray:
         return self._model.score(params, examples.inputs, examples.candidates, given=examples.given)
-
-    def baselines(self, examples: RankingExamples) -> Rows:
-        """See `Judge`."""
-        domain, histories = examples.domain, (examples.offsets, examples.events)
-        return baselines.candidate_rows(
-            domain.train(), histories, examples.targets, examples.candidates, domain.num_items
-        )
 
 
 class RatingJudge:
@@ -169,19 +148,6 @@ class RatingJudge:
                 "written": None if math.isnan(written[e]) else float(written[e]),
                 "expected": float(expected[e]),
             }
-
-    def baselines(self, examples: RatingExamples) -> Rows:
-        """See `Judge`; a baseline predicts one number, which is its expectation too."""
-        domain = examples.domain
-        rows = baselines.rating_rows(
-            domain.rating_split("train"),
-            domain.rating_split("validation"),
-            examples,
-            domain.num_users,
-            domain.num_items,
-            domain.seed,
-        )
-        return {name: summarise([row | as_expected(row)]) for name, row in rows.items()}
 
     def _answers(self, params: Any, examples: RatingExamples) -> tuple[list[str], np.ndarray]:
         """Each example's answer as text, and as a rating, float64[m], nan where it is none."""

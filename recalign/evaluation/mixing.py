@@ -109,7 +109,7 @@ def choose_weights(scorers: Sequence[Scorer], held: RetrievalExamples) -> list[f
 def evaluate_sum(
     scorers: Sequence[Scorer], weights: Sequence[float], examples: RetrievalExamples
 ) -> Evaluated:
-    """`full/…` and `full_unseen/…` of the sum, over the whole catalogue."""
+    """`full/…` and `full_unseen/…` of the sum, over the whole catalogue, also by group."""
     num_items, depth = examples.domain.num_items, max(CUTOFFS)
     ranked = {name: np.full((len(examples), depth), EMPTY, np.int32) for name in _PROTOCOLS}
     for rows in _pieces(len(examples), num_items):

@@ -17,9 +17,10 @@ from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
 from recalign.evaluation import metrics, mixing, report
 from recalign.evaluation.baselines import rows as baselines
+from recalign.evaluation.baselines.rows import Rows
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
-from recalign.evaluation.judges import Judge, Rows, judge
+from recalign.evaluation.judges import Judge, judge
 from recalign.evaluation.outcomes import Evaluated, summarise
 from recalign.progress import track
 from recalign.runs import details
@@ -93,7 +94,7 @@ class Evaluation:
     def baselines(self, found: Sequence[Examples]) -> dict[str, Rows]:
         """The metrics of what stands beside the network, by task and name, with intervals."""
         shown = track(found, "baselines", "task", shown=processes.is_first())
-        return {e.task: self._judge(e).baselines(e) for e in shown}
+        return {e.task: baselines.beside(e) for e in shown}
 
     def answers(
         self, params: Any, found: Sequence[Examples], seed: int

@@ -28,9 +28,9 @@ from recalign.engine.weights.tokenizer import count_added
 from recalign.errors import UserError
 from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
+from recalign.evaluation.baselines.rows import Rows
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples
-from recalign.evaluation.judges import Rows
 from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import replacing
 from recalign.runs import calls, configuration, details, macros, safety

@@ -8,6 +8,7 @@ import pytest
 
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import toyshop
+from recalign.evaluation.baselines.rows import beside
 from recalign.evaluation.examples import RatingExamples
 from recalign.evaluation.judges import RatingJudge
 from recalign.evaluation.metrics import rating_in
@@ -104,7 +105,7 @@ def test_predictions_tell_what_was_known_and_what_was_answered(examples):
 
 def test_baselines_are_measured_by_what_they_predict(examples):
     """The means of train, which need no model: in both protocols, by hand."""
-    rows = judge(examples).baselines(examples)
+    rows = beside(examples)
     train = examples.domain.rating_split("train")
     mean = train.ratings.mean(dtype=float)
 

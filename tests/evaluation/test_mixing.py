@@ -65,7 +65,7 @@ def test_the_sum_is_ranked_exactly(shop, monkeypatch):
     for protocol in ("full", "full_unseen"):
         lists = np.argsort(-total, axis=1, kind="stable")[:, :20].astype(np.int32)
         expected = metrics.full_ranking(lists, examples.targets, shop.num_items, protocol)
-        assert {n: v for n, v in found.metrics.items() if n.startswith(f"{protocol}/")} == expected
+        assert expected.items() < found.metrics.items()
         for row, history in zip(
             total, np.split(examples.events, examples.offsets[1:-1]), strict=True
         ):

@@ -4,12 +4,14 @@ import json
 import statistics
 
 import gin
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from recalign import domains, prompts
 from recalign.cli import recalign
 from recalign.errors import UserError
+from recalign.evaluation.outcomes import Evaluated, Ranks, summarise
 from recalign.runs import ablations, configuration
 from recalign.runs.directory import RunDirectory
 from recalign.runs.result import Result
@@ -188,6 +190,31 @@ def test_one_seed_has_no_deviation(tmp_path):
     trained = ablations.Trained(result, tmp_path)
     row = ablations.format_table({"ids": [trained]}).splitlines()[2].split("|")
     assert [cell.strip() for cell in row[1:-1]] == ["ids", "0.2500", "2", "6"]
+
+
+def test_intervals_are_of_the_means_over_seeds(tmp_path):
+    """Two seeds, whose users had other luck: their mean's interval is narrower than each's."""
+    users, rng = np.arange(300), np.random.default_rng(0)
+    metric, found, trained = "t/validation/full/hr@10", [], []
+    for seed in (0, 1):
+        ranks = rng.integers(0, 30, 300)
+        ranks[ranks > 20] = 0
+        outcomes = {"full": Ranks(users, ranks, 20)}
+        hits = float(np.mean((ranks > 0) & (ranks <= 10)))
+        found.append(Evaluated({"full/hr@10": hits}, outcomes))
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        tasks = {"t": ("shop sha256 0", outcomes)}
+        RunDirectory(folder).record(7, "validation", {metric: hits}, tasks)
+        result = Result("", None, {}, seed, 2.5, 9, 7, None, {metric: hits})
+        trained.append(ablations.Trained(result, folder))
+    row = summarise(found)
+    [line] = ablations.format_table({"ids": trained}).splitlines()[2:]
+    low, high = interval(line.split("|")[2].strip())
+    assert low == pytest.approx(row["full/low/hr@10"], abs=6e-5)
+    assert high == pytest.approx(row["full/high/hr@10"], abs=6e-5)
+    alone = summarise(found[:1])
+    assert high - low < alone["full/high/hr@10"] - alone["full/low/hr@10"]
 
 
 @pytest.mark.parametrize(

@@ -165,68 +165,18 @@ class Row:
         return summarise(self.seeds)
 
 
-def baseline_metrics(
-    train: Sequences,
-    histories: Histories,
-    targets: np.ndarray,
-    num_items: int,
-) -> Rows:
-    """Rows of the report, of the rankers that need no training.
+def beside(examples: Examples) -> Rows:
+    """The rows beside a model on the examples of a task, by their names in tables.
 
-    Args:
-      train: whole train sequences, one for each user.
-      histories: of the m examples judged; a pair of offsets and events will do.
-      targets: int[m], their next items.
-      num_items: size of the catalogue.
-
-    Returns:
-      `full/…` and `full_unseen/…` of each baseline by its name in tables, with intervals.
+    Those of ranking are the ones that need no training, those of ratings are all; their metrics
+    have the protocols of the task and intervals.
     """
+    rated = isinstance(examples, RatingExamples)
+    # A domain's seed, so that two evaluations of it have the same rows.
+    seed = examples.domain.seed if rated else 0
     return {
-        name: summarise([evaluate_ranker(ranker, train, Histories(*histories), targets, num_items)])
-        for name, ranker in _free(train, num_items).items()
-    }
-
-
-def candidate_rows(
-    train: Sequences,
-    histories: Histories,
-    targets: np.ndarray,
-    candidates: np.ndarray,
-    num_items: int,
-) -> Rows:
-    """As `baseline_metrics`, but `cand<C>/…`: candidates int[m, C], each row with its target."""
-    return {
-        name: summarise([evaluate_choices(ranker, Histories(*histories), targets, candidates)])
-        for name, ranker in _free(train, num_items).items()
-    }
-
-
-def rating_rows(
-    train: Ratings,
-    validation: Ratings,
-    test: Ratings,
-    num_users: int,
-    num_items: int,
-    seed: int = 0,
-) -> dict[str, Evaluated]:
-    """What every baseline of rating prediction comes to.
-
-    Args:
-      train: what they learn from.
-      validation: what decides on the regularisation of matrix factorisation.
-      test: what is judged.
-      num_users: users are 0 … num_users−1.
-      num_items: items are 0 … num_items−1.
-      seed: of matrix factorisation.
-
-    Returns:
-      `rating/…` of each baseline by its name in tables.
-    """
-    raters = {each.label: each.make(validation, seed) for each in RATERS.values()}
-    return {
-        name: evaluate_rater(rater.fit(train, num_users, num_items), train, test)
-        for name, rater in raters.items()
+        (RANKERS | RATERS)[name].label: summarise([evaluate_examples(name, examples, seed)])
+        for name in (RATERS if rated else FREE)
     }
 
 
@@ -383,8 +333,3 @@ def evaluate_rater(rater: Rater, train: Ratings, test: Ratings) -> Evaluated:
 def _users(histories: Histories, number: int) -> np.ndarray:
     """Whose the histories are; where that is not known, as many users as there are histories."""
     return np.arange(number) if histories.users is None else histories.users
-
-
-def _free(train: Sequences, num_items: int) -> dict[str, Ranker]:
-    made = (RANKERS[name] for name in FREE)
-    return {each.label: each.make(None, 0).fit(*train, num_items) for each in made}

@@ -10,25 +10,22 @@ from recalign.evaluation.baselines import closed_form
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.counting import ItemCooccurrence
 from recalign.evaluation.baselines.raters import GroupMean
-from recalign.evaluation.baselines.sasrec.training import Recipe
+from recalign.evaluation.examples import RankingExamples
 from recalign.evaluation.intervals import name_end
 from recalign.evaluation.metrics import candidate_ranking, rating
-from tests.evaluation.shops import domain
+from tests.evaluation.shops import domain, retrieval
+
+NETWORKS = ("sasrec", "sasrec_prefixes", "bsarec")
 
 
-@pytest.fixture
-def brief(monkeypatch):
-    """SASRec for two epochs."""
-    made = Recipe.__init__
-    monkeypatch.setattr(Recipe, "__init__", lambda self, **given: made(self, **given, epochs=2))
-
-
-@pytest.mark.usefixtures("brief")
-def test_all_baselines_of_a_rated_domain():
-    rows = baselines.domain_rows(domain(rated=True), "test")
+def test_every_baseline_has_its_protocols():
+    """The networks are fitted by name in test_no_leaks."""
+    shop = domain(rated=True)
+    assert baselines.possible(shop) == [*baselines.RANKERS, *baselines.RATERS]
+    names = [*baselines.RANKERS, *baselines.RATERS]
+    rows = baselines.domain_rows(shop, "test", [n for n in names if not n.endswith(NETWORKS)])
     rankers, raters = list(rows)[:-4], list(rows)[-4:]
-    assert rankers[:5] == ["popularity", "item co-occurrence", "BPR-MF", "EASE", "SLIT"]
-    assert rankers[5:] == ["TALE", "SASRec", "SASRec, prefixes", "BSARec"]
+    assert rankers == ["popularity", "item co-occurrence", "BPR-MF", "EASE", "SLIT", "TALE"]
     assert raters == ["global mean", "user mean", "item mean", "biased MF"]
     ranking = {"full/hr@10", "full_unseen/ndcg@10", "cand100/hr@10", "cand100/ndcg@5"}
     for name in rankers:
@@ -64,17 +61,15 @@ def test_rows_are_those_of_the_evaluator():
     rater = GroupMean("items").fit(train, shop.num_users, shop.num_items)
     [found] = rows["item mean"].seeds
     assert found.metrics == rating(rater.predict(test.users, test.items), test.ratings, 3)
-    beside = baselines.rating_rows(train, test, test, shop.num_users, shop.num_items)
-    assert beside["item mean"].metrics == found.metrics
 
 
-def test_free_rows_beside_a_model_are_those_of_the_command():
+def test_rows_beside_a_model_are_those_of_the_command():
     shop = domain(rated=False)
-    held, lists = shop.split("test"), shop.candidates("test")
     rows = baselines.domain_rows(shop, "test", baselines.FREE)
-    given = shop.train(), (held.offsets, held.events), held.targets
-    full = baselines.baseline_metrics(*given, shop.num_items)
-    listed = baselines.candidate_rows(*given, lists, shop.num_items)
+    examples = retrieval(shop, "test")
+    full = baselines.beside(examples)
+    lists = RankingExamples(**vars(examples), candidates=shop.candidates("test"))
+    listed = baselines.beside(lists)
     assert {name: full[name] | listed[name] for name in full} == {
         name: row.metrics() for name, row in rows.items()
     }

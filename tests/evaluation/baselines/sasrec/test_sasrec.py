@@ -220,10 +220,9 @@ PREFIXES = Recipe(prefixes=True, samples=50, epochs=24, learning_rate=5e-3)
     ("recipe", "sizes"),
     [
         (Recipe(rows=25, epochs=60, learning_rate=5e-3), {}),
-        (PREFIXES, {"newest_first": True}),
         (PREFIXES, {"newest_first": True, "low_pass": 3}),
     ],
-    ids=["all positions", "prefixes", "BSARec"],
+    ids=["all positions", "BSARec"],
 )
 def test_learns_an_order_that_no_count_holds(recipe, sizes):
     histories, _ = walks()
