@@ -78,7 +78,7 @@ ROWS = (
 )
 HEADER = (
     "model | slice | batch x inputs + targets | layout, remat | parameters | optimiser | all | of"
-    " | fits | a step at 40 %"
+    " | fits | a step at 40 % | a search | its TFLOPs"
 )
 
 
@@ -105,14 +105,20 @@ def cells(row: Row) -> list[str]:
         row.command(), env=environment, capture_output=True, text=True, check=False
     )
     if "RESOURCE_EXHAUSTED" in done.stderr or "Ran out of memory" in done.stderr:
-        return [*head, "", "", "more", f"{memory} GiB", "**no**", ""]
+        return [*head, "", "", "more", f"{memory} GiB", "**no**", "", "", ""]
     if done.returncode:
         raise SystemExit(done.stderr)
     found = read(done.stdout)
     seconds = found["FLOPs of a step"] / (chips(row.topology) * peak * UTILISATION)
     sizes = [found[name] for name in ("parameters GiB", "optimiser", "memory of a device")]
     fits = "yes" if sizes[-1] < memory else "**no**"
-    return [*head, *(f"{size:.2f}" for size in sizes), f"{memory} GiB", fits, f"{seconds:.2f} s"]
+    return [
+        *head,
+        *(f"{size:.2f}" for size in sizes),
+        *(f"{memory} GiB", fits, f"{seconds:.2f} s"),
+        f"{found['memory of a search']:.2f}",
+        f"{found['FLOPs of a search'] / 1e12:.1f}",
+    ]
 
 
 def chips(topology: str) -> int:

@@ -164,7 +164,9 @@ class Checkpoints:
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
         """The parameters of the newest checkpoint that is whole, or of a step, and its number.
 
-        Nothing is read of the optimiser's state and of the input.
+        Nothing is read of the input, and of the optimiser's state only what the manifest hashes:
+        OCDBT puts its arrays and the parameters into the same files. Hashes of the parameters' own
+        bytes would cost every save more than they spare here.
 
         Args:
           abstract_params: shapes, dtypes and layouts.
