@@ -15,11 +15,10 @@ import numpy as np
 
 from recalign.domains import Sequences
 from recalign.evaluation.outcomes import Evaluated, Ranks
+from recalign.evaluation.report import GROUP_METRIC, GROUP_SIZE, GROUPS
 
-GROUPS = ("cold", "tail", "head", "transition_seen", "transition_unseen")
 HEAD = 0.2
-CUTOFF = 10
-METRIC, NUMBER = f"hr@{CUTOFF}", "examples"
+CUTOFF = 10  # of GROUP_METRIC
 
 
 def group_examples(
@@ -69,7 +68,7 @@ def with_groups(
             continue
         hits = (part.ranks > 0) & (part.ranks <= CUTOFF)
         for group, inside in members.items():
-            found[f"{protocol}/{NUMBER}/{group}"] = float(inside.sum())
+            found[f"{protocol}/{GROUP_SIZE}/{group}"] = float(inside.sum())
             if inside.any():
-                found[f"{protocol}/{METRIC}/{group}"] = float(hits[inside].mean())
+                found[f"{protocol}/{GROUP_METRIC}/{group}"] = float(hits[inside].mean())
     return dataclasses.replace(evaluated, metrics=evaluated.metrics | found)

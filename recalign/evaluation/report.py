@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from recalign.errors import UserError
-from recalign.evaluation import groups
 from recalign.evaluation.intervals import ENDS, name_end
 from recalign.files import replacing
 
@@ -36,6 +35,10 @@ PROTOCOLS = {
 
 SURE = ("hr@10", "ndcg@10", "rmse", "mae")
 """Columns that show the interval; the files have those of all."""
+
+GROUPS = ("cold", "tail", "head", "transition_seen", "transition_unseen")
+"""Of examples, see `recalign.evaluation.groups`: `GROUP_METRIC` is told of each."""
+GROUP_METRIC, GROUP_SIZE = "hr@10", "examples"
 
 _OF_ENDS = tuple(f"/{end}" for end in ENDS)
 
@@ -85,12 +88,12 @@ def format_tables(
 
 def _group_table(rows: Mapping[str, Mapping[str, float]], protocol: str) -> str:
     """The hit rates by group, see `recalign.evaluation.groups`; empty where no row has any."""
-    metric, numbers = f"{protocol}/{groups.METRIC}", f"{protocol}/{groups.NUMBER}"
-    having = {n: row for n, row in rows.items() if f"{numbers}/{groups.GROUPS[0]}" in row}
+    metric, numbers = f"{protocol}/{GROUP_METRIC}", f"{protocol}/{GROUP_SIZE}"
+    having = {n: row for n, row in rows.items() if f"{numbers}/{GROUPS[0]}" in row}
     if not having:
         return ""
     first = next(iter(having.values()))
-    shown = [group for group in groups.GROUPS if f"{metric}/{group}" in first]
+    shown = [group for group in GROUPS if f"{metric}/{group}" in first]
     head = ["", *(f"{group} ({first[f'{numbers}/{group}']:,.0f})" for group in shown)]
     body = [[n, *(f"{row[f'{metric}/{g}']:.4f}" for g in shown)] for n, row in having.items()]
     told = f"{metric} by the target of an example, with the number of examples"

@@ -10,13 +10,24 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import recalign
+from recalign.errors import UserError
 from recalign.evaluation.report import read_metrics
 from recalign.files import replacing
 from recalign.runs.result import commit
 
 FILE = "calls.jsonl"
+_KINDS: dict[str, Any] = {
+    "time": str,
+    "command": str,
+    "version": str,
+    "commit": (str, type(None)),
+    "packages": dict,
+    "devices": str,
+    "provenance": dict,
+}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow")
 
 
@@ -49,10 +60,16 @@ def read(folder: Path) -> list[dict]:
     """The calls in a folder, the first one first; none of a run that was made before there were.
 
     Raises:
-      UserError: a line is not JSON.
+      UserError: a line is not JSON, or not what `record` wrote.
     """
     path = folder / FILE
-    return read_metrics(path) if path.exists() else []
+    found = read_metrics(path) if path.exists() else []
+    for number, call in enumerate(found, start=1):
+        if not isinstance(call, dict) or any(
+            not isinstance(call.get(name), kind) for name, kind in _KINDS.items()
+        ):
+            raise UserError(f"{path}, line {number}: no call of a training; remove the line")
+    return found
 
 
 def _version(package: str) -> str | None:

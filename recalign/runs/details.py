@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recalign.errors import UserError
 from recalign.evaluation.examples import RetrievalExamples, select
 from recalign.evaluation.metrics import target_ranks
 from recalign.files import replacing
@@ -107,6 +108,65 @@ def _calibration(probabilities: np.ndarray, right: np.ndarray) -> list[dict[str,
         }
         for b in np.unique(bins)
     ]
+
+
+def read(folder: Path, split: str) -> dict[str, Any] | None:
+    """The file of a split in the folder of a run; None where there is none.
+
+    Raises:
+      UserError: it is not as `write` writes it.
+    """
+    path = folder / FILE.format(split)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _check_form(found, _FORM, "")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no details of an evaluation ({error}); evaluate again") from error
+    return found
+
+
+_EACH = None  # as a key: of every key
+_NUMBER = (int, float, type(None))
+_ITEM = {"id": str, "title": str}
+_FORM = {
+    "step": int,
+    "split": str,
+    "tables": {_EACH: {_EACH: {_EACH: _NUMBER}}},
+    "answers": {
+        _EACH: {
+            "asked": int,
+            "hits": int,
+            "tokens": {"mean": float, "p95": float, "longest": int},
+            "calibration": [{"count": int, "predicted": float, "observed": float}],
+            "shown": [
+                {
+                    "question": str,
+                    "history": [_ITEM],
+                    "target": _ITEM,
+                    "rank": (int, type(None)),
+                    "items": [_ITEM | {"probability": float}],
+                }
+            ],
+        }
+    },
+}
+
+
+def _check_form(found: Any, form: Any, place: str) -> None:
+    """Raises a ValueError that tells the place where JSON is not of a form."""
+    kind = type(form) if isinstance(form, dict | list) else form
+    if not isinstance(found, kind):
+        raise ValueError(f"{place.lstrip('.') or 'all of it'} is {type(found).__name__}")
+    if isinstance(form, list):
+        for part in found:
+            _check_form(part, form[0], f"{place}[]")
+    elif isinstance(form, dict):
+        for key in found if _EACH in form else form:
+            if key not in found:
+                raise ValueError(f"there is no {place.lstrip('.')}.{key}")
+            _check_form(found[key], form.get(key, form.get(_EACH)), f"{place}.{key}")
 
 
 def write(

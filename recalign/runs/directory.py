@@ -219,9 +219,10 @@ class RunDirectory:
     def _seconds(self) -> dict[str, float]:
         path = self.path / SECONDS
         try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); remove it") from error
+            found = json.loads(path.read_text()) if path.exists() else {}
+            return {str(int(step)): float(value) for step, value in found.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: no seconds by step ({error}); remove it") from error
 
     def forget_after(self, step: int) -> None:
         """Takes back the evaluations of later steps, which a run that goes on here makes again."""

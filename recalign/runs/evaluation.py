@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recalign.engine import processes
 from recalign.engine.search.catalogue_model import CatalogueModel
 from recalign.engine.search.inference import Inference
 from recalign.engine.search.saved_trie import fingerprint
@@ -21,6 +22,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RatingExamples, RetrievalExamples
 from recalign.evaluation.judges import Judge, judge
 from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.progress import track
 from recalign.runs import details
 
 
@@ -91,7 +93,8 @@ class Evaluation:
 
     def baselines(self, found: Sequence[Examples]) -> dict[str, Rows]:
         """The metrics of what stands beside the network, by task and name, with intervals."""
-        return {e.task: baselines.beside(e) for e in found}
+        shown = track(found, "baselines", "task", shown=processes.is_first())
+        return {e.task: baselines.beside(e) for e in shown}
 
     def answers(
         self, params: Any, found: Sequence[Examples], seed: int

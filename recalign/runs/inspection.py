@@ -85,7 +85,7 @@ class Inspection:
     def origin(self) -> str | None:
         """The version and commit of recalign that it was last trained with."""
         if self.calls:
-            version, commit = self.calls[-1]["version"], self.calls[-1]["commit"]
+            version, commit = self.calls[-1]["version"], self.calls[-1].get("commit")
         elif self.result:
             version, commit = self.result.version, self.result.commit
         else:
@@ -195,9 +195,21 @@ def _history(path: Path) -> list[dict]:
     """The evaluations; lines that are none are told."""
     records = report.read_metrics(path) if path.exists() else []
     for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        if not isinstance(record, dict) or not _is_evaluation(**record):
             raise UserError(f"{path}, line {number}: no evaluation; remove or repair the line")
     return records
+
+
+def _is_evaluation(step: Any = None, split: Any = None, **metrics: Any) -> bool:
+    return isinstance(step, int) and isinstance(split, str) and _are_metrics(metrics)
+
+
+def _are_metrics(found: Any) -> bool:
+    """Whether it is an object `<task>/<split>/<protocol>/<metric>` of numbers and null."""
+    return isinstance(found, dict) and all(
+        name.count("/") >= 3 and isinstance(value, float | int | None)
+        for name, value in found.items()
+    )
 
 
 def _metrics(path: Path) -> dict[str, float | None]:
@@ -208,7 +220,7 @@ def _metrics(path: Path) -> dict[str, float | None]:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {advice}") from error
-    if not isinstance(found, dict) or not all(name.count("/") >= 3 for name in found):
+    if not _are_metrics(found):
         raise UserError(f"{path}: no metrics of a run; {advice}")
     return found
 
@@ -226,7 +238,8 @@ def _provenance(folder: Path, checkpoints: list[Checkpoint]) -> dict[str, str]:
     """What the newest checkpoint that tells says."""
     for checkpoint in reversed(checkpoints):
         try:
-            return dict(json.loads((folder / str(checkpoint.step) / _PROVENANCE).read_text()))
-        except (OSError, ValueError, TypeError):
+            found = json.loads((folder / str(checkpoint.step) / _PROVENANCE).read_text())
+            return {name: str(fingerprint) for name, fingerprint in found.items()}
+        except (OSError, ValueError, AttributeError):
             continue
     return {}

@@ -56,7 +56,10 @@ def read(folder: Path) -> Result | None:
     if not path.exists():
         return None
     try:
-        return Result(**json.loads(path.read_text()))
+        found = Result(**json.loads(path.read_text()))
+        if not isinstance(found.version, str) or not isinstance(found.last_step, int):
+            raise TypeError("the version or the last step is none")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no result of a run ({error}): remove it") from error
 

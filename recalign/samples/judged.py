@@ -15,6 +15,7 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
+from recalign.progress import track
 from recalign.samples.inputs import Lengths, mixture_or_task, tasks_of
 from recalign.samples.items import item_texts
 from recalign.samples.rating import tokens_of_stars, values_of_stars
@@ -76,7 +77,8 @@ def _kind(task: seqio.Task) -> Callable[..., Examples] | None:
 
 def _read(task: seqio.Task, lengths: Mapping[str, int], split: str, number: int | None) -> Records:
     dataset = task.get_dataset(dict(lengths), split, shuffle=False, seed=0, try_in_mem_cache=False)
-    return list(dataset.take(-1 if number is None else number).as_numpy_iterator())
+    taken = dataset.take(-1 if number is None else number).as_numpy_iterator()
+    return list(track(taken, f"reading {split} of {task.name}", "example", number))
 
 
 def _retrieval(

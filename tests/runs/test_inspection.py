@@ -106,7 +106,7 @@ def test_damage_is_told(directory):
         ("calls.jsonl", "nonsense\n", "calls.jsonl, line 1: not JSON"),
         ("result.json", "{", "result.json is no result of a run"),
         ("config.gin", "A = [", "configuration: "),
-        ("seconds.json", "{", "seconds.json: not JSON"),
+        ("seconds.json", "{", "seconds.json: no seconds by step"),
     ],
 )
 def test_a_broken_file_is_one_problem_and_the_rest_is_told(directory, name, content, message):

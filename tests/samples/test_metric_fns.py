@@ -1,5 +1,6 @@
 """A SeqIO evaluator reports our metrics, from nothing but the tasks."""
 
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -76,6 +77,36 @@ def test_unseen_has_the_cut_offs_that_the_shortest_list_reaches(examples, texts,
     targets = np.array([example["item"] for example in examples])
     expected = metrics.full_ranking(closed, targets, shop.num_items, "full_unseen")
     assert found["full_unseen/hr@5"] == pytest.approx(expected["full_unseen/hr@5"])
+
+
+def judge_texts(shop, targets, given, written):
+    """`full_ranking` of texts, for examples that have seen nothing."""
+    nothing = np.zeros(0, np.int32)
+    asked = [
+        metric_fns.NextItem(item, nothing, np.array(tokens, np.int32))
+        for item, tokens in zip(targets, given, strict=True)
+    ]
+    return metric_fns.full_ranking(asked, written, "testshop", str(shop.path.parent))
+
+
+def test_empty_beams_cost_no_cut_off(texts, shop):
+    written = [[*texts.ids[:9], "", ""], [*texts.ids[10:21]]]
+    found = judge_texts(shop, [8, 20], [[], []], written)
+    assert found["full_unseen/hr@10"] == found["full/hr@10"] == 0.5
+
+
+def test_an_item_is_read_as_itself_before_as_a_whole_answer(shop):
+    gin.bind_parameter("item_texts.target_form", "title")
+    try:
+        vocabulary = vocabulary_of("testshop_retrieval")
+        title = item_texts("testshop", str(shop.path.parent)).target[7]
+        first = vocabulary.encode(title.split(" ")[0])
+        written = [[title], [f"{title.split(' ')[0]} {title}"], [title.split(" ", 1)[1]]]
+        found = judge_texts(shop, [7] * 3, [first] * 3, written)
+    finally:
+        gin.clear_config()
+    assert found["full/hr@1"] == pytest.approx(2 / 3)
+    assert found["full/invalid_rate"] == pytest.approx(1 / 3)
 
 
 def unseen(example, num_items):

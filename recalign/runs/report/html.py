@@ -56,3 +56,9 @@ def table(head: Iterable[Content], body: Iterable[Iterable[Content]], caption: s
         tag("tbody", rows),
     )
     return tag("div", made, class_="scroll", role="region", aria_label=caption, tabindex=0)
+
+
+def section(heading: str, *content: Content) -> Html | None:
+    """A section; None where there is nothing to show under its heading."""
+    inner = join(content)
+    return tag("section", tag("h2", heading), inner) if inner else None

@@ -1,20 +1,17 @@
 """The page about runs, section by section."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import recalign
-from recalign.domains import Domain
 from recalign.errors import UserError
-from recalign.evaluation.report import PROTOCOLS
 from recalign.files import replacing
 from recalign.progress import duration, readable
-from recalign.runs.report import charts, groups
-from recalign.runs.report.html import Content, Html, join, table, tag
-from recalign.runs.report.published import published
-from recalign.runs.report.subject import MODEL, Rows, Subject, gather
+from recalign.runs.report import charts
+from recalign.runs.report.html import Content, Html, section, table, tag
+from recalign.runs.report.results import show_differences, show_results
+from recalign.runs.report.subject import Subject, gather
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +30,6 @@ VALIDATION = ("/ndcg@10", "rating/rmse")
 """Of the metrics of validation, those whose curves are drawn end so."""
 MOST_SHOWN = 4
 """Runs whose answers are shown; of more, the page would be too long to read."""
-MOST_COMPARED = 8
-"""Runs whose differences and groups are shown."""
-BY_GROUP = ("hr@10", "ndcg@10")
-LOW, HIGH = "/low", "/high"  # the ends of the interval of a metric
 
 
 def write(paths: Sequence[Path], output: Path) -> list[str]:
@@ -73,10 +66,9 @@ def write_in(folder: Path, paths: Sequence[Path]) -> None:
 
 def _page(subjects: Sequence[Subject]) -> str:
     title = " · ".join(subject.name for subject in subjects[:3]) + " …" * (len(subjects) > 3)
-    sections = [_training(subjects), _validation(subjects), _results(subjects)]
+    sections = [_training(subjects), _validation(subjects), show_results(subjects)]
     sections += [
-        _differences(subjects),
-        _groups(subjects),
+        show_differences(subjects),
         _calibration(subjects),
         _samples(subjects),
         _answers(subjects),
@@ -99,12 +91,6 @@ def _page(subjects: Sequence[Subject]) -> str:
         tag("footer", f"Written by recalign {recalign.__version__} from the files of the runs."),
     ]
     return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
-
-
-def _section(heading: str, *content: Content) -> Html | None:
-    """A section; None where there is nothing to show under its heading."""
-    inner = join(content)
-    return tag("section", tag("h2", heading), inner) if inner else None
 
 
 def _runs(subjects: Sequence[Subject]) -> Html:
@@ -166,8 +152,8 @@ def _drawn(
 ) -> Html | None:
     """A section of charts with one legend for all of them."""
     if not any(drawn):
-        return _section(heading, *more)
-    return _section(heading, _legend(subjects), tag("div", drawn, class_="charts"), *more)
+        return section(heading, *more)
+    return section(heading, _legend(subjects), tag("div", drawn, class_="charts"), *more)
 
 
 def _training(subjects: Sequence[Subject]) -> Html | None:
@@ -187,129 +173,6 @@ def _validation(subjects: Sequence[Subject]) -> Html | None:
         for name in names
     ]
     return _drawn("Validation", subjects, drawn)
-
-
-def _results(subjects: Sequence[Subject]) -> Html | None:
-    """A table for each task, split and protocol: nothing that cannot be compared shares one."""
-    tables: dict[tuple, _Table] = {}
-    for subject in subjects:
-        limit = subject.found.macros.get("EVAL_EXAMPLES")
-        for task, split, step, rows in subject.tables():
-            few = limit if split == "validation" else None
-            key = (task, split, subject.fingerprint(task), few)
-            made = tables.setdefault(key, _Table(task, split, few, subject.domain(task)))
-            made.own[f"{subject.name}, step {step}"] = rows.get(MODEL, {})
-            made.beside |= {n: row for n, row in rows.items() if n not in (MODEL, *made.beside)}
-    shown = [[tag("h3", made.heading), made.by_protocol()] for made in tables.values()]
-    nothing = tag("p", "Nothing has been evaluated yet.", class_="note")
-    return _section("Results", shown or nothing)
-
-
-@dataclasses.dataclass
-class _Table:
-    """What was evaluated on the same examples.
-
-    Attributes:
-      task: the SeqIO task.
-      split: "validation" or "test".
-      few: of validation, so many examples; None for all.
-      domain: of the examples, if it is there.
-      own: rows of runs.
-      beside: rows of baselines.
-    """
-
-    task: str
-    split: str
-    few: int | None
-    domain: Domain | None
-    own: Rows = dataclasses.field(default_factory=dict)
-    beside: Rows = dataclasses.field(default_factory=dict)
-
-    @property
-    def heading(self) -> str:
-        return f"{self.task}, {self.split}" + (f", the first {self.few}" if self.few else "")
-
-    def by_protocol(self) -> list[Html]:
-        """A table a protocol, with what was published in it."""
-        rows = self.own | self.beside
-        names = dict.fromkeys(name for row in rows.values() for name in row)
-        values = [name for name in names if not name.endswith((LOW, HIGH))]
-        return [
-            self._protocol(rows, protocol, [n for n in values if n.startswith(f"{protocol}/")])
-            for protocol in dict.fromkeys(name.partition("/")[0] for name in values)
-        ]
-
-    def _protocol(self, rows: Rows, protocol: str, names: Sequence[str]) -> Html:
-        columns = [name.partition("/")[2] for name in names]
-        body = [
-            [
-                tag("span", name, class_="own") if name in self.own else name,
-                *(_cell(row, column) for column in names),
-            ]
-            for name, row in rows.items()
-            if not row.keys().isdisjoint(names)
-        ]
-        statistics = self.domain.statistics if self.domain else None
-        body += [
-            [
-                [row.name, tag("span", f"published: {row.source}", class_="interval")],
-                *(_number(row.metrics.get(column)) for column in columns),
-            ]
-            for row in published(statistics, protocol, self.split)
-        ]
-        meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
-        return table(["", *columns], body, f"{protocol}{meaning}")
-
-
-def _cell(row: Mapping[str, float | None], name: str, form: str = ".4f") -> Content:
-    low, high = row.get(name + LOW), row.get(name + HIGH)
-    if low is None or high is None:
-        return _number(row.get(name), form)
-    ends = f"{low:{form}} to {high:{form}}"
-    return [_number(row.get(name), form), tag("span", ends, class_="interval")]
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "-" if value is None else f"{value:{form}}"
-
-
-def _differences(subjects: Sequence[Subject]) -> Html | None:
-    """Of the first run from the others, each protocol in a table of its own."""
-    tables: dict[tuple[str, str, str], Rows] = {}
-    for task, split, name, row in groups.differences(subjects[:MOST_COMPARED]):
-        for protocol in dict.fromkeys(metric.partition("/")[0] for metric in row):
-            own: dict[str, float | None] = {
-                metric: v for metric, v in row.items() if metric.startswith(f"{protocol}/")
-            }
-            tables.setdefault((task, split, protocol), {})[name] = own
-    shown = []
-    for (task, split, protocol), rows in tables.items():
-        names = list(dict.fromkeys(m for row in rows.values() for m in row))
-        names = [name for name in names if not name.endswith((LOW, HIGH))]
-        body = [[name, *(_cell(row, n, "+.4f") for n in names)] for name, row in rows.items()]
-        head = ["", *(name.partition("/")[2] for name in names)]
-        shown.append(table(head, body, f"{task}, {split}, {protocol}"))
-    ahead = f"By what each is ahead of {subjects[0].name}, user by user, with 95 % intervals."
-    return _section("Differences", [tag("p", ahead, class_="note"), shown] if shown else None)
-
-
-def _groups(subjects: Sequence[Subject]) -> Html | None:
-    """Metrics by how well known the target is, of the newest evaluation of each run."""
-    tables: dict[tuple[str, str, str], list] = {}
-    for subject in subjects[:MOST_COMPARED]:
-        for split, tasks in list(subject.outcomes.items())[:1]:
-            for task, (_, outcomes) in tasks.items():
-                if not (domain := subject.domain(task)):
-                    continue
-                for group, count, row in groups.by_group(domain, split, outcomes):
-                    for protocol in dict.fromkeys(name.partition("/")[0] for name in row):
-                        cells = [_cell(row, f"{protocol}/{metric}") for metric in BY_GROUP]
-                        line = [f"{subject.name}: {group}", str(count), *cells]
-                        tables.setdefault((task, split, protocol), []).append(line)
-    shown = [
-        table(["", "examples", *BY_GROUP], lines, ", ".join(key)) for key, lines in tables.items()
-    ]
-    return _section("By how well known the target is", shown)
 
 
 def _told(subjects: Sequence[Subject]) -> list[tuple[Subject, str, str, dict]]:
@@ -362,7 +225,7 @@ def _answers(subjects: Sequence[Subject]) -> Html | None:
         examples = [_example(example) for example in told["shown"]]
         opened = subject is subjects[0]
         shown.append(tag("details", tag("summary", summary), examples, open=opened))
-    return _section("A few answers", shown)
+    return section("A few answers", shown)
 
 
 def _example(example: Mapping) -> Html:

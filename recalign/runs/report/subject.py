@@ -1,7 +1,6 @@
 """What a page says of one run, gathered from its folder and, where it is there, its domain."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from recalign import domains
 from recalign.domains import Domain
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Outcomes
-from recalign.runs.details import FILE as DETAILS
+from recalign.runs.details import read as read_details
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import Inspection, inspect
 from recalign.runs.report.events import Scalars, read_scalars
@@ -53,7 +52,11 @@ class Subject:
             for name, value in record.items():
                 task, _, rest = name.partition("/")
                 split, _, metric = rest.partition("/")
-                if split == "validation" and isinstance(value, float | int):
+                if (
+                    split == "validation"
+                    and rest.count("/") == 2
+                    and isinstance(value, float | int)
+                ):
                     curves.setdefault(f"{task}/{metric}", {})[record["step"]] = value
         return curves
 
@@ -118,12 +121,11 @@ def _gather(path: Path, name: str) -> Subject:
     found = inspect(path)
     details, problems = {}, list(found.problems)
     for split in SPLITS:
-        file = path / DETAILS.format(split)
         try:
-            if file.exists():
-                details[split] = _checked(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            problems.append(f"{file}: no details of an evaluation ({error}); evaluate again")
+            if told := read_details(path, split):
+                details[split] = told
+        except UserError as error:
+            problems.append(str(error))
     directory = RunDirectory(path)
     outcomes: dict[str, Mapping[str, tuple[str, Outcomes]]] = {}
     for split in SPLITS:
@@ -142,18 +144,6 @@ def _step_shown(found: Inspection, split: str) -> int | None:
     if split == "validation" and found.best_step in steps:
         return found.best_step
     return steps[-1] if steps else None
-
-
-def _checked(details: dict) -> dict:
-    """Raises TypeError, KeyError or AttributeError unless it is what `details.write` wrote."""
-    for rows in details["tables"].values():
-        for row in rows.values():
-            if not all(value is None or isinstance(value, float | int) for value in row.values()):
-                raise TypeError("a metric is no number")
-    for answer in details["answers"].values():
-        for key in ("asked", "hits", "tokens", "calibration", "shown"):
-            answer[key]
-    return details | {"step": int(details["step"])}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -3,15 +3,20 @@
 import html
 import html.parser
 import json
+import os
 import re
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from recalign import domains
 from recalign.errors import UserError
 from recalign.runs import calls, details
-from recalign.runs.report import write, write_in
+from recalign.runs.inspection import inspect
+from recalign.runs.report import charts, write, write_in
+from recalign.runs.report.html import tag
 from recalign.runs.report.published import STANDARD, published
 from tests.accessibility import violations
 from tests.commands import run
@@ -31,7 +36,7 @@ ANSWER = {
         {"question": "<script>", "history": ITEMS, "target": ITEMS[0], "rank": None, "items": []},
     ],
 }
-ROW = {"full/hr@10": 0.28, "full/hr@10/low": 0.26, "full/hr@10/high": 0.31, "full/ndcg@10": 0.14}
+ROW = {"full/hr@10": 0.28, "full/low/hr@10": 0.26, "full/high/hr@10": 0.31, "full/ndcg@10": 0.14}
 TABLES = {"shop_retrieval": {"recalign": ROW, "popularity": {"full/hr@10": 0.05}}}
 
 
@@ -242,6 +247,51 @@ def test_published_rows_stand_beside_a_run_on_the_very_set(folder, tmp_path, mon
     assert rpg == ["RPGpublished: its paper", "0.0809", "0.0464"]
     known["shop"] = "sha256 of other events"
     assert "published" not in page([folder], tmp_path / "report.html")
+
+
+FILES = ("metrics.json", "seconds.json", "result.json", "details-test.json", "calls.jsonl")
+
+
+def places(value, path=()):
+    """Where there is something in JSON, and how to come there."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(part, (*path, key))
+
+
+def changed(value, path, new):
+    """JSON with something else in a place, or without it."""
+    if not path:
+        return new
+    first, *rest = path
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if rest or new is not None:
+        copy[first] = changed(copy[first], rest, new)
+    else:
+        del copy[first]
+    return copy
+
+
+@given(data=st.data())
+@settings(
+    max_examples=int(os.environ.get("RECALIGN_FUZZ_EXAMPLES", 60)),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_is_in_the_files_of_a_run_there_is_a_page(folder, tmp_path, monkeypatch, data):
+    monkeypatch.setattr(charts, "_figure", lambda title, description, draw: tag("figure", title))
+    name = data.draw(st.sampled_from(FILES))
+    before = (folder / name).read_text()
+    whole = json.loads(before)
+    place = data.draw(st.sampled_from(sorted(places(whole), key=str)))
+    new = data.draw(st.sampled_from([None, -1, 0.5, "<b>", [], {}, [1], {"a/b/c/d": "e"}, True]))
+    (folder / name).write_text(json.dumps(changed(whole, place, new)) + "\n")
+    try:
+        write([folder], tmp_path / "fuzzed.html")
+        str(inspect(folder))
+    finally:
+        (folder / name).write_text(before)
+    assert "<b>" not in (tmp_path / "fuzzed.html").read_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

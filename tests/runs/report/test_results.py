@@ -1,52 +1,16 @@
-"""Metrics by group of targets, and differences between runs, against counting by hand."""
+"""Hit rates by group, and differences between runs."""
 
 import dataclasses
+import re
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from recalign.domains import Domain
 from recalign.evaluation.outcomes import Ranks
 from recalign.runs.report import write
-from recalign.runs.report.groups import by_group, differences
+from recalign.runs.report.results import differences
 from recalign.runs.report.subject import gather
 from tests.runs.folders import write_run
-
-# Item 0 has most train events; 9 has none. Users end on validation and test targets.
-HISTORIES = [[0, 1, 2, 0], [0, 3, 2, 9], [0, 4, 2, 1], [0, 5, 2, 9], [1, 0, 2, 3], [0, 6, 2, 4]]
-
-
-@pytest.fixture
-def domain():
-    table = pd.DataFrame({"key": [f"k{i}" for i in range(10)], "title": "A toy"})
-    offsets = np.cumsum([0, *map(len, HISTORIES)])
-    return Domain("shop", table, offsets, np.concatenate(HISTORIES).astype(np.int32))
-
-
-def test_targets_are_grouped_by_their_train_events(domain):
-    users = np.arange(6, dtype=np.int32)
-    ranks = Ranks(users, np.array([1, 0, 5, 3, 0, 30], np.int32), depth=20)
-    found = {
-        group.split(",")[0]: (count, row)
-        for group, count, row in by_group(domain, "test", {"full": ranks, "rating": object()})
-    }
-    # The head are items 0 and 1, targets of users 0 and 2; 9 is that of users 1 and 3.
-    assert {group: count for group, (count, _) in found.items()} == {
-        "head": 2,
-        "tail": 2,
-        "cold": 2,
-    }
-    hits = {group: row["full/hr@5"] for group, (_, row) in found.items()}
-    assert hits == {"head": 1.0, "tail": 0.0, "cold": 0.5}
-    _, row = found["cold"]
-    assert row["full/hr@5/low"] <= 0.5 <= row["full/hr@5/high"]
-
-
-def test_users_that_were_left_out_do_not_shift_the_others(domain):
-    ranks = Ranks(np.array([0, 3], np.int32), np.array([1, 0], np.int32), depth=20)
-    found = {g.split(",")[0]: row for g, _, row in by_group(domain, "test", {"full": ranks})}
-    assert {group: row["full/hr@1"] for group, row in found.items()} == {"head": 1.0, "cold": 0.0}
 
 
 @pytest.fixture
@@ -65,8 +29,8 @@ def test_what_a_run_is_ahead_by(two):
     assert (task, split, name) == ("shop_retrieval", "test", "two")
     assert row["full/hr@1"] == pytest.approx(0.5)
     assert row["full/hr@5"] == pytest.approx(0.25)
-    assert row["full/hr@10"] == row["full/hr@10/low"] == row["full/hr@10/high"] == 0
-    assert row["full/hr@1/low"] < 0.5 < row["full/hr@1/high"]
+    assert row["full/hr@10"] == row["full/low/hr@10"] == row["full/high/hr@10"] == 0
+    assert row["full/low/hr@1"] < 0.5 < row["full/high/hr@1"]
 
 
 def test_differences_stand_on_the_page(two, tmp_path):
@@ -95,3 +59,24 @@ def test_outcomes_that_are_broken_are_told(two, tmp_path):
     file.write_bytes(b"PK nonsense")
     [problem] = write(two, tmp_path / "report.html")
     assert "holds no outcomes" in problem
+
+
+def test_hit_rates_by_group_have_a_table_beside_the_one_of_their_protocol(tmp_path):
+    directory = write_run(tmp_path / "run")
+    groups = {"examples/cold": 0, "examples/tail": 30, "examples/transition_unseen": 12}
+    groups |= {"hr@10/tail": 0.125, "hr@10/transition_unseen": 0.0625}
+    found = {f"shop_retrieval/test/full/{name}": value for name, value in groups.items()}
+    directory.record(20, "test", directory.measured(20, "test") | found)
+    assert write([directory.path], tmp_path / "report.html") == []
+    text = (tmp_path / "report.html").read_text()
+    [body] = re.findall(
+        r"full: hr@10 by what train knows of the target.*?</table>", text, re.DOTALL
+    )
+    assert re.findall(r">([^<]+)</th>", body) == [
+        "tail, 30",
+        "transition unseen, 12",
+        "run, step 20",
+    ]
+    assert re.findall(r"<td>(.*?)</td>", body) == ["0.1250", "0.0625"]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', text)
+    assert not [head for head in heads if "/" in head]

@@ -1,0 +1,162 @@
+"""The tables of a page: what runs reach, by what they differ, and on which targets."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from recalign.domains import Domain
+from recalign.errors import UserError
+from recalign.evaluation.intervals import ENDS, name_end
+from recalign.evaluation.outcomes import estimate
+from recalign.evaluation.report import GROUP_METRIC, GROUP_SIZE, GROUPS, PROTOCOLS
+from recalign.runs.report.html import Content, Html, section, table, tag
+from recalign.runs.report.published import published
+from recalign.runs.report.subject import MODEL, Rows, Subject
+
+MOST_COMPARED = 8
+"""Runs whose differences are shown."""
+
+
+def show_results(subjects: Sequence[Subject]) -> Html | None:
+    """A table for each task, split and protocol: nothing that cannot be compared shares one."""
+    tables: dict[tuple, _Table] = {}
+    for subject in subjects:
+        limit = subject.found.macros.get("EVAL_EXAMPLES")
+        for task, split, step, rows in subject.tables():
+            few = limit if split == "validation" else None
+            key = (task, split, subject.fingerprint(task), few)
+            made = tables.setdefault(key, _Table(task, split, few, subject.domain(task)))
+            made.own[f"{subject.name}, step {step}"] = rows.get(MODEL, {})
+            made.beside |= {n: row for n, row in rows.items() if n not in (MODEL, *made.beside)}
+    shown = [[tag("h3", made.heading), made.by_protocol()] for made in tables.values()]
+    nothing = tag("p", "Nothing has been evaluated yet.", class_="note")
+    return section("Results", shown or nothing)
+
+
+@dataclasses.dataclass
+class _Table:
+    """What was evaluated on the same examples.
+
+    Attributes:
+      task: the SeqIO task.
+      split: "validation" or "test".
+      few: of validation, so many examples; None for all.
+      domain: of the examples, if it is there.
+      own: rows of runs.
+      beside: rows of baselines.
+    """
+
+    task: str
+    split: str
+    few: int | None
+    domain: Domain | None
+    own: Rows = dataclasses.field(default_factory=dict)
+    beside: Rows = dataclasses.field(default_factory=dict)
+
+    @property
+    def heading(self) -> str:
+        return f"{self.task}, {self.split}" + (f", the first {self.few}" if self.few else "")
+
+    def by_protocol(self) -> list[Html]:
+        """A table a protocol, with what was published in it."""
+        rows = self.own | self.beside
+        names = dict.fromkeys(name for row in rows.values() for name in row)
+        tables = []
+        for protocol in dict.fromkeys(name.partition("/")[0] for name in names):
+            tables.append(self._protocol(rows, protocol, _metrics(names, protocol)))
+            tables += _groups(rows, protocol)
+        return tables
+
+    def _protocol(self, rows: Rows, protocol: str, names: Sequence[str]) -> Html:
+        columns = [name.partition("/")[2] for name in names]
+        body = [
+            [
+                tag("span", name, class_="own") if name in self.own else name,
+                *(_cell(row, column) for column in names),
+            ]
+            for name, row in rows.items()
+            if not row.keys().isdisjoint(names)
+        ]
+        statistics = self.domain.statistics if self.domain else None
+        body += [
+            [
+                [row.name, tag("span", f"published: {row.source}", class_="interval")],
+                *(_number(row.metrics.get(column)) for column in columns),
+            ]
+            for row in published(statistics, protocol, self.split)
+        ]
+        meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
+        return table(["", *columns], body, f"{protocol}{meaning}")
+
+
+def _metrics(names: Iterable[str], protocol: str) -> list[str]:
+    """Those of a protocol, without the ends of intervals and what is told of groups."""
+    return [n for n in names if n.startswith(f"{protocol}/") and n.count("/") == 1]
+
+
+def _groups(rows: Rows, protocol: str) -> list[Html]:
+    """The table of hit rates by what train knows of a target; none where no row has any."""
+    sizes = {g: f"{protocol}/{GROUP_SIZE}/{g}" for g in GROUPS}
+    having = {n: row for n, row in rows.items() if row.get(sizes[GROUPS[-1]]) is not None}
+    if not having:
+        return []
+    first = next(iter(having.values()))
+    shown = [group for group, size in sizes.items() if first.get(size)]
+    head = [f"{group.replace('_', ' ')}, {first[sizes[group]]:,.0f}" for group in shown]
+    body = [
+        [name, *(_number(row.get(f"{protocol}/{GROUP_METRIC}/{group}")) for group in shown)]
+        for name, row in having.items()
+    ]
+    told = f"{protocol}: {GROUP_METRIC} by what train knows of the target, and how many there are"
+    return [table(["", *head], body, told)]
+
+
+def _cell(row: Mapping[str, float | None], name: str, form: str = ".4f") -> Content:
+    low, high = (row.get(name_end(name, end)) for end in ENDS)
+    if low is None or high is None:
+        return _number(row.get(name), form)
+    ends = f"{low:{form}} to {high:{form}}"
+    return [_number(row.get(name), form), tag("span", ends, class_="interval")]
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def differences(subjects: Sequence[Subject]) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+    """By what runs are ahead of the first one of them, user by user.
+
+    Yields:
+      A task, a split, the name of a run and its row, see `outcomes.estimate`; of tasks that both
+      were evaluated on, on the same content of their domain.
+    """
+    first, *others = subjects
+    for split, tasks in first.outcomes.items():
+        for task, (domain, outcomes) in tasks.items():
+            for other in others:
+                theirs, found = other.outcomes.get(split, {}).get(task, (None, {}))
+                if theirs != domain:
+                    continue
+                try:
+                    row = estimate(found, [outcomes])
+                except UserError:  # of other users: other EVAL_EXAMPLES
+                    continue
+                yield task, split, other.name, row
+
+
+def show_differences(subjects: Sequence[Subject]) -> Html | None:
+    """Of the first run from the others, each protocol in a table of its own."""
+    tables: dict[tuple[str, str, str], Rows] = {}
+    for task, split, name, row in differences(subjects[:MOST_COMPARED]):
+        for protocol in dict.fromkeys(metric.partition("/")[0] for metric in row):
+            own: dict[str, float | None] = {
+                metric: v for metric, v in row.items() if metric.startswith(f"{protocol}/")
+            }
+            tables.setdefault((task, split, protocol), {})[name] = own
+    shown = []
+    for (task, split, protocol), rows in tables.items():
+        names = _metrics(dict.fromkeys(m for row in rows.values() for m in row), protocol)
+        body = [[name, *(_cell(row, n, "+.4f") for n in names)] for name, row in rows.items()]
+        head = ["", *(name.partition("/")[2] for name in names)]
+        shown.append(table(head, body, f"{task}, {split}, {protocol}"))
+    ahead = f"By what each is ahead of {subjects[0].name}, user by user, with 95 % intervals."
+    return section("Differences", [tag("p", ahead, class_="note"), shown] if shown else None)
