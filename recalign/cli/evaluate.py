@@ -37,7 +37,8 @@ _split = click.option(
     "together_with",
     metavar="NAME,NAME",
     help="Rank also by the sum of the run's scores and of these baselines' (names as in `recalign "
-    "baseline`), standardised, over the whole catalogue; weights are chosen on validation.",
+    "baseline`), standardised, over the whole catalogue. Weights are chosen on validation, which "
+    "flatters the sum there.",
 )
 @click.option(
     "--against",
