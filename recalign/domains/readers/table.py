@@ -58,6 +58,13 @@ def read(
     return domain
 
 
+def read_items(path: Path) -> raw.RawDomain:
+    """Reads a table of items alone; arguments, formats and errors as for `read`."""
+    domain = raw.RawDomain(pd.DataFrame(), None, columns={"interactions": {"item": "item_id"}})
+    catalogue.read_items(_read(path), {}, domain)
+    return domain
+
+
 def _read(path: Path) -> Source:
     parts = opening.find_parts(path, SUFFIXES)
     return concatenate(path, [_add_partition(_read_part(part), part, path) for part in parts])
