@@ -17,7 +17,7 @@ from recalign.errors import UserError
     "  recalign train --gin_file=models/flan_t5_base.gin --gin_file=runs/train.gin \\\n"
     "      --gin.MIXTURE_OR_TASK_NAME=my_shop_aligned --gin.MODEL_DIR=runs/my_shop \\\n"
     "      --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 512, 'targets': 128}\" --gin.TRAIN_STEPS=20000\n"
-    "  recalign train --dry_run --topology=v5e:2x4 --gin_file=beauty.gin",
+    "  recalign train --dry_run --topology=v5e:2x4 --explain --gin_file=beauty.gin",
 )
 @click.option(
     "--seqio_additional_cache_dirs",
@@ -40,6 +40,12 @@ from recalign.errors import UserError
     "such as v5e:2x4 if libtpu is installed.",
 )
 @click.option(
+    "--explain",
+    is_flag=True,
+    help="With --dry_run: list every exchange between devices with its bytes, and the largest "
+    "temporaries.",
+)
+@click.option(
     "--accept_changes",
     is_flag=True,
     help="Go on in MODEL_DIR although the run in it began with another configuration; where the "
@@ -58,6 +64,7 @@ def train(
     seqio_additional_cache_dirs: str,
     dry_run: bool,
     topology: str | None,
+    explain: bool,
     accept_changes: bool,
     profile: str | None,
 ) -> str:
@@ -71,9 +78,9 @@ def train(
     """
     steps = _steps(profile) if profile else range(0)
     if dry_run:
-        return _dry_run(configure, topology)
-    if topology:
-        raise UserError("--topology is for --dry_run")
+        return _dry_run(configure, topology, explain)
+    if topology or explain:
+        raise UserError(f"--{'topology' if topology else 'explain'} is for --dry_run")
 
     from recalign.engine import processes
     from recalign.runs import report, run
@@ -94,7 +101,7 @@ def _steps(profile: str) -> range:
     return range(int(first), int(first) + int(count))
 
 
-def _dry_run(configure, topology: str | None) -> str:
+def _dry_run(configure, topology: str | None, explained: bool) -> str:
     from recalign.engine.training.dry_run import use_topology
 
     devices = use_topology(topology) if topology else None
@@ -111,4 +118,4 @@ def _dry_run(configure, topology: str | None) -> str:
     if devices:
         # Gin copies what is bound, which a function survives and a device does not.
         gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)
-    return run.make().dry_run()
+    return run.make().dry_run(explained)

@@ -21,6 +21,7 @@ from recalign.engine.search.inference import Inference
 from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.dry_run import measure, measure_search
+from recalign.engine.training.hlo import explain
 from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
@@ -234,12 +235,18 @@ class Run:
             dataclasses.replace(known, test=found).write(self._directory.path)
         return report
 
-    def dry_run(self) -> str:
-        """What a training step and a search would take; no data is read, nothing written."""
+    def dry_run(self, explained: bool = False) -> str:
+        """What a training step and a search would take; no data is read, nothing written.
+
+        Args:
+          explained: tells their collectives and largest temporaries too.
+        """
         shapes = self.data.batch_shapes()
         source = shapes["encoder_input_tokens"][1]
-        sizes = measure(self.trainer, shapes), measure_search(self.trainer, self.inference, source)
-        return "\n".join([*map(str, sizes), *self._new_rows()])
+        step = measure(self.trainer, shapes)
+        search = measure_search(self.trainer, self.inference, source)
+        why = [explain(step.hlo, "a step"), explain(search.hlo, "a search")] if explained else []
+        return "\n".join([str(step), str(search), *self._new_rows(), *why])
 
     def _new_rows(self) -> list[str]:
         """How many rows of the table are for tokens that the initial checkpoint has not."""

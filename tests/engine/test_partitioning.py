@@ -21,9 +21,10 @@ def largest(compiled):
 
 # JAX fixes the number of simulated devices when it starts: hence a process of its own.
 SCRIPT = """
-import jax, jax.numpy as jnp, numpy as np, sys
+import jax, jax.numpy as jnp, math, numpy as np, sys
 from recalign.engine.training.adafactor import adafactor
 from recalign.engine.training.checkpoints import Checkpoints
+from recalign.engine.training.hlo import find_collectives
 from recalign.engine.training.model import EncoderDecoderModel
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
@@ -72,9 +73,58 @@ def step_of(partitions, rules, devices):
 
 whole = largest(step_of(1, "replicated", 1))
 assert whole >= 64 * 64 * 256
-for partitions, rules in [(1, "fully_sharded"), (2, "fully_sharded"), (4, "tensor_parallel")]:
-    part = largest(step_of(partitions, rules, 8))
-    assert part <= whole / 4, (partitions, rules, part, whole)
+programs = {
+    layout: step_of(*layout, 8)
+    for layout in [(1, "replicated"), (1, "fully_sharded"), (2, "fully_sharded"),
+                   (4, "tensor_parallel")]
+}
+for layout, program in programs.items():
+    part = largest(program)
+    assert part <= whole / 4, (layout, part, whole)
+
+# What each preset sends, and nothing beside it. XLA sums an embedding's two gradients apart, and
+# those of attention's bias before its buckets are: hence a little more than the parameters.
+parameters = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(
+    Trainer(model, Partitioner(1, "replicated")).abstract_state().params))
+sent = {layout: find_collectives(program.as_text()) for layout, program in programs.items()}
+
+def size(found, *kinds, over=None):
+    return sum(one.bytes * times for one, times in found.items()
+               if one.kind in kinds and over in (None, one.devices))
+
+def matrices(found, *kinds, over=None):
+    return {array for one in found if one.kind in kinds and over in (None, one.devices)
+            for array in one.arrays if array.startswith("f32") and "," in array}
+
+# Gradients are summed.
+found = sent[1, "replicated"]
+assert {one.kind for one in found} == {"all-reduce"}, found
+assert parameters < size(found, "all-reduce") < 1.2 * parameters, found
+
+# No matrix is gathered, so the embedding is not: activations of a device's own 32 rows are summed
+# over the four that share them, gradients of its own quarter over the two that have it.
+found = sent[4, "tensor_parallel"]
+others = {one.kind for one in found} - {"all-reduce"}
+assert not matrices(found, *others), found
+own = {f"f32[{shape}]" for length in (64, 8)
+       for shape in (f"32,{length},128", f"{32 * length},128", f"32,{length}", f"32,{length},1")}
+assert matrices(found, "all-reduce", over=4) <= own, found
+assert parameters / 4 < size(found, "all-reduce", over=2) < 1.2 * parameters / 4, found
+
+# Each parameter is gathered once, and its gradient is summed; looked up, the embedding is either
+# gathered too, or tokens are and the activations go to the devices of their rows.
+found = sent[1, "fully_sharded"]
+looked_up = {one for one in found if one.kind == "all-to-all"}
+assert all("token_embedder" in one.where for one in looked_up), found
+kinds = {one.kind for one in found.keys() - looked_up}
+assert kinds <= {"all-gather", "all-reduce", "reduce-scatter"}, found
+assert 0.8 * parameters < size(found, "all-gather") < 1.05 * parameters, found
+assert parameters < size(found, "all-reduce", "reduce-scatter") < 1.2 * parameters, found
+
+# The same of a half of each: the whole embedding is nowhere.
+found = sent[2, "fully_sharded"]
+assert size(found, "all-gather", over=4) < 1.05 * parameters / 2, found
+assert "f32[256,128]" not in matrices(found, "all-gather"), found
 
 for devices, asked, rows in [(8, 64, 64), (3, 64, 66), (6, 32, 36), (8, 1, 8), (6, 0, 0)]:
     assert Partitioner(1, "replicated", jax.devices()[:devices]).rows(asked) == rows
@@ -120,7 +170,7 @@ np.testing.assert_allclose(accumulated, one, rtol=1e-5)
 """
 
 
-def test_every_layout_gives_the_losses_of_one_device_and_restores_any_other(tmp_path):
+def test_layouts_give_the_losses_of_one_device_send_what_they_must_and_restore_any_other(tmp_path):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

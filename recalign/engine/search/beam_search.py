@@ -199,7 +199,8 @@ def _legal_logits(index, logits, nodes, frame) -> tuple[jax.Array, jax.Array, ja
     columns = logit_columns(index, logits, index.code[children])
     child_logits = jnp.take_along_axis(logits, columns, axis=-1)
     child_logits = jnp.where(exists, child_logits, MINUS_INFINITY)
-    end_logits = logits[..., logit_columns(index, logits, jnp.int32(0))]
+    # Not by an index, which XLA makes a slice of: for that each device would need all logits.
+    end_logits = jnp.take(logits, logit_columns(index, logits, jnp.int32(0)), axis=-1)
     end_logits = jnp.where(index.terminal[nodes], end_logits, MINUS_INFINITY)
     return children, child_logits, end_logits
 

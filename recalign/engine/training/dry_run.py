@@ -48,6 +48,7 @@ class Sizes:
       model_flops: multiply-adds × 2 of the whole step, of all devices, nothing recomputed.
       device_flops: what XLA counts for one device, recomputation included; it counts the body of a
         loop once, so that scanned layers (SCAN_LAYERS) and microbatches hide most of them.
+      hlo: XLA's text of the compiled step, for `hlo.explain`.
     """
 
     devices: str
@@ -59,6 +60,7 @@ class Sizes:
     temporary_bytes: int
     model_flops: float
     device_flops: float
+    hlo: str = dataclasses.field(repr=False)
 
     @property
     def total_bytes(self) -> int:
@@ -94,6 +96,7 @@ class SearchSizes:
       temporary_bytes: activations, caches and logits.
       model_flops: multiply-adds × 2 of the network, of all devices.
       device_flops: as in `Sizes`.
+      hlo: likewise.
     """
 
     histories: int
@@ -105,6 +108,7 @@ class SearchSizes:
     temporary_bytes: int
     model_flops: float
     device_flops: float
+    hlo: str = dataclasses.field(repr=False)
 
     @property
     def total_bytes(self) -> int:
@@ -175,6 +179,7 @@ def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
         model_flops=step_flops(trainer.model.module.config, rows, source, target),
         device_flops=compiled.cost_analysis()["flops"],
+        hlo=compiled.as_text(),
     )
 
 
@@ -225,6 +230,7 @@ def measure_search(trainer: Trainer, options: Inference, source: int) -> SearchS
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
         model_flops=search_flops(module.config, rows, source, widths, logits, rankings=2),
         device_flops=compiled.cost_analysis()["flops"],
+        hlo=compiled.as_text(),
     )
 
 

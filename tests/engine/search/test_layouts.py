@@ -16,6 +16,7 @@ from recalign.engine.search.inference import Inference
 from recalign.engine.search.retrieval import retrieve
 from recalign.engine.search.trie import CatalogueIndex
 from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.hlo import find_collectives
 from recalign.engine.training.model import EncoderDecoderModel
 from recalign.engine.training.trainer import Trainer
 
@@ -60,7 +61,7 @@ for partitions, rules, devices in [(2, "fully_sharded", 8), (4, "tensor_parallel
 # So many histories that activations are larger than anything else: none of all is on one device.
 index = CatalogueIndex.build(catalogue)
 
-def largest(partitions, rules, devices):
+def compile_search(partitions, rules, devices):
     partitioner = Partitioner(partitions, rules, jax.devices()[:devices])
     everywhere = partitioner.sharding()
     on_device = jax.tree.map(
@@ -72,15 +73,23 @@ def largest(partitions, rules, devices):
     compiled = partitioner.compile(search, out_shardings=everywhere)
     variables = {"params": trainer_of(partitioner).abstract_state().params}
     lowered = compiled.lower(variables, batch["inputs"], on_device, excluded=batch["excluded"])
-    compiled = lowered.compile()
-    shapes = re.findall(r"= (?:f32|s32|pred)\\[([\\d,]+)\\]", compiled.as_text())
+    return lowered.compile().as_text()
+
+def largest(hlo):
+    shapes = re.findall(r"= (?:f32|s32|pred)\\[([\\d,]+)\\]", hlo)
     return max(math.prod(map(int, shape.split(","))) for shape in shapes)
 
-whole = largest(1, "replicated", 1)
+whole = largest(compile_search(1, "replicated", 1))
 assert whole >= 64 * 4 * 32 * 32, whole
 for layout in [(1, "fully_sharded", 8), (2, "fully_sharded", 8)]:
-    part = largest(*layout)
+    program = compile_search(*layout)
+    part = largest(program)
     assert part <= whole / 4, (layout, part, whole)
+    # Logits [rows, beams, 96] stay where they are: what is gathered of the vocabulary are
+    # parameters, [48, 96] and [96, 48].
+    gathered = [array for one in find_collectives(program) if one.kind == "all-gather"
+                for array in one.arrays if array.endswith(",96]")]
+    assert all(array.count(",") == 1 for array in gathered), (layout, gathered)
 """
 
 

@@ -1,6 +1,7 @@
 """A dry run tells what the real step takes."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -70,7 +71,7 @@ def test_a_search_is_measured_as_it_is_made(renormalise):
 
 
 def test_the_command_needs_neither_data_nor_devices():
-    arguments = ["train", "--dry_run", "--topology=cpu:8", "--gin_file=toyshop.gin"]
+    arguments = ["train", "--dry_run", "--explain", "--topology=cpu:8", "--gin_file=toyshop.gin"]
     arguments.append("--gin.Partitioner.rules=fully_sharded")
     done = subprocess.run(
         [sys.executable, "-m", "recalign", *arguments], capture_output=True, text=True, check=False
@@ -89,6 +90,14 @@ def test_the_command_needs_neither_data_nor_devices():
     parts = sum(float(lines[part].split()[0]) for part in parts)
     np.testing.assert_allclose(whole, parts, atol=0.002)
     assert float(lines["FLOPs of a search"]) > 0
+    step, search = done.stdout.split("collectives of a step: ")[1].split(
+        "collectives of a search: "
+    )
+    assert re.search(r"\d x all-gather over 8  f32\[.*encoder/layers_\*/mlp/", step)
+    assert re.search(r"\d x all-gather over 8  f32\[.*encoder/layers_\*/mlp/", search)
+    assert "transpose(jvp(" in step
+    assert "transpose(jvp(" not in search
+    assert "largest temporaries of a search" in search
 
 
 def test_a_topology_that_is_none_is_named():
@@ -96,8 +105,8 @@ def test_a_topology_that_is_none_is_named():
         use_topology("gpu:8")
 
 
-def test_a_topology_without_a_dry_run_is_an_error():
-    result = CliRunner().invoke(
-        recalign, ["train", "--topology=cpu:8", "--gin_file=toyshop.gin"], catch_exceptions=True
-    )
+@pytest.mark.parametrize("option", ["--topology=cpu:8", "--explain"])
+def test_what_is_for_a_dry_run_is_an_error_without_one(option):
+    result = CliRunner().invoke(recalign, ["train", option, "--gin_file=toyshop.gin"])
     assert isinstance(result.exception, UserError)
+    assert f"{option.partition('=')[0]} is for --dry_run" in str(result.exception)
