@@ -63,6 +63,26 @@ def _parse_sizes(
     return int(levels), int(number)
 
 
+def _beam_options(command: Callable) -> Callable:
+    options = [
+        _option(
+            "--beam",
+            is_flag=True,
+            help="Prepare more interactions than memory holds, by Apache Beam. They should be in "
+            "files of some hundred MB, each read by one worker. The domain is the same.",
+        ),
+        _option(
+            "--beam_pipeline_options",
+            metavar="NAME=VALUE,…",
+            help="Options of Beam: runner=FlinkRunner, …; temp_location=gs://… is the folder that "
+            "workers on several machines share.  [default: the DirectRunner]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
     """The options that every domain has."""
     options = [
@@ -217,6 +237,7 @@ def recbole(inter: Path, item: Path | None, **options: Any) -> None:
 )
 @click.option("--items", type=FILE, help="One row an item, in any of these formats. Optional.")
 @_column_options("column")
+@_beam_options
 @_common()
 def table(interactions: Path, items: Path | None, **options: Any) -> None:
     """Any table with named columns: CSV, TSV, Parquet, JSON lines.
@@ -230,7 +251,13 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
 
         return reader.read(interactions, items, columns)
 
-    _prepare("table", read, {"interactions": interactions, "items": items}, "column", options)
+    def shard(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains.readers import table as reader
+
+        return reader.shard(interactions, items, columns)
+
+    sources = {"interactions": interactions, "items": items}
+    _prepare("table", read, sources, "column", options, shard=shard)
 
 
 def _amazon_options(command: Callable) -> Callable:
@@ -258,8 +285,13 @@ def _prepare_amazon(
         edition = amazon.EDITION_2014 if year == 2014 else amazon.EDITION_2023
         return amazon.read(edition, reviews, meta, all_items)
 
+    def shard(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains.readers import amazon
+
+        return amazon.shard_2023(reviews, meta, all_items)
+
     sources = {"interactions": reviews, "items": meta}
-    _prepare(f"amazon{year}", read, sources, None, options, {"all_items": all_items})
+    _prepare(f"amazon{year}", read, sources, None, options, {"all_items": all_items}, shard)
 
 
 @prepare.command(
@@ -286,6 +318,7 @@ def amazon2014(reviews: Path, meta: Path | None, all_items: bool, **options: Any
     "    --meta meta_All_Beauty.jsonl.gz --k_core 5 --name all_beauty"
 )
 @_amazon_options
+@_beam_options
 @_common()
 def amazon2023(reviews: Path, meta: Path | None, all_items: bool, **options: Any) -> None:
     """Amazon Reviews 2023.
@@ -347,6 +380,7 @@ def _prepare(
     kind: str | None,
     options: dict[str, Any],
     reader_options: Mapping[str, Any] | None = None,
+    shard: Callable[[Mapping[str, str | None]], Any] | None = None,
 ) -> None:
     """Prepares one domain with a progress display, and prints what came of it."""
     from recalign.domains import prepare as preparing
@@ -355,9 +389,14 @@ def _prepare(
     columns = {role: options.pop(f"{role}_{kind}") for role in (*ROLES, "catalogue_item") if kind}
     named = {f"{role}_column": column for role, column in columns.items() if column}
     _check(columns, sources, kind, reader_options or {})
+    beam, beam_options = options.pop("beam", False), options.pop("beam_pipeline_options", None)
+    if beam_options is not None and not beam:
+        raise UserError("--beam_pipeline_options is about --beam, which is not given")
     request = preparing.Request(
         command=command,
         read=lambda: read(columns),
+        shard=(lambda: shard(columns)) if beam else None,
+        beam=(beam_options or "") if beam else None,
         sources={role: path for role, path in sources.items() if path},
         reader_options=dict(reader_options or named),
         **options,
@@ -397,16 +436,16 @@ def _write_records(domain: Any, folder: Path) -> None:
 
 
 def _summary(outcome: Any) -> str:
-    domain = outcome.domain
-    s = domain.statistics
+    s, folder = outcome.statistics, outcome.folder
+    name = s["name"]
     if not outcome.fresh:
         return (
-            f"{domain.name} is already prepared in {domain.path}, with the same options from the "
+            f"{name} is already prepared in {folder}, with the same options from the "
             "same files; nothing was done."
         )
     length = s["history_length"]
     lines = [
-        f"{domain.name}: {s['users']:,} users, {s['items']:,} items, "
+        f"{name}: {s['users']:,} users, {s['items']:,} items, "
         f"{s['interactions']:,} interactions (sparsity {s['sparsity']:.4%})",
         f"  events a user: mean {length['mean']:.1f}, median {length['median']:g}, "
         f"95 % up to {length['p95']:g}, longest {length['max']:,}",
@@ -418,9 +457,9 @@ def _summary(outcome: Any) -> str:
         *_id_lines(s),
         *_column_lines(s["columns"]),
         *_cleaning_lines(s["cleaning"]),
-        f"  vocabulary: {_vocabulary_line(domain)}",
-        f"written to {domain.path}",
-        f"next: recalign tasks {domain.name}_retrieval --examples 3",
+        f"  vocabulary: {_vocabulary_line(outcome)}",
+        f"written to {folder}",
+        f"next: recalign tasks {name}_retrieval --examples 3",
     ]
     return "\n".join(lines)
 
@@ -435,13 +474,13 @@ def _rating_lines(s: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _vocabulary_line(domain: Any) -> str:
-    if not domain.statistics["vocabulary_pieces"]:
+def _vocabulary_line(outcome: Any) -> str:
+    if not outcome.statistics["vocabulary_pieces"]:
         return "T5's public one"
     from recalign.engine.weights.growth import rows_for
     from recalign.engine.weights.tokenizer import count_added
 
-    before, new = count_added((domain.path / "spiece.model").read_bytes())
+    before, new = count_added((outcome.folder / "spiece.model").read_bytes())
     kinds = f"{before + new:,} pieces" + (f", {new:,} of them new" if new else "")
     return f"{kinds} (VOCAB_SIZE = {rows_for(before, new)})"
 
