@@ -25,6 +25,7 @@ from recalign.files import read_parquet
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARK = "recalign_version"
+STATISTICS = "statistics.json"
 # What a folder holds; another number when it holds something else.
 FORMAT = 2
 _GROUP_ROWS = 1 << 20
@@ -55,7 +56,7 @@ def check_name(name: str) -> None:
 def read_statistics(folder: Path) -> dict | None:
     """The statistics of the domain in a folder; None where there is no prepared domain."""
     try:
-        statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+        statistics = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return statistics if isinstance(statistics, dict) and _MARK in statistics else None
@@ -162,7 +163,7 @@ def write(domain: Domain, folder: Path) -> None:
         "fingerprint": digest(dataclasses.replace(domain, path=folder)),
     }
     text = json.dumps(statistics, indent=2, ensure_ascii=False)
-    (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
+    (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
 
 
 def _make_table(piece: Domain) -> pa.Table:

@@ -59,17 +59,24 @@ def read(
     return domain
 
 
+def read_items(path: Path) -> raw.RawDomain:
+    """Reads a table of items alone; arguments, formats and errors as for `read`."""
+    domain = raw.RawDomain(pd.DataFrame(), None, columns={"interactions": {"item": "item_id"}})
+    catalogue.read_items(_read(path), {}, domain)
+    return domain
+
+
 def shard(
     interactions: Path, items: Path | None, columns: Mapping[str, str | None]
 ) -> ShardedSource:
     """The same tables, with the interactions to be read part by part; arguments as for `read`."""
 
-    def read_items(domain: raw.RawDomain) -> None:
+    def set_items(domain: raw.RawDomain) -> None:
         catalogue.read_items(_read(items), columns, domain)
 
     parts = opening.find_parts(interactions, SUFFIXES)
     read_part = functools.partial(_read_part, root=interactions)
-    return ShardedSource(interactions, parts, read_part, columns, items and read_items)
+    return ShardedSource(interactions, parts, read_part, columns, items and set_items)
 
 
 def _read(path: Path) -> Source:
