@@ -12,6 +12,24 @@ import click
 from recalign.errors import UserError
 
 FILE = click.Path(path_type=Path)
+
+
+class _Source(click.ParamType):
+    """What is read: a local path, or one in a bucket, of which `Path` would take a slash away."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        if "://" not in str(value):
+            return Path(value)
+        from etils import epath
+
+        return epath.Path(value)
+
+
+SOURCE = _Source()
 # Those that are columns of the item table.
 ITEM_ROLES = ("title", "brand", "categories", "catalogue_item")
 ROLES = {
@@ -190,7 +208,8 @@ def prepare() -> None:
     never touched. Ratings of train events are split 8:1:1 (rating/1.0.0).
 
     A source is a file, plain or compressed (.gz, .bz2, .xz, .zst, .lz4, or an archive of one file),
-    a folder of parts, a pattern in quotes ('part-*.csv'), or - for standard input.
+    a folder of parts, a pattern in quotes ('part-*.csv'), each of them also in a bucket (gs://…),
+    or - for standard input.
 
     Preparing again with the same options from the same files does nothing.
     """
@@ -201,8 +220,8 @@ def prepare() -> None:
     "Example:\n"
     "  recalign prepare recbole --inter beauty.inter --item beauty.item --name beauty"
 )
-@click.option("--inter", type=FILE, required=True, help="The .inter file.")
-@click.option("--item", type=FILE, help="The .item file. Optional.")
+@click.option("--inter", type=SOURCE, required=True, help="The .inter file.")
+@click.option("--item", type=SOURCE, help="The .item file. Optional.")
 @_column_options("field")
 @_common()
 def recbole(inter: Path, item: Path | None, **options: Any) -> None:
@@ -231,11 +250,11 @@ def recbole(inter: Path, item: Path | None, **options: Any) -> None:
 )
 @click.option(
     "--interactions",
-    type=FILE,
+    type=SOURCE,
     required=True,
     help="One row an event: .csv, .tsv and the like, .parquet, .feather, .orc or .jsonl.",
 )
-@click.option("--items", type=FILE, help="One row an item, in any of these formats. Optional.")
+@click.option("--items", type=SOURCE, help="One row an item, in any of these formats. Optional.")
 @_column_options("column")
 @_beam_options
 @_common()
@@ -262,8 +281,8 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
 
 def _amazon_options(command: Callable) -> Callable:
     options = [
-        click.option("--reviews", type=FILE, required=True, help="The reviews."),
-        click.option("--meta", type=FILE, help="The metadata of the items."),
+        click.option("--reviews", type=SOURCE, required=True, help="The reviews."),
+        click.option("--meta", type=SOURCE, help="The metadata of the items."),
         _option(
             "--all_items",
             is_flag=True,

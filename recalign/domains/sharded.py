@@ -1,24 +1,26 @@
 """A domain of more interactions than memory holds: the same rules, over shards of them.
 
-What is held whole is the catalogue (the driver has the item table, each worker the ids) and eight
-bytes a user. Interactions are only ever in files, and a worker holds one of them:
+Held whole are the catalogue (the driver has the item table, each worker the ids), eight bytes a
+user and a byte a rating. Interactions are in files, of which a process holds one at a time:
 
-1. `_read`: each part of the source is read by its reader, as ever; what a column as a whole decides
-   (is a time a date, in which unit, are all numbers whole) is decided from what the parts report.
-2. `_split`: its rows are parted by ranges of user ids, so that a user's events come together and
-   the ranges, one after the other, have the users in the order of their indices.
+1. `_read`: each part of the source is read by its reader, as ever. What a column decides as a whole
+   (are times dates, in which unit, are all numbers whole) is decided from what the parts report.
+2. `_split`: rows are parted by ranges of user ids. So a user's events come together, and the
+   ranges, one after the other, have the users in the order of their indices.
 3. `_gather`: the rows of a range, in file order, without what is dropped as repeated.
-4. `_drop_weak`, where a k-core is asked for: users are counted in their range, items by the driver
-   over all of them. One round drops what `kcore` drops in one, and reports how much; none drops
-   nothing but the last. As each drops something, there are at most as many as interactions.
+4. `_drop_weak`, for a k-core: users are counted in their range, items by the driver over all of
+   them. A round drops what a round of `kcore` drops, and reports how much; the last drops nothing.
 5. `_arrange`: item indices, and each user's events in order.
 
-Each is a function of files that returns little, made for every task of a stage by whatever runs
-stages (`beam.open_stages`). The rules themselves are functions that the path in memory calls too:
+Each is a function of files that returns little, called for every task of a stage by whatever runs
+stages (`beam.open_stages`). The rules are functions that the path in memory calls too:
 `raw.read_columns`, `raw.find_duplicates`, `kcore.find_enough`, `assemble.arrange`. What is drawn
-for the whole, said of it or written of it then goes through `Domain.pieces`, one after the other
-in the driver, whose random numbers come in one stream: so a domain is the same, bit by bit,
-whether it was assembled in memory or in shards of any size.
+for the whole, said of it or written of it then goes over `Domain.pieces` in the driver, one after
+the other, since its random numbers are one stream. So a domain is the same, bit by bit, whether it
+was assembled in memory or in shards of any size.
+
+A part is read whole by one worker, and a range has the events of one user at least: these two, and
+the catalogue, are what a worker's memory must hold.
 """
 
 import dataclasses

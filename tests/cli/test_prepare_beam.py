@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from etils.epath import backend, gpath
 
 from recalign.cli.prepare import prepare
 from recalign.domains import sharded
@@ -57,6 +58,40 @@ def test_every_file_is_the_same(reviews, tmp_path, monkeypatch):
     assert written == digests(tmp_path / "memory")
     again = run(reviews, tmp_path / "memory", "--k_core", 3, "--beam")
     assert "nothing was done" in again.stdout
+
+
+class Bucket:
+    """A local folder under the name gs://, for `epath`."""
+
+    def __init__(self, root):
+        self._root = str(root)
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            places = [str(a).replace("gs:/", self._root, 1) for a in arguments]
+            found = getattr(backend.os_backend, name)(*places, **options)
+            if name == "glob":
+                return [place.replace(self._root, "gs:/", 1) for place in found]
+            return found
+
+        return call
+
+
+def test_sources_and_shards_in_a_bucket(reviews, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", Bucket(tmp_path))
+    (reviews / "deep").mkdir()
+    (reviews / "part-0.jsonl").rename(reviews / "deep" / "part-0.jsonl")
+    shared = "--beam_pipeline_options=temp_location=gs://shards"
+    for place in ("reviews", "reviews/part-*.jsonl"):
+        same = run(tmp_path / place, tmp_path / "memory", "--overwrite")
+        found = run(f"gs://{place}", tmp_path / "beam", "--overwrite", "--beam", shared)
+        assert found.exit_code == 0, (found.output, found.exception)
+        assert same.exit_code == 0, (same.output, same.exception)
+        expected, written = digests(tmp_path / "memory"), digests(tmp_path / "beam")
+        assert written == expected
+    assert (tmp_path / "shards").is_dir()  # it was used, and
+    assert not list((tmp_path / "shards").iterdir())
 
 
 def test_what_is_wrong_with_a_part_is_told_as_ever(reviews, tmp_path):
