@@ -74,8 +74,8 @@ setup(
             "jaxtyping>=0.3",
             "tensorboard>=2.20",
         ],
-        # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
-        # not install itself.
+        # For seqio_cache_tasks and `recalign prepare --beam`. Beam writes TFRecords with the
+        # checksums of a package that it does not install itself.
         "cache": CACHE,
         # The web page of `recalign serve`, its JSON, and what it tells Prometheus.
         "serve": SERVE,
