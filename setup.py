@@ -15,7 +15,7 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["recalign", "recalign.*"]), "recalign.tasks", "recalign.gin"],
     package_dir={"recalign.tasks": "tasks", "recalign.gin": "gin"},
     package_data={
@@ -74,8 +74,8 @@ setup(
             "jaxtyping>=0.3",
             "tensorboard>=2.20",
         ],
-        # For seqio_cache_tasks. Beam writes TFRecords with the checksums of a package that it does
-        # not install itself.
+        # For seqio_cache_tasks and `recalign prepare --beam`. Beam writes TFRecords with the
+        # checksums of a package that it does not install itself.
         "cache": CACHE,
         # The web page of `recalign serve`, its JSON, and what it tells Prometheus.
         "serve": SERVE,

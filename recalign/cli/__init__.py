@@ -8,6 +8,7 @@ import click
 
 from recalign import __version__
 from recalign.cli.ablate import ablate
+from recalign.cli.add_items import add_items
 from recalign.cli.baseline import baseline
 from recalign.cli.cache import cache
 from recalign.cli.convert import convert
@@ -54,6 +55,7 @@ for command in (
     serve,
     convert,
     cache,
+    add_items,
 ):
     recalign.add_command(command)
 

@@ -37,7 +37,8 @@ _split = click.option(
     "together_with",
     metavar="NAME,NAME",
     help="Rank also by the sum of the run's scores and of these baselines' (names as in `recalign "
-    "baseline`), standardised, over the whole catalogue; weights are chosen on validation.",
+    "baseline`), standardised, over the whole catalogue. Weights are chosen on validation, which "
+    "flatters the sum there.",
 )
 @click.option(
     "--against",
@@ -117,7 +118,9 @@ def infer(
     `scores`, their log-probabilities. Rating, by user and item: `history` and `history_ratings`,
     `item`, `rating`, `answer` (the text), `written` (the number it is, or null) and `expected`.
     """
+    from recalign.runs.added_items import with_added_items
     from recalign.runs.run import load
 
-    count = load(model_dir, step, modules).predict(split, output, task)
+    run = with_added_items(load(model_dir, step, modules))
+    count = run.predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

@@ -12,6 +12,24 @@ import click
 from recalign.errors import UserError
 
 FILE = click.Path(path_type=Path)
+
+
+class _Source(click.ParamType):
+    """What is read: a local path, or one in a bucket, of which `Path` would take a slash away."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        if "://" not in str(value):
+            return Path(value)
+        from etils import epath
+
+        return epath.Path(value)
+
+
+SOURCE = _Source()
 # Those that are columns of the item table.
 ITEM_ROLES = ("title", "brand", "categories", "catalogue_item")
 ROLES = {
@@ -61,6 +79,26 @@ def _parse_sizes(
     if not (levels.isdecimal() and number.isdecimal() and 1 <= int(levels) <= 20 and int(number)):
         raise click.BadParameter(f"{text!r} is not LEVELSxCODES, such as 3x256", context, option)
     return int(levels), int(number)
+
+
+def _beam_options(command: Callable) -> Callable:
+    options = [
+        _option(
+            "--beam",
+            is_flag=True,
+            help="Prepare more interactions than memory holds, by Apache Beam. They should be in "
+            "files of some hundred MB, each read by one worker. The domain is the same.",
+        ),
+        _option(
+            "--beam_pipeline_options",
+            metavar="NAME=VALUE,…",
+            help="Options of Beam: runner=FlinkRunner, …; temp_location=gs://… is the folder that "
+            "workers on several machines share.  [default: the DirectRunner]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
@@ -170,7 +208,8 @@ def prepare() -> None:
     never touched. Ratings of train events are split 8:1:1 (rating/1.0.0).
 
     A source is a file, plain or compressed (.gz, .bz2, .xz, .zst, .lz4, or an archive of one file),
-    a folder of parts, a pattern in quotes ('part-*.csv'), or - for standard input.
+    a folder of parts, a pattern in quotes ('part-*.csv'), each of them also in a bucket (gs://…),
+    or - for standard input.
 
     Preparing again with the same options from the same files does nothing.
     """
@@ -181,8 +220,8 @@ def prepare() -> None:
     "Example:\n"
     "  recalign prepare recbole --inter beauty.inter --item beauty.item --name beauty"
 )
-@click.option("--inter", type=FILE, required=True, help="The .inter file.")
-@click.option("--item", type=FILE, help="The .item file. Optional.")
+@click.option("--inter", type=SOURCE, required=True, help="The .inter file.")
+@click.option("--item", type=SOURCE, help="The .item file. Optional.")
 @_column_options("field")
 @_common()
 def recbole(inter: Path, item: Path | None, **options: Any) -> None:
@@ -211,12 +250,13 @@ def recbole(inter: Path, item: Path | None, **options: Any) -> None:
 )
 @click.option(
     "--interactions",
-    type=FILE,
+    type=SOURCE,
     required=True,
     help="One row an event: .csv, .tsv and the like, .parquet, .feather, .orc or .jsonl.",
 )
-@click.option("--items", type=FILE, help="One row an item, in any of these formats. Optional.")
+@click.option("--items", type=SOURCE, help="One row an item, in any of these formats. Optional.")
 @_column_options("column")
+@_beam_options
 @_common()
 def table(interactions: Path, items: Path | None, **options: Any) -> None:
     """Any table with named columns: CSV, TSV, Parquet, JSON lines.
@@ -230,13 +270,19 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
 
         return reader.read(interactions, items, columns)
 
-    _prepare("table", read, {"interactions": interactions, "items": items}, "column", options)
+    def shard(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains.readers import table as reader
+
+        return reader.shard(interactions, items, columns)
+
+    sources = {"interactions": interactions, "items": items}
+    _prepare("table", read, sources, "column", options, shard=shard)
 
 
 def _amazon_options(command: Callable) -> Callable:
     options = [
-        click.option("--reviews", type=FILE, required=True, help="The reviews."),
-        click.option("--meta", type=FILE, help="The metadata of the items."),
+        click.option("--reviews", type=SOURCE, required=True, help="The reviews."),
+        click.option("--meta", type=SOURCE, help="The metadata of the items."),
         _option(
             "--all_items",
             is_flag=True,
@@ -258,8 +304,13 @@ def _prepare_amazon(
         edition = amazon.EDITION_2014 if year == 2014 else amazon.EDITION_2023
         return amazon.read(edition, reviews, meta, all_items)
 
+    def shard(columns: Mapping[str, str | None]) -> Any:
+        from recalign.domains.readers import amazon
+
+        return amazon.shard_2023(reviews, meta, all_items)
+
     sources = {"interactions": reviews, "items": meta}
-    _prepare(f"amazon{year}", read, sources, None, options, {"all_items": all_items})
+    _prepare(f"amazon{year}", read, sources, None, options, {"all_items": all_items}, shard)
 
 
 @prepare.command(
@@ -286,6 +337,7 @@ def amazon2014(reviews: Path, meta: Path | None, all_items: bool, **options: Any
     "    --meta meta_All_Beauty.jsonl.gz --k_core 5 --name all_beauty"
 )
 @_amazon_options
+@_beam_options
 @_common()
 def amazon2023(reviews: Path, meta: Path | None, all_items: bool, **options: Any) -> None:
     """Amazon Reviews 2023.
@@ -347,6 +399,7 @@ def _prepare(
     kind: str | None,
     options: dict[str, Any],
     reader_options: Mapping[str, Any] | None = None,
+    shard: Callable[[Mapping[str, str | None]], Any] | None = None,
 ) -> None:
     """Prepares one domain with a progress display, and prints what came of it."""
     from recalign.domains import prepare as preparing
@@ -355,9 +408,14 @@ def _prepare(
     columns = {role: options.pop(f"{role}_{kind}") for role in (*ROLES, "catalogue_item") if kind}
     named = {f"{role}_column": column for role, column in columns.items() if column}
     _check(columns, sources, kind, reader_options or {})
+    beam, beam_options = options.pop("beam", False), options.pop("beam_pipeline_options", None)
+    if beam_options is not None and not beam:
+        raise UserError("--beam_pipeline_options is about --beam, which is not given")
     request = preparing.Request(
         command=command,
         read=lambda: read(columns),
+        shard=(lambda: shard(columns)) if beam else None,
+        beam=(beam_options or "") if beam else None,
         sources={role: path for role, path in sources.items() if path},
         reader_options=dict(reader_options or named),
         **options,
@@ -397,16 +455,16 @@ def _write_records(domain: Any, folder: Path) -> None:
 
 
 def _summary(outcome: Any) -> str:
-    domain = outcome.domain
-    s = domain.statistics
+    s, folder = outcome.statistics, outcome.folder
+    name = s["name"]
     if not outcome.fresh:
         return (
-            f"{domain.name} is already prepared in {domain.path}, with the same options from the "
+            f"{name} is already prepared in {folder}, with the same options from the "
             "same files; nothing was done."
         )
     length = s["history_length"]
     lines = [
-        f"{domain.name}: {s['users']:,} users, {s['items']:,} items, "
+        f"{name}: {s['users']:,} users, {s['items']:,} items, "
         f"{s['interactions']:,} interactions (sparsity {s['sparsity']:.4%})",
         f"  events a user: mean {length['mean']:.1f}, median {length['median']:g}, "
         f"95 % up to {length['p95']:g}, longest {length['max']:,}",
@@ -418,9 +476,9 @@ def _summary(outcome: Any) -> str:
         *_id_lines(s),
         *_column_lines(s["columns"]),
         *_cleaning_lines(s["cleaning"]),
-        f"  vocabulary: {_vocabulary_line(domain)}",
-        f"written to {domain.path}",
-        f"next: recalign tasks {domain.name}_retrieval --examples 3",
+        f"  vocabulary: {_vocabulary_line(outcome)}",
+        f"written to {folder}",
+        f"next: recalign tasks {name}_retrieval --examples 3",
     ]
     return "\n".join(lines)
 
@@ -435,13 +493,13 @@ def _rating_lines(s: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _vocabulary_line(domain: Any) -> str:
-    if not domain.statistics["vocabulary_pieces"]:
+def _vocabulary_line(outcome: Any) -> str:
+    if not outcome.statistics["vocabulary_pieces"]:
         return "T5's public one"
     from recalign.engine.weights.growth import rows_for
     from recalign.engine.weights.tokenizer import count_added
 
-    before, new = count_added((domain.path / "spiece.model").read_bytes())
+    before, new = count_added((outcome.folder / "spiece.model").read_bytes())
     kinds = f"{before + new:,} pieces" + (f", {new:,} of them new" if new else "")
     return f"{kinds} (VOCAB_SIZE = {rows_for(before, new)})"
 

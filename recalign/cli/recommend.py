@@ -65,6 +65,7 @@ def recommend(
     if [history, user, histories].count(None) != 2:
         raise UserError("recommend to whom? Give one of --history, --user and --histories")
 
+    from recalign.runs.added_items import with_added_items
     from recalign.runs.run import load
     from recalign.serving import histories as history_files
     from recalign.serving.recommender import of_run
@@ -72,7 +73,7 @@ def recommend(
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:
         asked = history_files.read(histories)
-    recommender = of_run(load(model_dir, step, modules), exact)
+    recommender = of_run(with_added_items(load(model_dir, step, modules)), exact)
     if user is not None:
         found = [recommender.history_of_user(user)]
     else:

@@ -26,12 +26,13 @@ def serve(model_dir: str, step: str, modules: tuple[str, ...], host: str, port: 
             f"`recalign serve` needs {error.name}: pip install 'recalign[serve]'"
         ) from error
 
+    from recalign.runs.added_items import with_added_items
     from recalign.runs.run import load
     from recalign.serving.app import Limits
     from recalign.serving.recommender import of_run
 
     with server.listen(host, port) as bound:
-        recommender = of_run(load(model_dir, step, modules))
+        recommender = of_run(with_added_items(load(model_dir, step, modules)))
         web = server.make_server(recommender, host, Limits())
         bound.listen()  # from here on nobody is refused, be it a moment before the server runs
         address = f"[{host}]" if ":" in host else host

@@ -111,7 +111,10 @@ def _dry_run(configure, topology: str | None, explained: bool) -> str:
     from recalign.runs import run
 
     # What a step's size does not depend on need not be chosen.
-    configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")
+    try:
+        configure("MODEL_DIR=none", "TRAIN_STEPS=1")
+    except UserError:
+        configure("MODEL_DIR=none", "MIXTURE_OR_TASK_NAME=none", "TRAIN_STEPS=1")
     if devices:
         # Gin copies what is bound, which a function survives and a device does not.
         gin.bind_parameter("partitioning.Partitioner.devices", lambda: devices)

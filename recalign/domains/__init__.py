@@ -2,7 +2,8 @@
 
 Readers (`recbole`, `table`, `amazon`, `movielens`, `toyshop`) return a `RawDomain` in the source's
 own terms; `assemble` turns it into a `Domain` (chronological order, item indices, leave-one-out
-splits); `storage` puts it on disk and reads it back. Nothing here imports TensorFlow or JAX.
+splits), and `sharded` does so where memory does not hold one; `storage` puts it on disk and reads
+it back. Nothing here imports TensorFlow or JAX.
 """
 
 from recalign.domains.domain import Domain, Sequences, Split

@@ -1,5 +1,8 @@
 """From a source's own terms to a domain: item indices, user indices, chronological order."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -30,32 +33,52 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
     Raises:
       UserError: no user has three events, or the table has none of the items of the events.
     """
-    items = _catalogue(raw, seed)
-    events = raw.interactions
+    items = make_catalogue(raw, seed)
+    item_codes, item_keys = pd.factorize(raw.interactions["item"])
+    codes = find_items(items, item_keys)[item_codes]
+    domain, undated = arrange(raw.interactions, codes, Domain(name, items, None, None, seed=seed))
+    check_lengths(domain.lengths)
+    if domain.has_times:
+        raw.counts["users_in_file_order"] = undated
+    return domain
+
+
+def find_items(items: pd.DataFrame, keys: Sequence[str]) -> np.ndarray:
+    """int[n], the indices of items in a catalogue that has all of them."""
+    return pd.Index(items["key"].astype("str")).get_indexer(pd.Index(keys).astype("str"))
+
+
+def arrange(events: pd.DataFrame, codes: np.ndarray, domain: Domain) -> tuple[Domain, int]:
+    """A domain with its users' events in order, and how many users lack a time.
+
+    Args:
+      events: all events of its users, as in `RawDomain`; items are not looked at.
+      codes: int[n], the item index of each.
+      domain: gives the rest.
+    """
     user_codes, user_keys = pd.factorize(events["user"], sort=True)
-    item_codes, item_keys = pd.factorize(events["item"])
-    codes = pd.Index(items["key"].astype("str")).get_indexer(item_keys.astype("str"))[item_codes]
     counts = np.bincount(user_codes, minlength=len(user_keys))
-    if counts.max() < MIN_EVENTS:
-        raise UserError(
-            f"no user has {MIN_EVENTS} interactions or more, so there is nothing to validate or "
-            "test on (one event is held out for each)"
-        )
     times = events.get("timestamp")
     order = chronological_order(user_codes, times)
-    if times is not None:
-        undated = user_codes[times.isna().to_numpy()]
-        raw.counts["users_in_file_order"] = len(np.unique(undated))
-    return Domain(
-        name=name,
-        items=items,
+    undated = () if times is None else np.unique(user_codes[times.isna().to_numpy()])
+    arranged = dataclasses.replace(
+        domain,
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
         events=codes[order].astype(np.int32),
         ratings=events["rating"].to_numpy(np.float32)[order] if "rating" in events else None,
         timestamps=None if times is None else _timestamp_array(times)[order],
-        seed=seed,
         keys=np.asarray(user_keys, object),
     )
+    return arranged, len(undated)
+
+
+def check_lengths(lengths: np.ndarray) -> None:
+    """Raises a UserError where no user has events enough to hold any out; int[users]."""
+    if lengths.max() < MIN_EVENTS:
+        raise UserError(
+            f"no user has {MIN_EVENTS} interactions or more, so there is nothing to validate or "
+            "test on (one event is held out for each)"
+        )
 
 
 def chronological_order(users: np.ndarray, timestamps: pd.Series | None) -> np.ndarray:
@@ -82,8 +105,8 @@ def _timestamp_array(timestamps: pd.Series) -> np.ndarray:
     return timestamps.to_numpy(np.float64, na_value=np.nan)
 
 
-def _catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
-    """The catalogue in index order."""
+def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
+    """The catalogue in index order, see `assemble`; interactions need no column but `item`."""
     bought = pd.Index(pd.unique(raw.interactions["item"]))
     if raw.items is None:
         items = _untitled(bought)

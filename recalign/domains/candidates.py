@@ -5,7 +5,7 @@ which is read without being loaded.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +48,10 @@ def num_negatives(train: tuple[np.ndarray, np.ndarray], num_items: int, held_out
 
 
 def draw(
-    domain: Touched, users: np.ndarray, positives: np.ndarray, negatives: int, seed: tuple[int, ...]
+    pieces: Iterable[tuple[Touched, np.ndarray, np.ndarray]],
+    num_items: int,
+    negatives: int,
+    seed: tuple[int, ...],
 ) -> Iterator[np.ndarray]:
     """The lists of some users, chunk by chunk.
 
@@ -56,28 +59,46 @@ def draw(
     any split. They and the positive stand in random order.
 
     Args:
-      domain: the events.
-      users: int[m], ascending.
-      positives: int[m], the item that each user is to find.
+      pieces: the events of some users, one piece after the other, whose borders have no say; of
+        each the users asked about, int[m], ascending, and the item that each is to find, int[m].
+      num_items: the size of the catalogue.
       negatives: n, as of `num_negatives`.
       seed: of all that is drawn; the chunks belong to what it decides.
 
     Yields:
-      int32[rows, 1 + n], item indices; in all m rows.
+      int32[rows, 1 + n], item indices; a row for each user asked about.
     """
     rng = np.random.default_rng(seed)
-    rows = int(np.clip(TABLE_BYTES // domain.num_items, 1, CHUNK_ROWS))
+    rows = int(np.clip(TABLE_BYTES // num_items, 1, CHUNK_ROWS))
     # What stands in each cell: nothing, an event, or the column that has drawn the item.
-    table = np.full((rows, domain.num_items), _FREE)
-    for start in range(0, len(users), rows):
-        chunk = users[start : start + rows]
-        owner, events = _events_of(domain, chunk)
+    table = np.full((rows, num_items), _FREE)
+    for owner, events, positives in _batch(pieces, rows):
         table[owner, events] = _TOUCHED
-        drawn = _throw(table, len(chunk), negatives, rng)
-        table[np.arange(len(chunk))[:, None], drawn] = _FREE
+        drawn = _throw(table, len(positives), negatives, rng)
+        table[np.arange(len(positives))[:, None], drawn] = _FREE
         table[owner, events] = _FREE
-        lists = np.column_stack([positives[start : start + rows], drawn]).astype(np.int32)
+        lists = np.column_stack([positives, drawn]).astype(np.int32)
         yield rng.permuted(lists, axis=1)
+
+
+def _batch(
+    pieces: Iterable[tuple[Touched, np.ndarray, np.ndarray]], rows: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Of `rows` users at a time, the last excepted: each event's row, its item; the positives."""
+    pending, count = [], 0
+    for domain, users, positives in pieces:
+        start = 0
+        while start < len(users):
+            chunk = slice(start, start + rows - count)
+            owner, events = _events_of(domain, users[chunk])
+            pending.append((owner + count, events, positives[chunk]))
+            count += len(positives[chunk])
+            start = chunk.stop
+            if count == rows:
+                yield tuple(map(np.concatenate, zip(*pending, strict=True)))
+                pending, count = [], 0
+    if pending:
+        yield tuple(map(np.concatenate, zip(*pending, strict=True)))
 
 
 def _throw(table: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:

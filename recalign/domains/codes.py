@@ -9,6 +9,7 @@ dimensions (Jégou et al. 2011). Vectors and codes know the item table and train
 import dataclasses
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -60,6 +61,42 @@ class Codes:
             for row in columns
         ]
         return np.array(names, dtype=object)
+
+    def centres(self) -> np.ndarray:
+        """What the codes say of the vectors, float32[n, d]: the sum of their centres."""
+        levels = range(len(self.codebooks))
+        return sum(self.codebooks[level][self.codes[:, level]] for level in levels)
+
+    def extend(self, rows: np.ndarray) -> Self:
+        """The codes with those of further vectors, which change no id and need no other piece.
+
+        They are the nearest that are free, or that several items share already: an id without a
+        counter would be the beginning of a new one.
+
+        Args:
+          rows: float[k, d].
+
+        Raises:
+          UserError: no codes are free, and all counters are used.
+        """
+        counters = max(COUNTERS, int(self.counters.max()) + 1)
+        used: dict[tuple[int, ...], int] = {}  # the next counter of codes that items have
+        for own, counter in zip(map(tuple, self.codes.tolist()), self.counters, strict=True):
+            used[own] = max(used.get(own, 0), counter + 1 if counter >= 0 else counters)
+        found = []
+        for row in rows:
+            near = _nearest_first(self.codebooks, row.astype(np.float64))
+            own = next((each for each in near if used.get(each, 0) < counters), None)
+            if own is None:
+                raise UserError("no codes are left for a new item: prepare with more (--id_codes)")
+            found.append((*own, used.get(own, -1)))
+            used[own] = used[own] + 1 if own in used else counters
+        columns = np.array(found, np.int32).reshape(-1, self.codes.shape[1] + 1)
+        return type(self)(
+            np.concatenate([self.codes, columns[:, :-1]]),
+            np.concatenate([self.counters, columns[:, -1]]),
+            self.codebooks,
+        )
 
     def pieces(self) -> list[str]:
         """All that ids may be written in, as SentencePiece has it: ids stand after spaces."""
@@ -157,6 +194,32 @@ def nearest(codebooks: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return codes
 
 
+def _nearest_first(books: np.ndarray, row: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """All codes of a vector float64[d], from the nearest on, of which the last vary fastest."""
+    if not len(books):
+        yield ()
+        return
+    own = books[0].any(axis=0)
+    for code in np.square(row[own] - books[0][:, own]).sum(axis=1).argsort(kind="stable").tolist():
+        for others in _nearest_first(books[1:], row - books[0][code]):
+            yield (code, *others)
+
+
+def mean_of_nearest(texts: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """For each text the mean of the rows of the `NEIGHBOURS` nearest others, float64[m, d].
+
+    Args:
+      texts: float64[m, k], of length 1.
+      others: float64[n, k], likewise.
+      rows: float[n, d], one for each of the others.
+    """
+    found = np.zeros((len(texts), rows.shape[1]))
+    for number, text in enumerate(texts):
+        near = np.argsort(-(others @ text), kind="stable")[:NEIGHBOURS]
+        found[number] = rows[near].mean(axis=0)
+    return found
+
+
 def _residual(
     rows: np.ndarray, levels: int, number: int, stream: np.random.Generator
 ) -> np.ndarray:
@@ -236,8 +299,6 @@ def known_vectors(
     texts = vectors.text_vectors(items, SIZE).astype(np.float64)
     lengths = np.linalg.norm(texts, axis=1, keepdims=True)
     texts /= np.where(lengths > 0, lengths, 1)
-    others = np.flatnonzero(bought)
-    for item in np.flatnonzero(~bought):
-        near = np.argsort(-(texts[others] @ texts[item]), kind="stable")[:NEIGHBOURS]
-        rows[item] = rows[others[near]].mean(axis=0) if lengths[item] > 0 else 0
+    rows[~bought] = mean_of_nearest(texts[~bought], texts[bought], rows[bought])
+    rows[~bought & (lengths[:, 0] == 0)] = 0
     return rows

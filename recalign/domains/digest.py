@@ -1,7 +1,7 @@
 """The content hash of a domain: two with the same hash hold the same values."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -25,39 +25,69 @@ def digest(domain: Domain) -> str:
     """
     hashed = hashlib.sha256()
     for name in COLUMNS:
-        _add_texts(hashed, f"items {name}", domain.items[name])
+        _add_texts(hashed, f"items {name}", len(domain.items), lambda n=name: [domain.items[n]])
     if domain.codes is not None:
-        _add_texts(hashed, "item ids", domain.item_ids)
-    _add_texts(hashed, "users", domain.user_keys)
-    _add_array(hashed, "offsets", domain.offsets, "<i8")
-    _add_array(hashed, "events", domain.events, "<i4")
-    _add_array(hashed, "ratings", domain.ratings, "<f4")
-    _add_array(hashed, "rating parts", domain.rating_parts, "<i1")
-    if domain.timestamps is not None:
-        kind = "<f8" if domain.timestamps.dtype.kind == "f" else "<i8"
-        _add_array(hashed, f"timestamps {kind}", domain.timestamps, kind)
+        _add_texts(hashed, "item ids", len(domain.items), lambda: [domain.item_ids])
+
+    def each(attribute: str) -> Iterator[np.ndarray]:
+        return (getattr(piece, attribute) for piece in domain.pieces())
+
+    _add_texts(hashed, "users", domain.num_users, lambda: each("user_keys"))
+    _add_array(hashed, "offsets", domain.offsets.shape, [domain.offsets], "<i8")
+    events = (domain.num_events,)
+    _add_array(hashed, "events", events, each("events"), "<i4")
+    rated = events if domain.has_ratings else None
+    _add_array(hashed, "ratings", rated, each("ratings") if rated else (), "<f4")
+    _add_array(hashed, "rating parts", rated, each("rating_parts") if rated else (), "<i1")
+    if domain.has_times:
+        kind = "<f8" if next(each("timestamps")).dtype.kind == "f" else "<i8"
+        _add_array(hashed, f"timestamps {kind}", events, each("timestamps"), kind)
     for name in SPLITS:
-        split = domain.split(name)
-        for part in ("users", "offsets", "targets"):
-            _add_array(hashed, f"{name} {part}", getattr(split, part), "<i8")
+        size = domain.num_examples(name)
+        for part, shape in (("users", (size,)), ("offsets", (size + 1,)), ("targets", (size,))):
+            _add_array(hashed, f"{name} {part}", shape, _list_split(domain, name, part), "<i8")
     for name in CANDIDATE_SPLITS:
-        _add_array(hashed, f"{name} candidates", domain.candidates(name), "<i4")
+        lists = domain.candidates(name)
+        _add_array(hashed, f"{name} candidates", lists.shape, [lists], "<i4")
     return f"sha256 {hashed.hexdigest()[:16]}"
 
 
-def _add_texts(hashed: "hashlib._Hash", label: str, texts: Iterable[str]) -> None:
+def _list_split(domain: Domain, name: str, part: str) -> Iterator[np.ndarray]:
+    """An array of a split of the whole domain, from those of its pieces."""
+    history = 0
+    if part == "offsets":
+        yield np.zeros(1, np.int64)
+    for piece in domain.pieces():
+        split = piece.split(name)
+        if part == "offsets":
+            yield split.offsets[1:] + history
+            history += split.offsets[-1]
+        else:
+            yield getattr(split, part) + (piece.first_user if part == "users" else 0)
+
+
+def _add_texts(
+    hashed: "hashlib._Hash", label: str, size: int, parts: Callable[[], Iterable[Iterable[str]]]
+) -> None:
     """Adds texts, each with its length, so that none can run into the next."""
-    encoded = [text.encode() for text in texts]
-    _add_array(hashed, label, np.array([len(text) for text in encoded], np.int64), "<i8")
-    hashed.update(b"".join(encoded))
+    lengths = (np.array([len(text.encode()) for text in part], np.int64) for part in parts())
+    _add_array(hashed, label, (size,), lengths, "<i8")
+    for part in parts():
+        hashed.update("".join(part).encode())
 
 
-def _add_array(hashed: "hashlib._Hash", label: str, array: np.ndarray | None, kind: str) -> None:
-    """Adds an array with its shape, little-endian; every nan is the same one."""
-    shape = None if array is None else array.shape
+def _add_array(
+    hashed: "hashlib._Hash",
+    label: str,
+    shape: tuple[int, ...] | None,
+    parts: Iterable[np.ndarray],
+    kind: str,
+) -> None:
+    """Adds an array, in parts, with its shape, little-endian; every nan is the same one."""
     hashed.update(f"{label} {shape}\n".encode())
-    for start in range(0, 0 if array is None else len(array), _ROWS):
-        block = np.array(array[start : start + _ROWS], kind)  # the lists are mapped, not loaded
-        if block.dtype.kind == "f":
-            block = np.where(np.isnan(block), np.nan, block + 0).astype(kind)  # -0 is 0
-        hashed.update(block.tobytes())
+    for array in parts:
+        for start in range(0, len(array), _ROWS):
+            block = np.array(array[start : start + _ROWS], kind)  # the lists are mapped, not loaded
+            if block.dtype.kind == "f":
+                block = np.where(np.isnan(block), np.nan, block + 0).astype(kind)  # -0 is 0
+            hashed.update(block.tobytes())

@@ -77,6 +77,7 @@ class Domain:
       stored_parts: see `rating_parts`; None where it is yet to be drawn.
       keys: str[num_users], the source's user ids; None where `user_keys` reads them from `path`.
       codes: what the model's ids of items are made of; None where they are numbers.
+      first_user: what a piece of a domain counts its users from, see `pieces`.
     """
 
     name: str
@@ -91,6 +92,16 @@ class Domain:
     stored_parts: np.ndarray | None = dataclasses.field(default=None, repr=False)
     keys: np.ndarray | None = dataclasses.field(default=None, repr=False)
     codes: Codes | None = dataclasses.field(default=None, repr=False)
+    first_user: int = 0
+
+    def pieces(self) -> Iterator["Domain"]:
+        """The domain, as domains of some users each, in the order of users; here it is one piece.
+
+        What is told of a domain, drawn for it or written of it is made from its pieces, one at a
+        time, so that it can be made for one that memory does not hold. User indices in a piece are
+        its own, from 0; that of the whole is `first_user` more.
+        """
+        yield self
 
     @property
     def num_items(self) -> int:
@@ -103,9 +114,24 @@ class Domain:
         return len(self.offsets) - 1
 
     @property
+    def num_events(self) -> int:
+        """The number of all users' events."""
+        return int(self.offsets[-1])
+
+    @property
     def lengths(self) -> np.ndarray:
         """int64[num_users], how many events each user has."""
         return np.diff(self.offsets)
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the source has timestamps."""
+        return next(self.pieces()).timestamps is not None
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether the source has ratings."""
+        return next(self.pieces()).ratings is not None
 
     @functools.cached_property
     def user_keys(self) -> np.ndarray:
@@ -138,17 +164,31 @@ class Domain:
         """
         if self.stored_parts is not None or self.ratings is None:
             return self.stored_parts
-        users = np.repeat(np.arange(self.num_users), self.lengths)
-        eligible = np.isfinite(self.ratings)
-        age = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(users))
-        eligible &= (age > 2) | (self.lengths < MIN_EVENTS)[users]
-        return rating.parts(users, self.events, eligible, (self.seed, _RATING))
+        return next(self.draw_rating_parts())
+
+    def draw_rating_parts(self, scratch: Path | None = None) -> Iterator[np.ndarray]:
+        """For each piece its `rating_parts`, as drawn by the seed; `scratch` as of `rating.parts`.
+
+        The domain must have ratings.
+        """
+
+        def list_rated() -> Iterator[rating.Rated]:
+            for piece in self.pieces():
+                users = np.repeat(np.arange(piece.num_users), piece.lengths)
+                eligible = np.isfinite(piece.ratings)
+                age = np.repeat(piece.offsets[1:], piece.lengths) - np.arange(len(users))
+                eligible &= (age > 2) | (piece.lengths < MIN_EVENTS)[users]
+                yield rating.Rated(users, piece.events, eligible)
+
+        return rating.parts(list_rated, self.num_items, (self.seed, _RATING), scratch)
 
     @property
     def has_rating_task(self) -> bool:
         """Whether there are ratings enough to train on, to validate on and to test on."""
-        parts = self.rating_parts
-        return parts is not None and all((parts == p).any() for p in rating.PARTS.values())
+        if not self.has_ratings:
+            return False
+        found = set().union(*(np.unique(piece.rating_parts) for piece in self.pieces()))
+        return {*rating.PARTS.values()} <= found
 
     def train(self) -> Sequences:
         """Every user's train events, for popularity, co-occurrence and negatives.
@@ -165,6 +205,10 @@ class Domain:
         if self.timestamps is None:
             return None
         return self.timestamps[_positions(self.offsets[:-1], _train_lengths(self.lengths))]
+
+    def num_examples(self, name: str) -> int:
+        """The number of examples of "train", "validation" or "test"."""
+        return int((self.lengths >= (1 if name == "train" else MIN_EVENTS)).sum())
 
     def split(self, name: str) -> Split:
         """The examples of "train", "validation" or "test" (leave-one-out).
@@ -211,11 +255,15 @@ class Domain:
 
     def draw_candidates(self, name: str) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
         """The shape of the candidate lists of a split, and the lists as drawn by the seed."""
-        split = self.split(name)
-        negatives = candidates.num_negatives(self.train(), self.num_items, MIN_EVENTS - 1)
+        negatives = min(
+            candidates.num_negatives(piece.train(), self.num_items, MIN_EVENTS - 1)
+            for piece in self.pieces()
+        )
+        splits = ((piece, piece.split(name)) for piece in self.pieces())
+        asked = ((piece, split.users, split.targets) for piece, split in splits)
         seed = (self.seed, _CANDIDATES, SPLITS.index(name))
-        lists = candidates.draw(self, split.users, split.targets, negatives, seed)
-        return (len(split), 1 + negatives), lists
+        lists = candidates.draw(asked, self.num_items, negatives, seed)
+        return (self.num_examples(name), 1 + negatives), lists
 
     def rating_split(self, name: str) -> rating.RatingSplit:
         """The ratings of "train", "validation" or "test": 8:1:1, see `recalign.domains.rating`.

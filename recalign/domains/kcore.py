@@ -29,25 +29,46 @@ def k_core(domain: RawDomain, k: int) -> RawDomain:
     users, user_keys = pd.factorize(events["user"])
     items, item_keys = pd.factorize(events["item"])
     kept, rounds = _fixed_point(users, items, k)
-    if not kept.any():
+    core = dataclasses.replace(domain, interactions=events[kept].reset_index(drop=True))
+    users_dropped = len(user_keys) - len(np.unique(users[kept]))
+    return keep_survivors(core, k, len(item_keys), rounds, users_dropped, int((~kept).sum()))
+
+
+def keep_survivors(
+    core: RawDomain, k: int, items_before: int, rounds: int, users: int, interactions: int
+) -> RawDomain:
+    """A domain whose interactions were filtered, with its item table filtered too, and counts.
+
+    Args:
+      core: its interactions need no other column than `item`, and to name each item but once.
+      k: as for `k_core`.
+      items_before: how many items the interactions had.
+      rounds: how many dropped any.
+      users: how many were dropped.
+      interactions: how many were dropped.
+
+    Raises:
+      UserError: nothing survives.
+    """
+    surviving = pd.unique(core.interactions["item"])
+    if not len(surviving):
         raise UserError(f"--k-core {k} drops every interaction; choose a smaller number")
-    surviving = pd.unique(events["item"][kept])
-    table = domain.items
+    table = core.items
     if table is not None:
         table = table[table["key"].isin(surviving)].reset_index(drop=True)
-    catalogue = len(item_keys) if domain.items is None else len(domain.items)
+        items_before = len(core.items)
     counts = {
         "k_core_rounds": rounds,
-        "k_core_dropped_users": len(user_keys) - len(np.unique(users[kept])),
-        "k_core_dropped_items": catalogue - (len(surviving) if table is None else len(table)),
-        "k_core_dropped_interactions": int((~kept).sum()),
+        "k_core_dropped_users": users,
+        "k_core_dropped_items": items_before - (len(surviving) if table is None else len(table)),
+        "k_core_dropped_interactions": interactions,
     }
-    return dataclasses.replace(
-        domain,
-        interactions=events[kept].reset_index(drop=True),
-        items=table,
-        counts=domain.counts | counts,
-    )
+    return dataclasses.replace(core, items=table, counts=core.counts | counts)
+
+
+def find_enough(users: np.ndarray, items: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
+    """bool[n], the events whose user has `k` of them, and whose item has `k` by `counts`."""
+    return (np.bincount(users)[users] >= k) & (counts[items] >= k)
 
 
 def _fixed_point(users: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, int]:
@@ -55,9 +76,7 @@ def _fixed_point(users: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarr
     alive = np.arange(len(users))
     rounds = 0
     while True:
-        enough = (np.bincount(users[alive])[users[alive]] >= k) & (
-            np.bincount(items[alive])[items[alive]] >= k
-        )
+        enough = find_enough(users[alive], items[alive], np.bincount(items[alive]), k)
         if enough.all():
             break
         alive = alive[enough]

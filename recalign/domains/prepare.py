@@ -1,6 +1,8 @@
 """From a reader's result to a finished folder: what every `recalign prepare` command does."""
 
+import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import numpy as np
 import recalign
 from recalign.domains import (
     assemble,
+    beam,
     candidates,
     codes,
     kcore,
+    sharded,
     statistics,
     storage,
     vectors,
@@ -20,6 +24,7 @@ from recalign.domains import (
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain, drop_duplicates
 from recalign.domains.readers import opening
+from recalign.domains.source import ShardedSource
 from recalign.errors import UserError
 
 RANDOM = "random"
@@ -33,6 +38,8 @@ class Request:
       name: the domain's name.
       command: the reader's name, for `statistics.json`.
       read: returns the source in its own terms.
+      shard: returns the source, to be read part by part; None where `beam` is.
+      beam: options of the pipelines that prepare it, see `beam.open_stages`; None for memory.
       sources: the files that `read` reads, by role.
       reader_options: options of the reader, for `statistics.json`.
       drop_duplicates: whether repeated interactions are left out, see `raw.drop_duplicates`.
@@ -51,6 +58,8 @@ class Request:
     name: str
     command: str
     read: Callable[[], RawDomain]
+    shard: Callable[[], ShardedSource] | None = None
+    beam: str | None = None
     sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     reader_options: Mapping[str, object] = dataclasses.field(default_factory=dict)
     drop_duplicates: bool = False
@@ -73,9 +82,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The prepared domain, the reader's warnings, and whether it was prepared just now."""
+    """The prepared domain's folder and statistics, warnings, and whether it was prepared now."""
 
-    domain: Domain
+    folder: Path
+    statistics: dict
     warnings: list[str]
     fresh: bool
 
@@ -89,7 +99,7 @@ def prepare(
 
     Args:
       request: what to prepare.
-      write_records: writes the TFDS build of a domain into its folder (`samples.store.write`).
+      write_records: writes the TFDS build of a domain into its folder (`samples.records.write`).
       stage: told what is being done.
 
     Raises:
@@ -102,19 +112,17 @@ def prepare(
     stage("checking the sources")
     identity = _identity(request)
     if _already_there(request, identity):
-        return Outcome(storage.load(request.name, request.data_dir), [], fresh=False)
+        found = storage.statistics_of(request.name, request.data_dir)
+        return Outcome(request.folder, found, [], fresh=False)
     # Whether the folder can be written is found out before the work, not after it.
-    with storage.replacing(request.folder, request.overwrite) as folder:
-        stage("reading")
-        raw = request.read()
-        if request.drop_duplicates:
-            drop_duplicates(raw)
-        if request.k_core:
-            stage("filtering")
-            raw = kcore.k_core(raw, request.k_core)
-        stage("ordering")
-        domain = assemble.assemble(raw, request.name, request.seed)
-        domain = dataclasses.replace(domain, stored_parts=domain.rating_parts)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(storage.replacing(request.folder, request.overwrite))
+        if request.beam is None:
+            domain, raw = _assemble(request, stage)
+        else:
+            stage("reading and ordering")
+            scratch, run = stack.enter_context(beam.open_stages(request.beam, folder))
+            domain, raw = _assemble_shards(request, scratch, folder, run)
         if request.item_ids != RANDOM:
             stage("making ids")
             domain = dataclasses.replace(domain, codes=_make_codes(request, domain))
@@ -124,9 +132,41 @@ def prepare(
         domain = dataclasses.replace(domain, statistics=found)
         stage("writing records")
         storage.write(domain, folder)
-        write_records(domain, folder)
-    domain = storage.load(request.name, request.data_dir)
-    return Outcome(domain, [*raw.warnings, *_warn(domain, raw)], fresh=True)
+        write_records(dataclasses.replace(domain, path=folder), folder)
+        found = storage.read_statistics(folder)
+        warnings = [*raw.warnings, *_warn(dataclasses.replace(domain, statistics=found), raw)]
+    return Outcome(request.folder, found, warnings, fresh=True)
+
+
+def _assemble(request: Request, stage: Callable[[str], None]) -> tuple[Domain, RawDomain]:
+    stage("reading")
+    raw = request.read()
+    if request.drop_duplicates:
+        drop_duplicates(raw)
+    if request.k_core:
+        stage("filtering")
+        raw = kcore.k_core(raw, request.k_core)
+    stage("ordering")
+    domain = assemble.assemble(raw, request.name, request.seed)
+    return dataclasses.replace(domain, stored_parts=domain.rating_parts), raw
+
+
+def _assemble_shards(
+    request: Request, scratch: Path, folder: Path, run: sharded.Stages
+) -> tuple[Domain, RawDomain]:
+    domain, raw = sharded.build(
+        request.shard(),
+        request.name,
+        request.seed,
+        request.k_core,
+        request.drop_duplicates,
+        scratch,
+        run,
+    )
+    if domain.has_ratings:
+        with tempfile.TemporaryDirectory(dir=folder) as local:  # memory is mapped there
+            domain.store_rating_parts(Path(local))
+    return domain, raw
 
 
 def _check_ids(request: Request) -> None:
@@ -135,6 +175,11 @@ def _check_ids(request: Request) -> None:
         raise UserError(
             "--item_tokens extends a vocabulary, but one that --vocab_size trains has a piece for "
             "each id already: leave it out"
+        )
+    if request.beam is not None and request.item_ids != RANDOM:
+        raise UserError(
+            f"--item_ids {request.item_ids} is made of all events at once, which --beam never "
+            "holds: leave one of them out"
         )
     if request.item_ids == RANDOM:
         if request.id_vectors or request.id_codes:
@@ -165,18 +210,18 @@ def _make_codes(request: Request, domain: Domain) -> codes.Codes:
 def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
     """Sentences on what the domain has too little or too much of."""
     repeated = raw.counts.get("duplicate_interactions_kept")
-    if repeated and domain.timestamps is not None:
+    if repeated and domain.has_times:
         yield (
             f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
             "they are kept as events of their own (--drop_duplicates leaves them out)"
         )
-    if np.diff(domain.train().offsets).max() < 2:
+    if max(np.diff(piece.train().offsets).max() for piece in domain.pieces()) < 2:
         yield (
             "no user has two train events, one to ask for and one before it (of three events or "
             f"more, the last two are held out): {domain.name}_retrieval, ranking, bpr, mim and mlm "
             "have no train samples"
         )
-    elif _all_have_all(domain):
+    elif all(map(_all_have_all, domain.pieces())):
         yield f"every user has had every item, so {domain.name}_bpr has no train samples"
     count = domain.statistics["candidates"]["test"]["candidates"]
     if count <= candidates.NEGATIVES:
@@ -184,7 +229,7 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"the catalogue has no {candidates.NEGATIVES} items that every user left alone, so "
             f"each candidate list has only {count}; its metrics are named cand{count}"
         )
-    if domain.ratings is not None and not domain.has_rating_task:
+    if domain.has_ratings and not domain.has_rating_task:
         yield (
             f"there are too few ratings to train on, to validate on and to test on, so there is no "
             f"{domain.name}_rating"

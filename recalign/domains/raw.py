@@ -1,7 +1,8 @@
 """What every reader returns: interactions and items in the source's own terms, checked."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -42,33 +43,66 @@ def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: 
       UserError: a column is missing, an id is empty, or a number or date cannot be read.
     """
     columns = resolve(source, INTERACTION_ROLES, chosen)
+    frame = read_columns(source, columns)
+    missing = {role: int(frame[role].isna().sum()) for role in frame.columns}
+    domain.interactions = frame
+    note_columns(domain, source.path, columns, unused(source, columns), missing)
+    domain.counts["duplicate_interactions_kept"] = int(find_duplicates(frame).sum())
+
+
+def read_columns(
+    source: Source,
+    columns: Mapping[str, str],
+    read_times: Callable[[Source, str], pd.Series] = values.read_times,
+) -> pd.DataFrame:
+    """The interactions of a table, as in `RawDomain`; `values.read_moments` may read the times.
+
+    Raises:
+      UserError: an id is empty, or a number or date cannot be read.
+    """
     frame = pd.DataFrame({role: values.read_ids(source, columns[role]) for role in REQUIRED})
     if "timestamp" in columns:
-        frame["timestamp"] = values.read_times(source, columns["timestamp"])
-        domain.counts["timestamps_missing"] = int(frame["timestamp"].isna().sum())
+        frame["timestamp"] = read_times(source, columns["timestamp"])
     if "rating" in columns:
         rating = values.read_numbers(source, columns["rating"])
         frame["rating"] = _ratings(source, columns["rating"], rating)
-        domain.counts["ratings_missing"] = int(rating.isna().sum())
-    domain.counts["duplicate_interactions_kept"] = int(_find_duplicates(frame).sum())
-    domain.interactions = frame
+    return frame
+
+
+def note_columns(
+    domain: RawDomain,
+    path: Path | str,
+    columns: dict[str, str],
+    ignored: list[str],
+    missing: Mapping[str, int],
+) -> None:
+    """Notes which columns a domain's interactions have, and in how many rows one is missing."""
+    for role in ("timestamp", "rating"):
+        if role in columns:
+            domain.counts[f"{role}s_missing"] = missing[role]
     domain.columns["interactions"] = columns
-    domain.columns["interactions_ignored"] = unused(source, columns)
+    domain.columns["interactions_ignored"] = ignored
     if "timestamp" not in columns:
         domain.warnings.append(
-            f"{source.path}: no timestamp column, so each user's events keep file order"
+            f"{path}: no timestamp column, so each user's events keep file order"
         )
 
 
 def drop_duplicates(domain: RawDomain) -> None:
     """Leaves the interactions out that repeat an earlier one of the same user, item and time."""
-    repeated = _find_duplicates(domain.interactions)
+    repeated = find_duplicates(domain.interactions)
     domain.interactions = domain.interactions[~repeated].reset_index(drop=True)
+    note_dropped(domain, int(repeated.sum()))
+
+
+def note_dropped(domain: RawDomain, repeated: int) -> None:
+    """Notes that interactions which repeat an earlier one were left out."""
     del domain.counts["duplicate_interactions_kept"]
-    domain.counts["duplicate_interactions_dropped"] = int(repeated.sum())
+    domain.counts["duplicate_interactions_dropped"] = repeated
 
 
-def _find_duplicates(interactions: pd.DataFrame) -> pd.Series:
+def find_duplicates(interactions: pd.DataFrame) -> pd.Series:
+    """Bool[n], the interactions that repeat an earlier one of the same user, item and time."""
     return interactions.duplicated([c for c in ("user", "item", "timestamp") if c in interactions])
 
 

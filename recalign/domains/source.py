@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,26 @@ class Source:
             place,
             frozenset(name for name in named if named.count(name) > 1),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedSource:
+    """Interactions that are to be read part by part, and an item table that is read whole.
+
+    Attributes:
+      path: what the user gave.
+      parts: the files of interactions, in order.
+      read_part: reads one of them.
+      chosen: the columns of roles, as for `resolve`.
+      read_items: sets the item table of a `RawDomain` whose interactions are there; None where
+        there is no table.
+    """
+
+    path: Path
+    parts: Sequence[Path]
+    read_part: Callable[[Path], Source]
+    chosen: Mapping[str, str | None]
+    read_items: Callable[[Any], None] | None
 
 
 def convert_arrow(table: pa.Table) -> pd.DataFrame:

@@ -20,14 +20,17 @@ def describe(domain: Domain) -> dict:
     """
     lengths = domain.lengths
     seen = np.zeros(domain.num_items, bool)
-    seen[domain.train().events] = True
-    test_targets = domain.split("test").targets
-    cold = test_targets[~seen[test_targets]]
+    for piece in domain.pieces():
+        seen[piece.train().events] = True
+    targets = np.zeros(domain.num_items, np.int64)
+    for piece in domain.pieces():
+        np.add.at(targets, piece.split("test").targets, 1)
+    cold = targets[~seen]
     return {
         "users": domain.num_users,
         "items": domain.num_items,
-        "interactions": len(domain.events),
-        "sparsity": round(1 - len(domain.events) / (domain.num_users * domain.num_items), 6),
+        "interactions": domain.num_events,
+        "sparsity": round(1 - domain.num_events / (domain.num_users * domain.num_items), 6),
         "history_length": {
             "mean": round(float(lengths.mean()), 3),
             "median": float(np.median(lengths)),
@@ -35,18 +38,19 @@ def describe(domain: Domain) -> dict:
             "max": int(lengths.max()),
         },
         "users_without_test": int((lengths < MIN_EVENTS).sum()),
-        "cold_test_items": len(np.unique(cold)),
-        "cold_test_records": len(cold),
-        **{f"records_{name}": len(domain.split(name)) for name in SPLITS},
+        "cold_test_items": int((cold > 0).sum()),
+        "cold_test_records": int(cold.sum()),
+        **{f"records_{name}": domain.num_examples(name) for name in SPLITS},
         **({"ratings": _ratings(domain)} if domain.has_rating_task else {}),
     }
 
 
 def _ratings(domain: Domain) -> dict:
-    counts = {name: int((domain.rating_parts == part).sum()) for name, part in PARTS.items()}
-    train = domain.ratings[domain.rating_parts == PARTS["train"]]
-    return {
-        **counts,
-        "values": np.unique(train).tolist(),
-        "mean": float(train.mean(dtype=np.float64)),
-    }
+    counts, values, total = dict.fromkeys(PARTS, 0), np.zeros(0, np.float32), 0.0
+    for piece in domain.pieces():
+        for name, part in PARTS.items():
+            counts[name] += int((piece.rating_parts == part).sum())
+        train = piece.ratings[piece.rating_parts == PARTS["train"]]
+        values = np.union1d(values, train)
+        total += float(train.sum(dtype=np.float64))
+    return {**counts, "values": values.tolist(), "mean": total / counts["train"]}

@@ -25,8 +25,10 @@ from recalign.files import read_parquet
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARK = "recalign_version"
+STATISTICS = "statistics.json"
 # What a folder holds; another number when it holds something else.
 FORMAT = 2
+_GROUP_ROWS = 1 << 20
 
 
 def data_dir(given: str | os.PathLike | None = None) -> epath.Path:
@@ -54,7 +56,7 @@ def check_name(name: str) -> None:
 def read_statistics(folder: Path) -> dict | None:
     """The statistics of the domain in a folder; None where there is no prepared domain."""
     try:
-        statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+        statistics = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return statistics if isinstance(statistics, dict) and _MARK in statistics else None
@@ -146,19 +148,9 @@ def _freeze(array: np.ndarray) -> np.ndarray:
 
 def write(domain: Domain, folder: Path) -> None:
     """Writes a domain's Parquet files, candidate lists and statistics into an existing folder."""
-    users = np.repeat(np.arange(domain.num_users, dtype=np.int32), domain.lengths)
-    columns = {"user": users, "item": domain.events}
-    if domain.timestamps is not None:
-        times = domain.timestamps
-        missing = np.isnan(times) if times.dtype.kind == "f" else None
-        columns["timestamp"] = pa.array(times, mask=missing)
-    if domain.ratings is not None:
-        columns["rating"] = domain.ratings
-        columns["rating_part"] = domain.rating_parts
-    pq.write_table(pa.table(columns), folder / "interactions.parquet")
-    pq.write_table(
-        pa.table({"key": pa.array(domain.user_keys, pa.string())}), folder / "users.parquet"
-    )
+    _write_tables(map(_make_table, domain.pieces()), folder / "interactions.parquet")
+    users = (pa.table({"key": pa.array(d.user_keys, pa.string())}) for d in domain.pieces())
+    _write_tables(users, folder / "users.parquet")
     domain.items.to_parquet(folder / "items.parquet", index=False)
     if domain.codes is not None:
         domain.codes.save(folder)
@@ -168,10 +160,38 @@ def write(domain: Domain, folder: Path) -> None:
         "seed": domain.seed,
         "candidates": lists,
         # The lists are read from where they were just written.
-        "fingerprint": digest(dataclasses.replace(domain, path=folder, keys=domain.user_keys)),
+        "fingerprint": digest(dataclasses.replace(domain, path=folder)),
     }
     text = json.dumps(statistics, indent=2, ensure_ascii=False)
-    (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
+    (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
+
+
+def _make_table(piece: Domain) -> pa.Table:
+    """The rows of `interactions.parquet` of one piece of a domain."""
+    users = np.arange(piece.first_user, piece.first_user + piece.num_users, dtype=np.int32)
+    columns = {"user": np.repeat(users, piece.lengths), "item": piece.events}
+    if piece.timestamps is not None:
+        times = piece.timestamps
+        missing = np.isnan(times) if times.dtype.kind == "f" else None
+        columns["timestamp"] = pa.array(times, mask=missing)
+    if piece.ratings is not None:
+        columns["rating"] = piece.ratings
+        columns["rating_part"] = piece.rating_parts
+    return pa.table(columns)
+
+
+def _write_tables(tables: Iterator[pa.Table], path: Path) -> None:
+    """Writes tables as one; where they are cut does not show in the file."""
+    rest = next(tables)
+    with pq.ParquetWriter(path, rest.schema) as writer:
+        for table in tables:
+            rest = pa.concat_tables([rest, table])
+            whole = len(rest) // _GROUP_ROWS * _GROUP_ROWS
+            if whole:
+                writer.write_table(rest[:whole].combine_chunks(), _GROUP_ROWS)
+                rest = rest[whole:]
+        if len(rest):
+            writer.write_table(rest.combine_chunks(), _GROUP_ROWS)
 
 
 def _write_candidates(domain: Domain, name: str, folder: Path) -> dict:

@@ -36,6 +36,7 @@ _DATES = (
     "%B %d, %Y",
 )
 _BLOCK = 1 << 18  # rows
+UNITS = ("s", "us", "ns")
 
 
 def read_ids(source: Source, column: str) -> pd.Series:
@@ -114,9 +115,19 @@ def read_times(source: Source, column: str) -> pd.Series:
     Raises:
       UserError: a value that is neither, or numbers and dates mixed.
     """
+    moments = read_moments(source, column)
+    return count_time(moments, find_unit(moments)) if holds_dates(moments) else moments
+
+
+def read_moments(source: Source, column: str) -> pd.Series:
+    """A column of times as `read_times` has it, but with dates as such (UTC).
+
+    Raises:
+      UserError: as for `read_times`.
+    """
     values = source.frame[column].reset_index(drop=True)
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return _count_seconds(pd.to_datetime(values, utc=True))
+    if holds_dates(values):
+        return pd.to_datetime(values, utc=True)
     if pd.api.types.is_numeric_dtype(values):
         return read_numbers(source, column)
     given = _drop_missing(source, column)
@@ -129,7 +140,34 @@ def read_times(source: Source, column: str) -> pd.Series:
             f"{source.place(row)}: {column!r} is {shown(given[row])}, not an ISO 8601 date "
             "(such as 2014-07-23 or 2014-07-23T10:00:00Z) like the values before it"
         )
-    return _count_seconds(parsed).reindex(values.index)
+    return parsed.reindex(values.index)
+
+
+def holds_dates(times: pd.Series) -> bool:
+    """Whether times are dates, and not yet counted in a unit."""
+    return pd.api.types.is_datetime64_any_dtype(times)
+
+
+def find_unit(moments: pd.Series) -> str:
+    """The coarsest of `UNITS` in which each of some dates is a whole number."""
+    given = moments.dropna()
+    if given.dt.unit == "ns" and given.astype("int64").mod(1000).any():
+        return "ns"
+    return "us" if given.dt.as_unit("us").astype("int64").mod(1_000_000).any() else "s"
+
+
+def count_time(moments: pd.Series, unit: str) -> pd.Series:
+    """Dates, all of them whole in one of `UNITS`, as numbers; <NA> where one is missing.
+
+    Int64 seconds of "s", so that ties are exact, Float64 seconds of "us", Int64 nanoseconds of
+    "ns".
+    """
+    given = moments.dropna()
+    if unit == "ns":
+        return given.dt.as_unit("ns").astype("int64").astype("Int64").reindex(moments.index)
+    count = given.dt.as_unit("us").astype("int64").astype("Int64")
+    seconds = count // 1_000_000 if unit == "s" else (count / 1e6).astype("Float64")
+    return seconds.reindex(moments.index)
 
 
 def _write(source: Source, column: str, write: Callable[[object], str | None]) -> pd.Series:
@@ -220,14 +258,3 @@ def _parse_dates(texts: pd.Series) -> pd.Series:
             break
         parsed[left] = pd.to_datetime(texts[left], utc=True, format=form, errors="coerce")
     return parsed
-
-
-def _count_seconds(moments: pd.Series) -> pd.Series:
-    given = moments.dropna()
-    if given.dt.unit == "ns" and (nanoseconds := given.astype("int64")).mod(1000).any():
-        return nanoseconds.astype("Int64").reindex(moments.index)
-    given = given.dt.as_unit("us").astype("int64").astype("Int64")
-    # Whole seconds stay integers: ties are then exact.
-    whole = (given % 1_000_000 == 0).all()
-    seconds = given // 1_000_000 if whole else (given / 1e6).astype("Float64")
-    return seconds.reindex(moments.index)

@@ -274,13 +274,13 @@ class Run:
           UserError: as for `restore`, `comparison.other_side` and `baselines.check_ranker`.
         """
         found = self.data.examples(split)
-        other = other_side(against, found) if against else None
         mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
         if together_with and not mixed:
             self.retrieval_examples(split, 1)  # says that there is none
         for name in together_with:
             for examples in mixed:
                 baselines.check_ranker(examples.domain, name)
+        other = other_side(against, found) if against else None
         step, params = self.restore()
         made = self._report(found, step, params, other)
         for examples in mixed:

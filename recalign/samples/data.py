@@ -1,6 +1,9 @@
 """SeqIO's tasks as the `Data` of a run, see `recalign.evaluation.data`."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import gin
 import numpy as np
@@ -12,7 +15,7 @@ from recalign.evaluation.examples import Examples
 from recalign.samples import inputs, judged
 from recalign.samples.items import item_texts
 from recalign.samples.questions import Questions
-from recalign.samples.registry import domain_of
+from recalign.samples.registry import domain_of, domains_in
 
 
 @gin.configurable
@@ -51,6 +54,25 @@ class SeqioData:
         self._pack = pack
         self._use_cached, self._cache_dirs = use_cached, cache_dirs
         self._bindings = Bindings.in_force()
+        self._folder: str | None = None
+        self._provenance: dict[str, str] | None = None
+
+    def of_domains_in(self, folder: str, provenance: Mapping[str, str]) -> Self:
+        """The same with the domains that are prepared in a folder, whatever else is registered.
+
+        Args:
+          folder: where they are; others stay where they were.
+          provenance: what parameters belong to that can be asked about them.
+        """
+        other = copy.copy(self)
+        other._folder, other._provenance = folder, dict(provenance)
+        return other
+
+    @contextlib.contextmanager
+    def _active(self) -> Iterator[None]:
+        """What pipelines are made under."""
+        with self._bindings.active(), domains_in(self._folder):
+            yield
 
     def batch_shapes(self) -> dict[str, tuple[int, int]]:
         """See `Data`; those of `seqio.EncDecFeatureConverter`."""
@@ -71,7 +93,7 @@ class SeqioData:
 
     def train_batches(self) -> dataset_iterator.TfDatasetIterator:
         """See `Data`."""
-        with self._bindings.active():
+        with self._active():
             return inputs.train_batches(
                 self.name,
                 self._lengths,
@@ -87,17 +109,17 @@ class SeqioData:
         self, split: str, num_examples: int | None = None, task: str | None = None
     ) -> list[Examples]:
         """See `Data`; those of retrieval, ranking and rating tasks."""
-        with self._bindings.active():
+        with self._active():
             return judged.examples(self.name, self._lengths, split, self.module, num_examples, task)
 
     def item_tokens(self, task: str) -> np.ndarray:
         """See `Data`."""
-        with self._bindings.active():
+        with self._active():
             return item_texts(*domain_of(self._task(task))).target_tokens
 
     def questions(self, task: str) -> Questions:
         """See `Data`."""
-        with self._bindings.active():
+        with self._active():
             return Questions(self._task(task), self._lengths)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -110,15 +132,17 @@ class SeqioData:
 
     def vocabulary_size(self) -> int:
         """See `Data`."""
-        return inputs.vocabulary_size(self.name, self.module)
+        with self._active():
+            return inputs.vocabulary_size(self.name, self.module)
 
     def provenance(self) -> dict[str, str]:
         """See `Data`."""
-        return inputs.provenance(self.name, self.module)
+        return self._provenance or inputs.provenance(self.name, self.module)
 
     def _vocabulary(self) -> seqio.Vocabulary:
-        provider = inputs.mixture_or_task(self.name, self.module)
-        return provider.output_features["targets"].vocabulary
+        with self._active():
+            provider = inputs.mixture_or_task(self.name, self.module)
+            return provider.output_features["targets"].vocabulary
 
     def _task(self, name: str) -> seqio.Task:
         [found] = [

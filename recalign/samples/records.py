@@ -15,8 +15,8 @@ serialiser of TFDS writes the features of a record in another order in each proc
 domain would have another hash each time, and takes ten times as long.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ from recalign.domains.rating import RatingSplit
 
 VERSION = "1.0.0"
 RATING = "rating"
-Records = Callable[[int, int], Iterator[bytes]]
 # A file is the unit that hosts share out; one file keeps a small domain in user order.
 RECORDS_PER_SHARD = 1 << 18
 _CHUNK = 1 << 14
@@ -106,53 +105,45 @@ def write(domain: Domain, folder: Path) -> None:
       domain: it gives the splits and the name.
       folder: the domain's folder, of any name; it must exist.
     """
-    splits = {name: domain.split(name) for name in SPLITS}
     _write_build(
         domain,
         folder / VERSION,
         features(),
-        {
-            name: (len(split), functools.partial(_records, split, _lists(domain, name)))
-            for name, split in splits.items()
-        },
+        {name: (domain.num_examples(name), _records(domain, name)) for name in SPLITS},
         _DESCRIPTION.format(
             name=domain.name,
             users=domain.num_users,
             items=domain.num_items,
-            interactions=len(domain.events),
+            interactions=domain.num_events,
         ),
     )
     if domain.has_rating_task:
-        ratings = {name: domain.rating_split(name) for name in SPLITS}
+        sizes = {name: _count_ratings(domain, name) for name in SPLITS}
         _write_build(
             domain,
             folder / RATING / VERSION,
             rating_features(),
-            {
-                name: (
-                    len(np.unique(split.users)),
-                    functools.partial(_rating_records, split, name == "train"),
-                )
-                for name, split in ratings.items()
-            },
+            {name: (users, _rating_records(domain, name)) for name, (users, _) in sizes.items()},
             _RATING_DESCRIPTION.format(
-                name=domain.name, **{name: len(split) for name, split in ratings.items()}
+                name=domain.name, **{name: ratings for name, (_, ratings) in sizes.items()}
             ),
         )
 
 
-def _lists(domain: Domain, name: str) -> np.ndarray | None:
-    return domain.candidates(name) if name in CANDIDATE_SPLITS else None
+def _count_ratings(domain: Domain, name: str) -> tuple[int, int]:
+    """How many users have a rating in a split, and how many ratings it has."""
+    splits = [piece.rating_split(name).users for piece in domain.pieces()]
+    return sum(len(np.unique(users)) for users in splits), sum(map(len, splits))
 
 
 def _write_build(
     domain: Domain,
     build: Path,
     features: tfds.features.FeaturesDict,
-    splits: Mapping[str, tuple[int, Records]],
+    splits: Mapping[str, tuple[int, Iterator[bytes]]],
     description: str,
 ) -> None:
-    """Writes one TFDS build; `splits` tells how many records each has, and what gives them."""
+    """Writes one TFDS build; `splits` tells how many records each has, and those."""
     build.mkdir(parents=True)
     template = tfds.core.ShardedFileTemplate(
         dataset_name=domain.name, data_dir=build, filetype_suffix="tfrecord"
@@ -177,7 +168,7 @@ def _write_build(
 
 
 def _write_split(
-    template: tfds.core.ShardedFileTemplate, size: int, records: Records
+    template: tfds.core.ShardedFileTemplate, size: int, records: Iterator[bytes]
 ) -> tfds.core.SplitInfo:
     shards = -(-size // RECORDS_PER_SHARD)
     bounds = np.linspace(0, size, shards + 1).astype(np.int64)
@@ -185,7 +176,7 @@ def _write_split(
     for shard in range(shards):
         path = template.sharded_filepath(shard_index=shard, num_shards=shards)
         with tf.io.TFRecordWriter(str(path)) as writer:
-            for record in records(bounds[shard], bounds[shard + 1]):
+            for record in itertools.islice(records, bounds[shard + 1] - bounds[shard]):
                 writer.write(record)
                 num_bytes += len(record)
     return tfds.core.SplitInfo(
@@ -196,19 +187,28 @@ def _write_split(
     )
 
 
-def _records(split: Split, lists: np.ndarray | None, start: int, stop: int) -> Iterator[bytes]:
-    """Serialised `tf.train.Example`s of the examples start … stop - 1; train has no lists."""
-    for low in range(start, stop, _CHUNK):
-        yield from _chunk(split, lists, low, min(low + _CHUNK, stop))
+def _records(domain: Domain, name: str) -> Iterator[bytes]:
+    """Serialised `tf.train.Example`s of the examples of a split; those of train have no lists."""
+    lists = domain.candidates(name) if name in CANDIDATE_SPLITS else None
+    for piece in domain.pieces():
+        split = piece.split(name)
+        for low in range(0, len(split), _CHUNK):
+            high = min(low + _CHUNK, len(split))
+            yield from _chunk(split, None if lists is None else lists[:high], low, high, piece)
+        if lists is not None:
+            lists = lists[len(split) :]
 
 
-def _chunk(split: Split, lists: np.ndarray | None, low: int, high: int) -> Iterator[bytes]:
+def _chunk(
+    split: Split, lists: np.ndarray | None, low: int, high: int, piece: Domain
+) -> Iterator[bytes]:
     # Lists of Python numbers, made by the chunk: protobuf takes them several times faster than
     # slices of arrays.
     first, last = split.offsets[low], split.offsets[high]
     offsets = (split.offsets[low : high + 1] - first).tolist()
     events = split.events[first:last].tolist()
-    users, targets = split.users[low:high].tolist(), split.targets[low:high].tolist()
+    users = (split.users[low:high] + piece.first_user).tolist()
+    targets = split.targets[low:high].tolist()
     candidates = [[]] * (high - low) if lists is None else lists[low:high].tolist()
     for e in range(high - low):
         example = tf.train.Example()
@@ -222,16 +222,21 @@ def _chunk(split: Split, lists: np.ndarray | None, low: int, high: int) -> Itera
         yield example.SerializeToString(deterministic=True)
 
 
-def _rating_records(split: RatingSplit, train: bool, start: int, stop: int) -> Iterator[bytes]:
-    """Serialised `tf.train.Example`s of the users start … stop - 1 among those with a target."""
+def _rating_records(domain: Domain, name: str) -> Iterator[bytes]:
+    """Serialised `tf.train.Example`s of the users with a target."""
+    for piece in domain.pieces():
+        yield from _rating_chunk(piece.rating_split(name), name == "train", piece.first_user)
+
+
+def _rating_chunk(split: RatingSplit, train: bool, first_user: int) -> Iterator[bytes]:
     users, first = np.unique(split.users, return_index=True)
     bounds = np.append(first, len(split))
-    for row in range(start, stop):
-        user, asked = users[row], slice(bounds[row], bounds[row + 1])
+    for row, user in enumerate(users):
+        asked = slice(bounds[row], bounds[row + 1])
         known = slice(split.train_offsets[user], split.train_offsets[user + 1])
         example = tf.train.Example()
         feature = example.features.feature
-        feature["user"].int64_list.value.append(int(user))
+        feature["user"].int64_list.value.append(int(user) + first_user)
         feature["items"].int64_list.value.extend(split.train_items[known].tolist())
         feature["ratings"].float_list.value.extend(split.train_ratings[known].tolist())
         feature["target_items"].int64_list.value.extend(split.items[asked].tolist())

@@ -1,8 +1,9 @@
 """Registers the SeqIO tasks and mixtures of a domain."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import gin
 import seqio
@@ -174,11 +175,30 @@ def _add_mixtures(name: str, recommendation: list[str], auxiliary: list[str]) ->
 
 def _forget(name: str) -> None:
     """Takes what was registered for a domain out of SeqIO's registries."""
+    _STATE_OF_DOMAIN.pop(name, None)
     for kind in _TASKS:
         seqio.TaskRegistry.remove(f"{name}_{kind}")
         _DOMAIN_OF_TASK.pop(f"{name}_{kind}", None)
     for kind in _MIXTURES:
         seqio.MixtureRegistry.remove(f"{name}_{kind}")
+
+
+@contextlib.contextmanager
+def domains_in(folder: str | None) -> Iterator[None]:
+    """Has the domains that are prepared in a folder registered from there for a while."""
+    names = domains.prepared(folder) if folder else []
+    before = {name: _STATE_OF_DOMAIN.get(name) for name in names}
+    own = _OF_OWN_FOLDER & before.keys()
+    for name in names:
+        register_domain(name, folder)
+    try:
+        yield
+    finally:
+        for name, state in before.items():
+            if state is None:
+                _forget(name)
+            else:
+                register_domain(name, state[0] if name in own else None)
 
 
 def domain_of(task: seqio.Task) -> tuple[str, str] | None:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/prepare.py --interactions 10000000 --items 1000000 --users 1000000
 
-Every format holds the same events and items. Each preparation runs in a process of its own, on two
-cores unless --cores says otherwise. Linux.
+Every format holds the same events and items; "beam" is Parquet in parts, with --beam. Each
+preparation runs in a process of its own, on two cores unless --cores says otherwise. Linux.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-FORMATS = ("csv", "parquet", "recbole", "amazon2023")
+FORMATS = ("csv", "parquet", "recbole", "amazon2023", "beam")
+PART_ROWS = 1 << 19
 BLOCK = 1 << 18
 WORDS = ("steel", "garden", "lamp", "kids", "blue", "travel", "set", "wooden", "mini", "classic")
 
@@ -53,6 +54,10 @@ def generate(folder: Path, interactions: int, items: int, users: int) -> None:
     )
     pa.parquet.write_table(events, folder / "events.parquet")
     pa.parquet.write_table(catalogue, folder / "items.parquet")
+    (folder / "parts.d").mkdir()
+    for start in range(0, interactions, PART_ROWS):
+        part = folder / "parts.d" / f"{start // PART_ROWS}.parquet"
+        pa.parquet.write_table(events[start : start + PART_ROWS], part)
     for table, name in ((events, "events"), (catalogue, "items")):
         pa.csv.write_csv(table, folder / f"{name}.csv")
     _write_atomic(events, folder / "events.inter")
@@ -98,6 +103,7 @@ def command(kind: str, folder: Path) -> list[str]:
         "parquet": ("table", "--interactions", "events.parquet", "--items", "items.parquet"),
         "recbole": ("recbole", "--inter", "events.inter", "--item", "events.item"),
         "amazon2023": ("amazon2023", "--reviews", "events.jsonl", "--meta", "items.jsonl"),
+        "beam": ("table", "--interactions", "parts.d", "--items", "items.parquet", "--beam"),
     }[kind]
     files = [str(folder / word) if "." in word else word for word in names]
     return ["prepare", *files, "--name", kind, "--data_dir", str(folder / "data"), "--overwrite"]

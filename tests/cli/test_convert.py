@@ -1,10 +1,13 @@
 """`recalign convert` from the shell's side."""
 
+import json
+
 import numpy as np
 from click.testing import CliRunner
 from flax import traverse_util
 
 from recalign.cli.convert import convert
+from recalign.cli.prepare import prepare
 from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.weights.conversion import load_params
 from tests.engine.weights.saving import save_params
@@ -64,3 +67,24 @@ def test_a_vocabulary_has_no_place_in_other_formats(tmp_path):
     result = CliRunner().invoke(convert, [str(tmp_path / "t5x"), str(tmp_path / "o"), *arguments])
     assert "--vocabulary is for --to hf" in str(result.exception)
     assert not (tmp_path / "o").exists()
+
+
+def test_rows_for_the_tokens_of_items(tmp_path, shared, monkeypatch):
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path / "data"))
+    vocabulary = ["--vocabulary", str(shared / "vocab/t5/spiece.model")]
+    small = ["toyshop", "--users", "20", "--items", "40", "--name", "grown", *vocabulary]
+    assert CliRunner().invoke(prepare, [*small, "--item_tokens"]).exit_code == 0
+    saved(tmp_path / "t5x", "t5x", rows=32_128)
+    arguments = [str(tmp_path / "t5x"), str(tmp_path / "hf"), "--to=hf", "--item_tokens=grown"]
+    result = CliRunner().invoke(convert, arguments, catch_exceptions=False)
+    assert "vocab_size = 32256" in result.output
+    assert json.loads((tmp_path / "hf/config.json").read_text())["vocab_size"] == 32_256
+    pieces = json.loads((tmp_path / "hf/tokenizer.json").read_text())["model"]["vocab"]
+    assert [text for text, _ in pieces[32_000:32_040]] == [f"\u2581#{n:02d}" for n in range(40)]
+    assert pieces[32_139][0] == "<extra_id_0>"
+    assert CliRunner().invoke(prepare, [*small[:-4], "--name", "plain", *vocabulary]).exit_code == 0
+    arguments = [*arguments[:1], str(tmp_path / "no"), "--to=t5x", "--item_tokens=plain"]
+    result = CliRunner().invoke(convert, arguments)
+    assert "'plain' was not prepared with --item_tokens" in str(result.exception)
+    arguments = [*arguments[:-1], "--item_tokens=grown", *vocabulary, "--to=hf"]
+    assert "leave out --vocabulary" in str(CliRunner().invoke(convert, arguments).exception)

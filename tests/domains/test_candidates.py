@@ -69,9 +69,8 @@ def test_every_untouched_item_is_as_likely_and_so_is_every_column():
     counts = np.bincount(np.argmax(lists == 2, axis=1), minlength=lists.shape[1])
     assert np.abs(counts - 3000 / len(counts)).max() < 5 * np.sqrt(3000 / len(counts))
     # With four negatives of the ten untouched items, each is as likely as another.
-    drawn = np.concatenate(
-        [*candidates.draw(domain, domain.split("test").users, np.full(3000, 2), 4, (0,))]
-    )
+    asked = (domain, domain.split("test").users, np.full(3000, 2))
+    drawn = np.concatenate([*candidates.draw([asked], 13, 4, (0,))])
     counts = np.bincount(drawn.ravel(), minlength=13)
     assert counts[[0, 1]].tolist() == [0, 0]
     assert counts[2] == 3000

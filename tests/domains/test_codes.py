@@ -84,6 +84,38 @@ def test_ids_are_one_to_one_and_none_begins_another(rows, method, levels, number
         assert {*tokens} <= {*pieces}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_further_items_get_the_nearest_codes_that_begin_no_other_id(rows, method):
+    found = make(method, rows, 2, 6, seed=0)
+    rng = np.random.default_rng(5)
+    new = np.concatenate([rows[rng.integers(0, 40, 25)], np.repeat(rows[:1], 5, axis=0)])
+    grown = found.extend(new + rng.normal(0, 0.1, new.shape))
+    assert grown.texts()[:40].tolist() == found.texts().tolist()
+    assert grown.pieces() == found.pieces()
+    np.testing.assert_array_equal(grown.codebooks, found.codebooks)
+    ids = grown.texts().tolist()
+    assert len({*ids}) == len(ids) == 70
+    assert not any(one != other and other.startswith(one) for one in ids for other in ids)
+
+
+def test_the_nearest_codes_come_first(rows):
+    found = make("rkmeans", rows, 2, 6, seed=0)
+    [*order] = codes._nearest_first(found.codebooks, rows[7])
+    assert len({*order}) == 36
+    assert order[0] == tuple(found.codes[7])
+    first = distances(rows[7:8], found.codebooks[0])[0].argsort()
+    assert [own[0] for own in order[::6]] == first.tolist()
+    np.testing.assert_allclose(
+        found.centres()[7],
+        sum(found.codebooks[level][code] for level, code in enumerate(found.codes[7])),
+    )
+
+
+def test_where_no_codes_are_left_that_is_told():
+    with pytest.raises(UserError, match="no codes are left for a new item"):
+        make("rkmeans", np.eye(2), 1, 2, seed=0).extend(np.ones((1, 2)))
+
+
 def test_what_is_told_of_codes():
     rows = np.array([[0, 1], [0, 1], [0, 1], [1, 0], [2, 0], [3, 0]], np.int32)
     found = Codes(rows, codes._count(rows), np.zeros((2, 4, 3), np.float32)).describe()

@@ -6,13 +6,15 @@ likewise. 2023 (https://amazon-reviews-2023.github.io): a JSON object a line in 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from recalign.domains import catalogue, raw
-from recalign.domains.readers import jsonlines
+from recalign.domains.readers import jsonlines, opening
+from recalign.domains.source import ShardedSource, Source
 
 # As RecBole's copies of the 2014 edition write them.
 CATEGORY_JOINT = " > "
@@ -110,9 +112,25 @@ def read(
     domain = raw.RawDomain(pd.DataFrame(), None)
     raw.read_interactions(jsonlines.read(reviews, edition.reviews), edition.chosen, domain)
     if meta is not None:
-        reviewed = set(domain.interactions["item"].unique())
-        # The first field is the id.
-        keep = (lambda row: True) if all_items else lambda row: row[0].strip() in reviewed
-        table = jsonlines.read(meta, edition.meta, edition.literals, keep)
-        catalogue.read_items(table, edition.chosen, domain)
+        read_meta(edition, meta, all_items, domain)
     return domain
+
+
+def read_meta(edition: Edition, meta: Path, all_items: bool, domain: raw.RawDomain) -> None:
+    """Sets the item table of a domain, whose interactions are there; arguments as for `read`."""
+    reviewed = set(domain.interactions["item"].unique())
+    # The first field is the id.
+    keep = (lambda row: True) if all_items else lambda row: row[0].strip() in reviewed
+    table = jsonlines.read(meta, edition.meta, edition.literals, keep)
+    catalogue.read_items(table, edition.chosen, domain)
+
+
+def shard_2023(reviews: Path, meta: Path | None, all_items: bool) -> ShardedSource:
+    """The edition of 2023, with the reviews to be read part by part; arguments as for `read`."""
+    read_items = meta and functools.partial(read_meta, EDITION_2023, meta, all_items)
+    parts = opening.find_parts(reviews)
+    return ShardedSource(reviews, parts, _read_reviews_2023, EDITION_2023.chosen, read_items)
+
+
+def _read_reviews_2023(part: Path) -> Source:
+    return jsonlines.read(part, EDITION_2023.reviews)

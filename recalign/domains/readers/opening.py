@@ -64,20 +64,21 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     order of their names, numbers in them in that of their values.
 
     Args:
-      path: a file, a folder, a pattern, or `STANDARD_INPUT`.
+      path: a file, a folder, a pattern, local or in a bucket (gs://…), or `STANDARD_INPUT`. In a
+        bucket the last part of it alone may be a pattern.
       suffixes: in lower case; ".csv" fits "x.csv" and "x.CSV.gz".
 
     Raises:
       UserError: there is no such file, or the folder has none.
     """
-    path = Path(path).expanduser()
+    path = _locate(path)
     if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
         return [path]
     if path.is_dir():
-        root, found = path, path.rglob("*")
+        root, found = path, _walk(path)
     else:
-        root, found = Path(), map(Path, glob.glob(str(path), recursive=True))
-        found = [part for one in found for part in (one.rglob("*") if one.is_dir() else [one])]
+        fitting = path.parent.glob(path.name) if _in_bucket(path) else _glob(path)
+        root, found = None, [part for one in fitting for part in _walk(one)]
     files = [file for file in found if _is_part(file, root)]
     if not files:
         what = "there is no file in it" if path.is_dir() else "No such file or directory"
@@ -86,10 +87,33 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     return sorted(set(fitting or files), key=_by_name)
 
 
-def _is_part(file: Path, root: Path) -> bool:
-    below = file.relative_to(root) if root != Path() else Path(file.name)
-    marked = any(name.startswith((".", "_")) for name in below.parts)
-    return not marked and file.is_file() and file.stat().st_size > 0
+def _in_bucket(path: Path | str) -> bool:
+    return "://" in str(path)
+
+
+def _locate(path: Path | str) -> Path:
+    return epath.Path(path) if _in_bucket(path) else Path(path).expanduser()
+
+
+def _glob(path: Path) -> Iterator[Path]:
+    return map(Path, glob.glob(str(path), recursive=True))
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """What a folder holds, at any depth; of a file, itself."""
+    if not path.is_dir():
+        yield path
+    elif _in_bucket(path):
+        for one in path.iterdir():
+            yield from _walk(one)
+    else:
+        yield from path.rglob("*")
+
+
+def _is_part(file: Path, root: Path | None) -> bool:
+    below = file.relative_to(root).parts if root else (file.name,)
+    marked = any(name.startswith((".", "_")) for name in below)
+    return not marked and file.is_file() and _size(file) > 0
 
 
 def _by_name(path: Path) -> list[tuple[int, str]]:
@@ -143,7 +167,7 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     Raises:
       UserError: the file cannot be opened, or what is read in the block is damaged.
     """
-    path = epath.Path(path) if "://" in str(path) else Path(path).expanduser()
+    path = _locate(path)
     try:
         with (
             _reopen(path) as file,
@@ -167,7 +191,7 @@ def _explain(path: Path, error: Exception) -> UserError:
 @contextlib.contextmanager
 def _reopen(path: Path) -> Iterator[IO[bytes]]:
     """A file from its beginning, also one that can be read only once."""
-    if path == STANDARD_INPUT or path.is_fifo():
+    if path == STANDARD_INPUT or (not _in_bucket(path) and path.is_fifo()):
         file = _keep(path, sys.stdin)
         file.seek(0)
         yield file
@@ -203,7 +227,7 @@ def hash_source(path: Path) -> str:
       UserError: a file cannot be read.
     """
     digests = []
-    for part in [path] if "://" in str(path) else find_parts(path):
+    for part in find_parts(path):
         digest = hashlib.sha256()
         with open_file(part) as file:
             while block := file.read(_BLOCK):

@@ -5,6 +5,7 @@ of text is the one that the name tells, where it stands in the header.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ from pyarrow import feather, orc, parquet
 
 from recalign.domains import catalogue, raw
 from recalign.domains.readers import delimited, jsonlines, opening
-from recalign.domains.source import Source, concatenate, convert_arrow
+from recalign.domains.source import ShardedSource, Source, concatenate, convert_arrow
 from recalign.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -58,9 +59,33 @@ def read(
     return domain
 
 
+def read_items(path: Path) -> raw.RawDomain:
+    """Reads a table of items alone; arguments, formats and errors as for `read`."""
+    domain = raw.RawDomain(pd.DataFrame(), None, columns={"interactions": {"item": "item_id"}})
+    catalogue.read_items(_read(path), {}, domain)
+    return domain
+
+
+def shard(
+    interactions: Path, items: Path | None, columns: Mapping[str, str | None]
+) -> ShardedSource:
+    """The same tables, with the interactions to be read part by part; arguments as for `read`."""
+
+    def set_items(domain: raw.RawDomain) -> None:
+        catalogue.read_items(_read(items), columns, domain)
+
+    parts = opening.find_parts(interactions, SUFFIXES)
+    read_part = functools.partial(_read_part, root=interactions)
+    return ShardedSource(interactions, parts, read_part, columns, items and set_items)
+
+
 def _read(path: Path) -> Source:
     parts = opening.find_parts(path, SUFFIXES)
-    return concatenate(path, [_add_partition(_read_part(part), part, path) for part in parts])
+    return concatenate(path, [_read_part(part, path) for part in parts])
+
+
+def _read_part(part: Path, root: Path) -> Source:
+    return _add_partition(_read_file(part), part, root)
 
 
 def _add_partition(source: Source, part: Path, root: Path) -> Source:
@@ -75,7 +100,7 @@ def _add_partition(source: Source, part: Path, root: Path) -> Source:
     return dataclasses.replace(source, frame=source.frame.assign(**texts)) if texts else source
 
 
-def _read_part(path: Path) -> Source:
+def _read_file(path: Path) -> Source:
     kinds = [suffix.lower() for suffix in path.suffixes[-2:]]
     data = opening.read_content(path)
     wanted = next((mark for name, mark in _MARKS.items() if name in kinds), None)

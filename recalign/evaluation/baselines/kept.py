@@ -57,7 +57,8 @@ def fitted(
     begin = time.perf_counter()
     fit(model)
     seconds = time.perf_counter() - begin
-    log.info("%s: fitted in %.1f s", name, seconds)
+    if hasattr(model, "FITTED"):  # the others only count
+        log.info("%s: fitted in %.1f s", name, seconds)
     if path is not None:
         _write(path, model, seconds)
     return model, seconds

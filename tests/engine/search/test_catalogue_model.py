@@ -75,6 +75,13 @@ def test_exact_rankings_are_known_by_hand(bigrams):
         np.testing.assert_array_equal(unseen.items[row], best[best != seen][:20])
 
 
+def test_all_scores_are_known_by_hand(bigrams):
+    model, params = over_bigrams(bigrams, num_beams=20, chunk=30)
+    found = model.score_all(params, QUESTIONS)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [scores(), scores()], atol=1e-4)
+
+
 def test_a_beam_loses_what_its_recall_tells(bigrams):
     """Ten beams keep the broad first tokens; renormalised, the narrow items are the best two."""
     options = {"num_beams": 10, "renormalise": True}

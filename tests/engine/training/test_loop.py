@@ -190,9 +190,9 @@ class BrokenBatches(CopyTask):
 
 
 def with_infinite_token(fresh):
-    params = jax.tree.map(np.array, fresh.params)
-    params["token_embedder"]["embedding"][31] = np.inf
-    return fresh.replace(params=params)
+    embedder = fresh.params["token_embedder"]
+    broken = {"embedding": embedder["embedding"].at[31].set(np.inf)}
+    return fresh.replace(params={**fresh.params, "token_embedder": broken})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_path):
