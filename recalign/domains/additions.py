@@ -60,11 +60,10 @@ def add_items(domain: Domain, items: pd.DataFrame) -> Domain:
 
 def _place(domain: Domain, table: pd.DataFrame) -> np.ndarray:
     """Where new items are, float64[new, d]: the mean of what codes say of the nearest texts."""
-    texts = vectors.text_vectors(table, codes.SIZE).astype(np.float64)
-    lengths = np.linalg.norm(texts, axis=1, keepdims=True)
-    old, new = np.split(texts / np.where(lengths > 0, lengths, 1), [domain.num_items])
-    for key, text in zip(table["key"].iloc[domain.num_items :], new, strict=True):
-        if (old @ text).max() < 1e-6:
+    words = vectors.weighted_words(table)
+    old, new = words[: domain.num_items], words[domain.num_items :]
+    for number, key in enumerate(table["key"].iloc[domain.num_items :]):
+        if not (old @ new[number].T).nnz:
             raise UserError(
                 f"no word of item {key!r} is in a text of {domain.name}, so nothing tells which "
                 "items it is like"

@@ -15,6 +15,7 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 
 from recalign.domains import vectors
 from recalign.errors import UserError
@@ -205,17 +206,20 @@ def _nearest_first(books: np.ndarray, row: np.ndarray) -> Iterator[tuple[int, ..
             yield (code, *others)
 
 
-def mean_of_nearest(texts: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def mean_of_nearest(
+    texts: scipy.sparse.csr_matrix, others: scipy.sparse.csr_matrix, rows: np.ndarray
+) -> np.ndarray:
     """For each text the mean of the rows of the `NEIGHBOURS` nearest others, float64[m, d].
 
     Args:
-      texts: float64[m, k], of length 1.
-      others: float64[n, k], likewise.
+      texts: float64[m, words], as of `vectors.weighted_words`.
+      others: float64[n, words], likewise.
       rows: float[n, d], one for each of the others.
     """
-    found = np.zeros((len(texts), rows.shape[1]))
-    for number, text in enumerate(texts):
-        near = np.argsort(-(others @ text), kind="stable")[:NEIGHBOURS]
+    found = np.zeros((texts.shape[0], rows.shape[1]))
+    for number in range(len(found)):
+        alike = (others @ texts[number].T).toarray()[:, 0]
+        near = np.argsort(-alike, kind="stable")[:NEIGHBOURS]
         found[number] = rows[near].mean(axis=0)
     return found
 
@@ -296,9 +300,7 @@ def known_vectors(
     bought = np.bincount(events, minlength=len(items)) > 0
     if source not in (vectors.CO_OCCURRENCE, vectors.BOTH) or bought.all() or not bought.any():
         return rows
-    texts = vectors.text_vectors(items, SIZE).astype(np.float64)
-    lengths = np.linalg.norm(texts, axis=1, keepdims=True)
-    texts /= np.where(lengths > 0, lengths, 1)
-    rows[~bought] = mean_of_nearest(texts[~bought], texts[bought], rows[bought])
-    rows[~bought & (lengths[:, 0] == 0)] = 0
+    words = vectors.weighted_words(items)
+    rows[~bought] = mean_of_nearest(words[~bought], words[bought], rows[bought])
+    rows[~bought & (words.getnnz(axis=1) == 0)] = 0
     return rows

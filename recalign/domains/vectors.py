@@ -90,6 +90,16 @@ def text_vectors(items: pd.DataFrame, size: int) -> np.ndarray:
       items: the catalogue in index order.
       size: at most so many components; a small catalogue has fewer.
     """
+    left, _ = _singular_vectors(weighted_words(items), size)
+    return left.astype(np.float32)
+
+
+def weighted_words(items: pd.DataFrame) -> scipy.sparse.csr_matrix:
+    """Each item's words by TF-IDF as in `text_vectors`, float64[n, words], rows of length 1 or 0.
+
+    Products of rows are cosines of texts, in a catalogue of any size: whitened vectors of a small
+    one, which has as many components as items, are all at right angles.
+    """
     column_of: dict[str, int] = {}
     rows, columns = [], []
     for item, texts in enumerate(items[list(TEXT_COLUMNS)].itertuples(index=False)):
@@ -103,8 +113,7 @@ def text_vectors(items: pd.DataFrame, size: int) -> np.ndarray:
     weighted = counts @ scipy.sparse.diags(np.log(len(items) / documents))
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
     scale = 1 / np.where(lengths > 0, lengths, 1)
-    left, _ = _singular_vectors(scipy.sparse.diags(scale) @ weighted, size)
-    return left.astype(np.float32)
+    return scipy.sparse.csr_matrix(scipy.sparse.diags(scale) @ weighted)
 
 
 def co_occurrence_vectors(
