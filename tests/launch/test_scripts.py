@@ -118,8 +118,8 @@ def test_two_processes_under_slurm_train_as_one(programs, tmp_path, monkeypatch)
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run/metrics.json").exists()
-    # One table each, full, full_unseen and cand<C>, of one process.
-    assert done.stdout.count("| recalign ") == 3
+    # A table each, full, full_unseen and cand<C>, and groups of the first two, of one process.
+    assert done.stdout.count("| recalign ") == 5
 
 
 def dockerfile():

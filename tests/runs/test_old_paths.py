@@ -127,7 +127,8 @@ def metrics(folder):
 def test_an_old_run_gives_its_numbers(old, name):
     before = metrics(old / name)
     run("eval", "--model_dir", old / name)
-    assert metrics(old / name) == pytest.approx(before, abs=1e-6)
+    found = metrics(old / name)
+    assert {metric: found[metric] for metric in before} == pytest.approx(before, abs=1e-6)
 
 
 @pytest.mark.usefixtures("_its_shop")
@@ -143,6 +144,11 @@ def test_an_old_run_from_tokens_goes_on(old, tmp_path):
     run(*recipe, f"--gin.MODEL_DIR={tmp_path / 'new'}")
     for step in (2, 3, 4):
         old_run, new_run = (RunDirectory(tmp_path / name) for name in ("old", "new"))
-        expected = new_run.measured(step, "validation")
-        assert len(expected) > 20
-        assert old_run.measured(step, "validation") == pytest.approx(expected, abs=1e-6)
+        expected, found = (run.measured(step, "validation") for run in (new_run, old_run))
+        # The old version evaluated the first step, and knew fewer metrics.
+        both = expected.keys() & found.keys()
+        assert len(both) > 20
+        assert step == 2 or both == expected.keys()
+        both = {metric: (expected[metric], found[metric]) for metric in both}
+        for metric, (wanted, value) in both.items():
+            assert value == pytest.approx(wanted, abs=1e-6), metric
