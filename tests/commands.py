@@ -4,6 +4,14 @@ from click.testing import CliRunner
 
 from recalign.cli import recalign
 
+# A network that compiles fast, and learns little.
+SMALL_NETWORK = (
+    "--gin.BATCH_SIZE=4",
+    "--gin.T5Config.emb_dim=16",
+    "--gin.T5Config.num_encoder_layers=1",
+    "--gin.T5Config.num_decoder_layers=1",
+)
+
 
 def run(*arguments) -> str:
     """What a command prints; one that fails raises what it raised."""

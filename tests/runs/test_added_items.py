@@ -20,17 +20,14 @@ from recalign.runs.added_items import with_added_items
 from recalign.runs.run import load
 from recalign.samples.registry import domain_of, domains_in, register_domain
 from recalign.serving.recommender import of_run
-from tests.commands import run
+from tests.commands import SMALL_NETWORK, run
 
 SMALL = [
     "--gin.MIXTURE_OR_TASK_NAME=codedshop_retrieval_only",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 32}",
     "--gin.TRAIN_STEPS=1",
     "--gin.EVAL_EXAMPLES=4",
-    "--gin.BATCH_SIZE=4",
-    "--gin.T5Config.emb_dim=16",
-    "--gin.T5Config.num_encoder_layers=1",
-    "--gin.T5Config.num_decoder_layers=1",
+    *SMALL_NETWORK,
 ]
 HISTORIES = [[3, 1, 4], [15, 9]]
 

@@ -10,7 +10,7 @@ from recalign import domains
 from recalign.domains.readers import toyshop
 from recalign.errors import UserError
 from recalign.samples.registry import register_domain
-from tests.commands import run
+from tests.commands import SMALL_NETWORK, run
 
 SMALL = [
     "--gin_file=toyshop.gin",
@@ -18,10 +18,7 @@ SMALL = [
     "--gin.TRAIN_STEPS=2",
     "--gin.EVAL_PERIOD=0",
     "--gin.EVAL_EXAMPLES=5",
-    "--gin.BATCH_SIZE=4",
-    "--gin.T5Config.emb_dim=16",
-    "--gin.T5Config.num_encoder_layers=1",
-    "--gin.T5Config.num_decoder_layers=1",
+    *SMALL_NETWORK,
 ]
 
 

@@ -22,7 +22,7 @@ from recalign.runs.result import read
 from recalign.runs.run import load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
-from tests.commands import run
+from tests.commands import SMALL_NETWORK, run
 from tests.splits import history as history_of
 from tests.splits import rated as rated_of
 
@@ -31,10 +31,7 @@ SMALL = [
     "--gin.EVAL_PERIOD=3",
     "--gin.CHECKPOINT_PERIOD=3",
     "--gin.EVAL_EXAMPLES=20",
-    "--gin.BATCH_SIZE=4",
-    "--gin.T5Config.emb_dim=16",
-    "--gin.T5Config.num_encoder_layers=1",
-    "--gin.T5Config.num_decoder_layers=1",
+    *SMALL_NETWORK,
 ]
 
 

@@ -18,17 +18,14 @@ from recalign.serving import histories as history_files
 from recalign.serving.app import Asked, Limits, Service
 from recalign.serving.recommender import of_run
 from recalign.t5x.bindings import items_only
-from tests.commands import run
+from tests.commands import SMALL_NETWORK, run
 
 SMALL = [
     "--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 32}",
     "--gin.TRAIN_STEPS=1",
     "--gin.EVAL_EXAMPLES=4",
-    "--gin.BATCH_SIZE=4",
-    "--gin.T5Config.emb_dim=16",
-    "--gin.T5Config.num_encoder_layers=1",
-    "--gin.T5Config.num_decoder_layers=1",
+    *SMALL_NETWORK,
 ]
 
 

@@ -15,7 +15,7 @@ from recalign.samples import inputs
 from recalign.samples.registry import register_domain
 from recalign.tokens.batches import CachedBatches, decode, metadata
 from recalign.tokens.data import TokenData
-from tests.commands import run
+from tests.commands import SMALL_NETWORK, run
 
 SMALL = [
     "--gin_file=toyshop.gin",
@@ -23,10 +23,7 @@ SMALL = [
     "--gin.EVAL_PERIOD=2",
     "--gin.CHECKPOINT_PERIOD=2",
     "--gin.EVAL_EXAMPLES=20",
-    "--gin.BATCH_SIZE=4",
-    "--gin.T5Config.emb_dim=16",
-    "--gin.T5Config.num_encoder_layers=1",
-    "--gin.T5Config.num_decoder_layers=1",
+    *SMALL_NETWORK,
 ]
 WITHOUT_TENSORFLOW = """
 import sys

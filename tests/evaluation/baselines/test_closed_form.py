@@ -61,6 +61,15 @@ def test_ease_solves_its_equation(shop):
     np.testing.assert_allclose(ease.score(held, candidates), by_hand, atol=1e-4)
 
 
+def assert_solves(model, read, nexts, held):
+    """With the penalty 2 and the reading span 2, against a dense solve and scores by hand."""
+    expected = np.linalg.solve(read.T @ read + 2.0 * np.eye(ITEMS), read.T @ nexts)
+    np.testing.assert_allclose(model.weights, expected, atol=2e-5)
+    by_hand = scores_by_hand(expected, rows_of(*held[:2]), np.exp(-1 / 2.0))
+    candidates = np.tile(np.arange(ITEMS), (30, 1))
+    np.testing.assert_allclose(model.score(held, candidates), by_hand, atol=1e-4)
+
+
 def test_slit_solves_its_equation(shop):
     offsets, events, held, targets = shop
     slit = SLIT(held, targets, penalties=[2.0], spans=[1.5], reading_spans=[2.0], floor=0.3)
@@ -73,11 +82,7 @@ def test_slit_solves_its_equation(shop):
         for age, earlier in enumerate(reversed(prefix)):
             read[row, earlier] += max(np.exp(-age / 1.5), 0.3)
         nexts[row, item] = 1
-    expected = np.linalg.solve(read.T @ read + 2.0 * np.eye(ITEMS), read.T @ nexts)
-    np.testing.assert_allclose(slit.weights, expected, atol=2e-5)
-    by_hand = scores_by_hand(expected, rows_of(*held[:2]), np.exp(-1 / 2.0))
-    candidates = np.tile(np.arange(ITEMS), (30, 1))
-    np.testing.assert_allclose(slit.score(held, candidates), by_hand, atol=1e-4)
+    assert_solves(slit, read, nexts, held)
 
 
 def times_of(offsets):
@@ -112,11 +117,7 @@ def test_tale_solves_its_equation(shop):
             weight = max(np.exp(-(times[then] - times[earlier]) / 4.0), 0.3)
             read[row, events[earlier]] += weight * trends[earlier] ** -0.5
         nexts[row, events[then]] = trends[then] ** -0.5
-    expected = np.linalg.solve(read.T @ read + 2.0 * np.eye(ITEMS), read.T @ nexts)
-    np.testing.assert_allclose(tale.weights, expected, atol=2e-5)
-    by_hand = scores_by_hand(expected, rows_of(*held[:2]), np.exp(-1 / 2.0))
-    candidates = np.tile(np.arange(ITEMS), (30, 1))
-    np.testing.assert_allclose(tale.score(held, candidates), by_hand, atol=1e-4)
+    assert_solves(tale, read, nexts, held)
 
 
 def test_tale_is_slit_where_time_tells_nothing_else(shop):
