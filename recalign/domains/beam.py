@@ -1,7 +1,6 @@
 """Stages of work as Apache Beam pipelines, on whatever runner its options name."""
 
 import contextlib
-import pickle
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 
 from etils import epath
 
+from recalign.domains.scratch import Scratch
 from recalign.domains.sharded import Stages
 from recalign.errors import UserError
 
 
 @contextlib.contextmanager
-def open_stages(options: str, folder: Path) -> Iterator[tuple[Path, Stages]]:
+def open_stages(options: str, folder: Path) -> Iterator[tuple[Scratch, Stages]]:
     """Gives a folder that all workers share, and what runs a function over tasks there.
 
     A stage is a pipeline of its own: a task an element, whose result is a file that the driver
@@ -37,12 +37,12 @@ def open_stages(options: str, folder: Path) -> Iterator[tuple[Path, Stages]]:
     given = [option.strip().removeprefix("--") for option in options.split(",") if option.strip()]
     flags = pipeline_options.PipelineOptions([f"--{option}" for option in given])
     place = flags.view_as(pipeline_options.GoogleCloudOptions).temp_location
-    scratch = epath.Path(place or folder) / f".shards-{uuid.uuid4().hex[:8]}"
-    scratch.mkdir(parents=True)
+    scratch = Scratch(epath.Path(place or folder) / f".shards-{uuid.uuid4().hex[:8]}")
+    scratch.path.mkdir(parents=True)
 
     def run(function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[Any]:
         results = scratch / f"results-{uuid.uuid4().hex[:8]}"
-        results.mkdir()
+        results.path.mkdir()
         with apache_beam.Pipeline(options=flags) as pipeline:
             _ = (
                 pipeline
@@ -51,7 +51,7 @@ def open_stages(options: str, folder: Path) -> Iterator[tuple[Path, Stages]]:
                 | apache_beam.Map(lambda number: _work(function, tasks[number], results, number))
             )
         for number in range(len(tasks)):
-            result = pickle.loads((results / str(number)).read_bytes())
+            result = (results / str(number)).read()
             if isinstance(result, UserError):
                 raise result
             yield result
@@ -59,13 +59,13 @@ def open_stages(options: str, folder: Path) -> Iterator[tuple[Path, Stages]]:
     try:
         yield scratch, run
     finally:
-        scratch.rmtree()
+        scratch.path.rmtree()
 
 
-def _work(function: Callable[..., Any], task: tuple, results: Path, number: int) -> None:
+def _work(function: Callable[..., Any], task: tuple, results: Scratch, number: int) -> None:
     """Does one task; a user's error is a result, since Beam would wrap it in one of its own."""
     try:
         result = function(*task)
     except UserError as error:
         result = error
-    (results / str(number)).write_bytes(pickle.dumps(result))
+    (results / str(number)).write(result)

@@ -24,6 +24,7 @@ from recalign.domains import (
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain, drop_duplicates
 from recalign.domains.readers import opening
+from recalign.domains.scratch import Scratch
 from recalign.domains.source import ShardedSource
 from recalign.errors import UserError
 
@@ -152,7 +153,7 @@ def _assemble(request: Request, stage: Callable[[str], None]) -> tuple[Domain, R
 
 
 def _assemble_shards(
-    request: Request, scratch: Path, folder: Path, run: sharded.Stages
+    request: Request, scratch: Scratch, folder: Path, run: sharded.Stages
 ) -> tuple[Domain, RawDomain]:
     domain, raw = sharded.build(
         request.shard(),

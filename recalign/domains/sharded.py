@@ -24,7 +24,6 @@ the catalogue, are what a worker's memory must hold.
 """
 
 import dataclasses
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ import pandas as pd
 from recalign.domains import assemble, kcore, raw, values
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain
+from recalign.domains.scratch import Scratch
 from recalign.domains.source import ShardedSource, Source, resolve
 from recalign.errors import UserError
 
@@ -50,32 +50,32 @@ class ShardedDomain(Domain):
     """A domain whose events are in files; `events`, `ratings`, `timestamps` and `keys` are None.
 
     Attributes:
-      files: a pickled piece each.
+      files: a piece each.
       times: the type of all timestamps; None where the source has none.
     """
 
-    files: tuple[Path, ...] = ()
+    files: tuple[Scratch, ...] = ()
     times: str | None = None
 
     def pieces(self) -> Iterator[Domain]:
         """The pieces, read one at a time."""
         first = 0
         for file in self.files:
-            piece = pickle.loads(file.read_bytes())
+            piece = file.read()
             times = None if self.times is None else piece.timestamps.astype(self.times)
             parts = _parts_of(file)
-            drawn = pickle.loads(parts.read_bytes()) if parts.exists() else None
+            drawn = parts.read() if parts.path.exists() else None
             yield dataclasses.replace(piece, first_user=first, timestamps=times, stored_parts=drawn)
             first += piece.num_users
 
     def store_rating_parts(self, scratch: Path) -> None:
         """Draws the split of the ratings, which its pieces have from then on."""
         for file, part in zip(self.files, self.draw_rating_parts(scratch), strict=True):
-            _parts_of(file).write_bytes(pickle.dumps(part))
+            _parts_of(file).write(part)
 
 
-def _parts_of(piece: Path) -> Path:
-    return piece.with_name(f"{piece.name}-parts")
+def _parts_of(piece: Scratch) -> Scratch:
+    return piece.beside(f"{piece.path.name}-parts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def build(
     seed: int,
     k_core: int | None,
     drop_duplicates: bool,
-    scratch: Path,
+    scratch: Scratch,
     run: Stages,
 ) -> tuple[ShardedDomain, RawDomain]:
     """Assembles a domain, as `assemble.assemble` does, from the parts of a source.
@@ -131,7 +131,7 @@ def build(
     tasks = [(slices, drop_duplicates, scratch / f"range-{n}") for n, slices in enumerate(ranges)]
     repeated, users, counts = _sum(run(_gather, tasks), len(plan["keys"]))
     for file in {place[0] for slices in ranges for place in slices}:
-        file.unlink()
+        file.path.unlink()
     files = [task[-1] for task in tasks]
     domain.counts["duplicate_interactions_kept"] = repeated
     domain.interactions = pd.DataFrame({"item": plan["keys"]})
@@ -143,7 +143,7 @@ def build(
         domain, files = _filter(domain, plan["keys"], files, users, counts, k_core, run)
     items = assemble.make_catalogue(domain, seed)
     index = scratch / "index"
-    index.write_bytes(pickle.dumps(assemble.find_items(items, plan["keys"]).astype(np.int32)))
+    index.write(assemble.find_items(items, plan["keys"]).astype(np.int32))
     # Of the catalogue a piece needs the size alone.
     bare = Domain(name, pd.DataFrame(index=range(len(items))), None, None, seed=seed)
     pieces = [scratch / f"piece-{n}" for n in range(len(files))]
@@ -167,7 +167,7 @@ def build(
 
 
 def _read_source(
-    source: ShardedSource, scratch: Path, run: Stages
+    source: ShardedSource, scratch: Scratch, run: Stages
 ) -> tuple[RawDomain, dict[str, Any], list[list[tuple]]]:
     """Reads all parts, and parts their rows by ranges of users.
 
@@ -199,14 +199,14 @@ def _read_source(
         "times": _merge_times(source, parts),
     }
     shared = scratch / "plan"
-    shared.write_bytes(pickle.dumps(plan))
+    shared.write(plan)
     tasks = [(read, shared, scratch / f"split-{n}") for n, read in enumerate(reads)]
     found: list[list[tuple]] = [[] for _ in range(len(bounds) + 1)]
     for task, places in zip(tasks, run(_split, tasks), strict=True):
         for number, start, stop in places:
             found[number].append((task[-1], start, stop))
     for read in reads:
-        read.unlink(missing_ok=True)
+        read.path.unlink(missing_ok=True)
     return domain, plan, [places for places in found if places]
 
 
@@ -239,7 +239,7 @@ def _merge_times(source: ShardedSource, parts: Sequence[_Part]) -> str | None:
 
 
 def _read(
-    read_part: Callable[[Path], Source], chosen: Mapping[str, str | None], part: Path, out: Path
+    read_part: Callable[[Path], Source], chosen: Mapping[str, str | None], part: Path, out: Scratch
 ) -> _Part:
     source = read_part(part)
     names = list(source.frame.columns)
@@ -247,7 +247,7 @@ def _read(
         return _Part(names)
     columns = resolve(source, raw.INTERACTION_ROLES, chosen)
     frame = raw.read_columns(source, columns, values.read_moments)
-    out.write_bytes(pickle.dumps(frame))
+    out.write(frame)
     times = None
     if "timestamp" in columns and (given := frame["timestamp"].dropna()).size:
         times = values.find_unit(given) if values.holds_dates(given) else str(given.dtype)
@@ -262,12 +262,12 @@ def _read(
     )
 
 
-def _split(read: Path, shared: Path, out: Path) -> list[tuple[int, int, int]]:
+def _split(read: Scratch, shared: Scratch, out: Scratch) -> list[tuple[int, int, int]]:
     """For each range with rows of a part: its number, and the bytes of `out` that hold the rows."""
-    if not read.exists():
+    if not read.path.exists():
         return []
-    plan = pickle.loads(shared.read_bytes())
-    frame = pickle.loads(read.read_bytes())
+    plan = shared.read()
+    frame = read.read()
     codes, items = pd.factorize(frame["item"])
     frame["item"] = pd.Index(plan["keys"]).get_indexer(items.astype(object))[codes].astype(np.int32)
     if "timestamp" in plan["columns"]:
@@ -276,13 +276,9 @@ def _split(read: Path, shared: Path, out: Path) -> list[tuple[int, int, int]]:
         frame["rating"] = np.float32(np.nan)
     codes, users = pd.factorize(frame["user"])
     numbers = np.searchsorted(plan["bounds"], users.to_numpy(object), side="right")[codes]
-    places, content = [], bytearray()
-    for number in np.unique(numbers):
-        start = len(content)
-        content += pickle.dumps(frame[numbers == number])
-        places.append((int(number), start, len(content)))
-    out.write_bytes(bytes(content))
-    return places
+    ranges = np.unique(numbers)
+    places = out.write_all(frame[numbers == number] for number in ranges)
+    return [(number, *place) for number, place in zip(ranges.tolist(), places, strict=True)]
 
 
 def _settle_times(times: pd.Series | None, kind: str, rows: int) -> pd.Series:
@@ -294,19 +290,15 @@ def _settle_times(times: pd.Series | None, kind: str, rows: int) -> pd.Series:
 
 
 def _gather(
-    slices: Sequence[tuple[Path, int, int]], drop_duplicates: bool, out: Path
+    slices: Sequence[tuple[Scratch, int, int]], drop_duplicates: bool, out: Scratch
 ) -> tuple[int, int, tuple[np.ndarray, np.ndarray]]:
     """How many rows of a range repeat an earlier one, how many users it has, and `_count`."""
-    frames = []
-    for path, start, stop in slices:
-        with path.open("rb") as file:
-            file.seek(start)
-            frames.append(pickle.loads(file.read(stop - start)))
+    frames = [file.read(start, stop) for file, start, stop in slices]
     frame = pd.concat(frames, ignore_index=True)
     repeated = raw.find_duplicates(frame)
     if drop_duplicates:
         frame = frame[~repeated].reset_index(drop=True)
-    out.write_bytes(pickle.dumps(frame))
+    out.write(frame)
     return int(repeated.sum()), frame["user"].nunique(), _count(frame)
 
 
@@ -329,23 +321,23 @@ def _sum(
 def _filter(
     domain: RawDomain,
     keys: np.ndarray,
-    files: list[Path],
+    files: list[Scratch],
     users: int,
     counts: np.ndarray,
     k: int,
     run: Stages,
-) -> tuple[RawDomain, list[Path]]:
+) -> tuple[RawDomain, list[Scratch]]:
     """The k-core: the domain, with counts, and the files of what is left of each range."""
     rounds, dropped = 0, 0
     while True:
         # A range is never written over: whoever runs the stages may do a task twice.
-        shared = files[0].with_name(f"counts-{rounds}")
-        shared.write_bytes(pickle.dumps(counts))
-        outs = [file.with_name(f"{file.name.split('.')[0]}.{rounds}") for file in files]
+        shared = files[0].beside(f"counts-{rounds}")
+        shared.write(counts)
+        outs = [file.beside(f"{file.path.name.split('.')[0]}.{rounds}") for file in files]
         tasks = [(*both, shared, k) for both in zip(files, outs, strict=True)]
         now, left, counts = _sum(run(_drop_weak, tasks), len(keys))
         for file in (*files, shared):
-            file.unlink()
+            file.path.unlink()
         files = outs
         if not now:
             break
@@ -355,26 +347,26 @@ def _filter(
 
 
 def _drop_weak(
-    file: Path, out: Path, shared: Path, k: int
+    file: Scratch, out: Scratch, shared: Scratch, k: int
 ) -> tuple[int, int, tuple[np.ndarray, np.ndarray]]:
     """How many rows were dropped, how many users are left, and `_count` of what is left."""
-    frame = pickle.loads(file.read_bytes())
+    frame = file.read()
     users, _ = pd.factorize(frame["user"])
-    counts = pickle.loads(shared.read_bytes())
+    counts = shared.read()
     enough = kcore.find_enough(users, frame["item"].to_numpy(), counts, k)
     core = frame[enough].reset_index(drop=True)
-    out.write_bytes(pickle.dumps(core))
+    out.write(core)
     return len(frame) - len(core), core["user"].nunique(), _count(core)
 
 
 def _arrange(
-    file: Path, out: Path, index: Path, bare: Domain
+    file: Scratch, out: Scratch, index: Scratch, bare: Domain
 ) -> tuple[np.ndarray, int, str | None]:
     """How many events each user of a range has, how many lack a time, and the type of times."""
-    frame = pickle.loads(file.read_bytes())
+    frame = file.read()
     if frame.empty:
         return np.zeros(0, np.int64), 0, None
-    codes = pickle.loads(index.read_bytes())[frame["item"].to_numpy()]
+    codes = index.read()[frame["item"].to_numpy()]
     piece, undated = assemble.arrange(frame, codes, bare)
-    out.write_bytes(pickle.dumps(piece))
+    out.write(piece)
     return piece.lengths, undated, piece.timestamps.dtype.name if piece.has_times else None

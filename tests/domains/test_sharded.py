@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from recalign.domains import beam, prepare, sharded
 from recalign.domains.readers import amazon, table
+from recalign.domains.scratch import Scratch
 from recalign.errors import UserError
 
 TIMES = {
@@ -47,8 +48,8 @@ def sources(draw):
 @contextlib.contextmanager
 def stages(options, folder):
     """Runs each task twice, as runners may, on what has been pickled, as for another machine."""
-    scratch = folder / "shards"
-    scratch.mkdir()
+    scratch = Scratch(folder / "shards")
+    scratch.path.mkdir()
 
     def run(function, tasks):
         for task in tasks:
@@ -58,9 +59,9 @@ def stages(options, folder):
             yield pickle.loads(pickle.dumps(result))
 
     yield scratch, run
-    for path in scratch.iterdir():
+    for path in scratch.path.iterdir():
         path.unlink()
-    scratch.rmdir()
+    scratch.path.rmdir()
 
 
 @pytest.fixture(scope="module", autouse=True)

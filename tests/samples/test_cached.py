@@ -109,11 +109,15 @@ def test_what_is_given_is_known_of_cached_tasks_and_seqios_converter_takes_them(
         [plain] = plain.batch(4).take(1).as_numpy_iterator()
     finally:
         gin.clear_config()
-    # One piece is given, one is to be found, and EOS follows.
-    assert ours["decoder_loss_weights"][:, :6].tolist() == [[0, 1, 1, 0, 1, 1]] * 4
-    assert plain["decoder_loss_weights"][:, :6].tolist() == [[1] * 6] * 4
-    for found in (ours, plain):
-        assert (found["decoder_target_tokens"][:, [2, 5]] == 1).all()
+    # One piece is given, one is to be found, and EOS follows. How many examples fit into a row, and
+    # so where padding begins, hangs on the order that the cache happens to have.
+    for found, given in ((ours, 0), (plain, 1)):
+        tokens, segments = found["decoder_target_tokens"], found["decoder_segment_ids"]
+        weights, places = found["decoder_loss_weights"], found["decoder_positions"]
+        answers = np.array([given, 1, 1])[places] * (segments > 0)
+        np.testing.assert_array_equal(weights, answers)
+        assert (tokens[(segments > 0) & (places == 2)] == 1).all()
+        assert (segments.max(axis=1) >= 1).all()
 
 
 def batches(count=8, seed=0, **options):
