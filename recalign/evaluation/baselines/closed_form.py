@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 import psutil
 import scipy.linalg
 import scipy.sparse as sp
@@ -267,6 +268,25 @@ class TALE(ItemToItem):
         _, span, _ = best.setting
         self._take(self._choose(solve, [(penalty, span, other) for other in floors], best))
         return self
+
+
+def fill_times(offsets: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Times without NaN: an event that lacks one has that of the known event before it.
+
+    Else that of the one after it, else the median of all, so that no time lies between events of
+    which it is not known.
+
+    Args:
+      offsets: int[n + 1]; sequence s is `times[offsets[s]:offsets[s + 1]]`, oldest first.
+      times: [offsets[n]], NaN where unknown.
+
+    Returns:
+      float64[offsets[n]].
+    """
+    sequences = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    found = pd.Series(times, dtype=float)
+    found = found.groupby(sequences).ffill().groupby(sequences).bfill()
+    return found.fillna(found.median()).to_numpy()
 
 
 def trend(events: np.ndarray, times: np.ndarray, window: float) -> np.ndarray:

@@ -58,10 +58,10 @@ def _slit(domain: Domain, seed: int) -> Ranker:
 
 
 def _tale(domain: Domain, seed: int) -> Ranker:
-    from recalign.evaluation.baselines.closed_form import TALE
+    from recalign.evaluation.baselines.closed_form import TALE, fill_times
 
     held = domain.split("validation")
-    return TALE(held, held.targets, domain.train_times() / DAY)
+    return TALE(held, held.targets, fill_times(domain.train().offsets, domain.train_times()) / DAY)
 
 
 def _sasrec(domain: Domain, seed: int) -> Ranker:
@@ -93,11 +93,10 @@ def _check_closed_form(domain: Domain, label: str) -> None:
 
 def _check_tale(domain: Domain, label: str) -> None:
     times = domain.train_times()
-    if times is None or np.isnan(times).any():
-        lacking = "no timestamps" if times is None else "events without a timestamp"
+    if times is None or np.isnan(times).all():
         raise UserError(
-            f"{label} weighs neighbours by the time between them, and {domain.name} has {lacking}: "
-            "choose slit, which counts events instead"
+            f"{label} weighs neighbours by the time between them, and {domain.name} has no "
+            "timestamps: choose slit, which counts events instead"
         )
     _check_closed_form(domain, label)
 

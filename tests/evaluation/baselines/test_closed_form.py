@@ -12,6 +12,7 @@ from recalign.evaluation.baselines.closed_form import (
     SLIT,
     TALE,
     check_memory,
+    fill_times,
     prefixes,
     trend,
 )
@@ -188,3 +189,12 @@ def test_the_inverse_of_more_than_one_block(monkeypatch):
         found, np.linalg.inv(gram.toarray().astype(float) + 5.0 * np.eye(1100)), atol=1e-5
     )
     assert found.flags.c_contiguous
+
+
+def test_a_time_that_is_missing_is_that_of_the_event_before_it():
+    nan = np.nan
+    times = np.array([nan, 3, nan, nan, 9, nan, nan, 4, 5])
+    found = fill_times(np.array([0, 5, 5, 7, 9]), times)
+    assert found.tolist() == [3, 3, 3, 3, 9, 4, 4, 4, 5]
+    whole = np.array([2, 1, 7])
+    assert fill_times(np.array([0, 1, 3]), whole).tolist() == [2, 1, 7]

@@ -86,6 +86,15 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is():
             baselines.domain_rows(timeless, "test", ["sasrec", "tale"])
 
 
+def test_tale_takes_a_domain_that_lacks_some_times():
+    shop = domain()
+    times = shop.timestamps.astype(float)
+    times[shop.offsets[1] : shop.offsets[2]] = np.nan
+    lacking = dataclasses.replace(shop, timestamps=times)
+    [row] = baselines.domain_rows(lacking, "validation", ["tale"]).values()
+    assert 0 < row.metrics()["full/hr@10"] <= 1
+
+
 def test_all_are_those_that_fit(monkeypatch, caplog):
     """What nobody asked for by name ends nothing where it cannot be."""
     shop = dataclasses.replace(domain(rated=False), timestamps=None)
