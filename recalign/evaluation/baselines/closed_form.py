@@ -284,9 +284,9 @@ def fill_times(offsets: np.ndarray, times: np.ndarray) -> np.ndarray:
       float64[offsets[n]].
     """
     sequences = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    found = pd.Series(times, dtype=float)
-    found = found.groupby(sequences).ffill().groupby(sequences).bfill()
-    return found.fillna(found.median()).to_numpy()
+    known = pd.Series(times, dtype=float)
+    filled = known.groupby(sequences).ffill().groupby(sequences).bfill()
+    return filled.fillna(known.median()).to_numpy()
 
 
 def trend(events: np.ndarray, times: np.ndarray, window: float) -> np.ndarray:

