@@ -3,7 +3,7 @@
 Only click is imported here; readers and writers are imported by the commands that use them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,9 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
         _option(
             "--id_vectors",
             metavar="SOURCE",
-            help="What codes are made of: titles, co_occurrence (of train events), both, or a file "
-            "of vectors (.npy, .parquet).  [default: both]",
+            help="What codes are made of: titles, co_occurrence (of train events), both, a file of "
+            "vectors (.npy, .parquet), or a T5 whose encoder reads the items' texts (a folder that "
+            "`convert --to hf` wrote, or transformers).  [default: both]",
         ),
         _option(
             "--id_codes",
@@ -418,6 +419,7 @@ def _prepare(
         beam=(beam_options or "") if beam else None,
         sources={role: path for role, path in sources.items() if path},
         reader_options=dict(reader_options or named),
+        encode=_encode,
         **options,
     )
     with Progress(f"preparing {request.name}", unit="stage") as progress:
@@ -446,6 +448,12 @@ def _check(
             raise UserError(f"--{idle[0]} is about the item table, and none is given")
     if [str(path) for path in sources.values()].count("-") > 1:
         raise UserError("standard input (-) can be one of the sources, not two")
+
+
+def _encode(checkpoint: str, texts: Sequence[str]) -> Any:
+    from recalign.runs.text_vectors import encode_texts
+
+    return encode_texts(checkpoint, texts)
 
 
 def _write_records(domain: Any, folder: Path) -> None:

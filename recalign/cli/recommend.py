@@ -81,7 +81,7 @@ def recommend(
     for start in range(0, len(found), AT_ONCE):
         part = found[start : start + AT_ONCE]
         ranked = recommender.recommend(part, k, include_seen)
-        answers = [recommender.rows(*one) for one in zip(*ranked, part, strict=True)]
+        answers = [recommender.rows(ranked, place, asked) for place, asked in enumerate(part)]
         if histories is not None or as_json:
             click.echo("\n".join(_json_lines(recommender, part, answers)))
         else:

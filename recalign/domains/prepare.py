@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from recalign.domains import (
     assemble,
     beam,
     candidates,
+    catalogue,
     codes,
     kcore,
     sharded,
@@ -50,7 +51,9 @@ class Request:
       vocab_size: the size of a vocabulary to train, or None.
       item_tokens: whether the vocabulary, T5's or the one to copy, is extended by what ids need.
       item_ids: how items are named: "random", by a number, or one of `codes.METHODS`.
-      id_vectors: of what codes are made, see `vectors.item_vectors`; None for 'both'.
+      id_vectors: of what codes are made, see `vectors.item_vectors`; None for 'both'. A folder is a
+        checkpoint whose encoder reads the items' texts.
+      encode: gives a vector for each text, float[n, d], of a checkpoint and n texts.
       id_codes: how many levels of how many codes; None for the usual ones.
       data_dir: where prepared domains live, as for `storage.data_dir`.
       overwrite: whether a domain of the same name may be replaced.
@@ -71,6 +74,7 @@ class Request:
     item_tokens: bool = False
     item_ids: str = "random"
     id_vectors: str | None = None
+    encode: Callable[[str, Sequence[str]], np.ndarray] | None = None
     id_codes: tuple[int, int] | None = None
     data_dir: Path | None = None
     overwrite: bool = False
@@ -187,7 +191,8 @@ def _check_ids(request: Request) -> None:
             idle = "--id_vectors" if request.id_vectors else "--id_codes"
             raise UserError(f"{idle} is about ids that are codes: --item_ids pq or rkmeans")
         return
-    vectors.check_source("--id_vectors", _id_vectors(request))
+    if not _is_checkpoint(_id_vectors(request)):
+        vectors.check_source("--id_vectors", _id_vectors(request))
     if not request.item_tokens and not request.vocab_size:
         raise UserError(
             f"--item_ids {request.item_ids} names items in tokens of their own: extend T5's "
@@ -199,12 +204,21 @@ def _id_vectors(request: Request) -> str:
     return request.id_vectors or vectors.BOTH
 
 
+def _is_checkpoint(source: str) -> bool:
+    return Path(source).is_dir()
+
+
 def _id_codes(request: Request) -> tuple[int, int]:
     return request.id_codes or (codes.LEVELS, codes.CODES)
 
 
 def _make_codes(request: Request, domain: Domain) -> codes.Codes:
-    rows = codes.known_vectors(_id_vectors(request), domain.items, *domain.train())
+    source = _id_vectors(request)
+    if _is_checkpoint(source):
+        texts = domain.items[list(catalogue.TEXT_COLUMNS)].agg(" ".join, axis=1)
+        rows = vectors.principal(request.encode(source, texts.tolist()), codes.SIZE)
+    else:
+        rows = codes.known_vectors(source, domain.items, *domain.train())
     return codes.make(request.item_ids, rows, *_id_codes(request), request.seed)
 
 
@@ -265,6 +279,9 @@ def _identity(request: Request) -> dict:
         options |= {"item_ids": request.item_ids, "id_codes": [*_id_codes(request)]}
         if (source := _id_vectors(request)) in vectors.SOURCES:
             options["id_vectors"] = source
+        elif _is_checkpoint(source):
+            parts = sorted(path for path in Path(source).rglob("*") if path.is_file())
+            files |= {f"id_vectors/{part.relative_to(source)}": part for part in parts}
         else:
             files["id_vectors"] = source
     return {

@@ -63,10 +63,15 @@ def item_vectors(
         said = explained_text_vectors(items, offsets, events, from_titles)
         bought = item_vectors(CO_OCCURRENCE, items, offsets, events, size - from_titles)
         return _standard(np.concatenate([_standard(said), bought], axis=1))
-    given = _standard(read_vectors(source, items["key"].to_numpy()))
-    if given.shape[1] <= size:
-        return given
-    left, values, _ = np.linalg.svd(given, full_matrices=False)
+    return principal(read_vectors(source, items["key"].to_numpy()), size)
+
+
+def principal(rows: np.ndarray, size: int) -> np.ndarray:
+    """The first `size` principal components of vectors float[n, k], of mean 0 and deviation 1."""
+    rows = _standard(rows)
+    if rows.shape[1] <= size:
+        return rows
+    left, values, _ = np.linalg.svd(rows, full_matrices=False)
     return _standard(left[:, :size] * values[:size])
 
 

@@ -19,6 +19,14 @@ class Questions(Protocol):
     def __call__(self, histories: Sequence[Sequence[int]]) -> Asked:
         """The question about each history."""
 
+    def places(self, history: Sequence[int], inputs: np.ndarray) -> list[slice]:
+        """Where each item of a history stands in the question about it, empty where it does not.
+
+        Args:
+          history: that was asked about.
+          inputs: int32[tokens], the question.
+        """
+
 
 class Batches(Protocol):
     """Endless batches whose position can be kept."""

@@ -50,6 +50,21 @@ class Questions:
             given=[np.pad(s["given"], pad) for s, pad in zip(samples, padding, strict=True)],
         )
 
+    def places(self, history: Sequence[int], inputs: np.ndarray) -> list[slice]:
+        """See `Data`'s: of a title that was shortened, what is left of it counts."""
+        texts = item_texts(*domain_of(self._task))
+        encode = self._task.output_features["inputs"].vocabulary.encode
+        found, stop = [], len(inputs)
+        for item in reversed(history):  # older ones may be left out
+            text = np.array(encode(texts.history[item]))
+            common = [_common(inputs[start:stop], text) for start in range(stop)]
+            start = stop - 1 - int(np.argmax(common[::-1])) if common else 0
+            if not common or common[start] < min(len(text), len(encode(texts.ids[item]))):
+                break
+            found.append(slice(start, start + common[start]))
+            stop = start
+        return [slice(0, 0)] * (len(history) - len(found)) + found[::-1]
+
     def _measure_given(self) -> int:
         """As many tokens as any answer begins with, or more."""
         counts = item_texts(*domain_of(self._task)).target_lengths
@@ -94,3 +109,10 @@ class Questions:
                 "candidates": np.zeros(0, np.int32),
                 "train": False,
             }
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens both begin with."""
+    length = min(len(one), len(other))
+    differs = np.flatnonzero(one[:length] != other[:length])
+    return int(differs[0]) if len(differs) else length

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ class Service:
         self._model = Batcher(self.answer, limits.batch, limits.waiting)
         # Searching a large catalogue takes a while: not in the loop that serves everybody.
         self._catalogue = Batcher(_call_all, 1, limits.waiting)
+        self._reasons = Batcher(recommender.looked_at, 1, limits.waiting)
+        self._batchers = (self._model, self._catalogue, self._reasons)
         self.routes = [
             Route("/healthz", self.health),
             Route("/metrics", self.metrics),
@@ -103,6 +105,7 @@ class Service:
             Route("/api/items", self.items),
             Route("/api/recommend", self.recommend, methods=["POST"]),
             Route("/api/recommend_batch", self.recommend_batch, methods=["POST"]),
+            Route("/api/why", self.why, methods=["POST"]),
             *(Route(url, _file(PAGE / name)) for url, name in FILES.items()),
         ]
         self.measures = Measures([route.path for route in self.routes])
@@ -115,7 +118,7 @@ class Service:
     async def running(self, app: Starlette) -> AsyncIterator[None]:
         """Answers while the application lives."""
         del app
-        workers = [asyncio.create_task(b.run()) for b in (self._model, self._catalogue)]
+        workers = [asyncio.create_task(b.run()) for b in self._batchers]
         for worker in workers:
             worker.add_done_callback(_log_end)
         try:
@@ -139,15 +142,14 @@ class Service:
             ranked = self._recommender.recommend(
                 histories, self._recommender.depth, include_seen=include_seen
             )
-            for i, items, scores in zip(chosen, *ranked, strict=False):
-                k = asked[i].k
-                rows[i] = self._recommender.rows(items[:k], scores[:k], asked[i].history)
+            for place, i in enumerate(chosen):
+                rows[i] = self._recommender.rows(ranked, place, asked[i].history, asked[i].k)
         return rows
 
     async def health(self, request: Request) -> Response:
         """Whether it answers: for whoever starts servers anew that do not."""
         del request
-        if self._model.stopped or self._catalogue.stopped:
+        if any(batcher.stopped for batcher in self._batchers):
             raise Stopped
         return JSONResponse({"status": "ok"})
 
@@ -203,6 +205,17 @@ class Service:
         checked = [histories.checked(history) for history in found]
         return JSONResponse({"rankings": await self._rankings(checked, k, include_seen)})
 
+    async def why(self, request: Request) -> Response:
+        """What the model looked at: `{"history": [ids], "item": id}`."""
+        found = _fields(await self._body(request), {"history", "item"})
+        keys = [*histories.checked(found.get("history")), *histories.checked([found.get("item")])]
+        self._check_length(keys[1:])
+        *history, item = await self._look_up(self._recommender.history, keys)
+        if not history:
+            raise HTTPException(400, "a history needs at least one item")
+        shares = await self._reasons.ask((history, item), self._limits.seconds)
+        return JSONResponse({"looked_at": shares})
+
     async def _rankings(
         self, asked: Sequence[Sequence[str]], k: int, include_seen: bool
     ) -> list[list[dict[str, Any]]]:
@@ -240,14 +253,7 @@ class Service:
 
     def _parsed(self, body: bytes, asked: str) -> tuple[Any, int, bool]:
         """The field that a body asks with, of any kind, and its `k` and `include_seen`."""
-        try:
-            found = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, "the body is not JSON") from error
-        if not isinstance(found, dict):
-            raise HTTPException(400, "the body is not a JSON object")
-        if unknown := sorted(found.keys() - {asked, "k", "include_seen"}):
-            raise HTTPException(400, f"the body has an unknown field {unknown[0][:50]!r}")
+        found = _fields(body, {asked, "k", "include_seen"})
         k, include_seen = (
             found.get("k", min(10, self._recommender.depth)),
             found.get("include_seen", False),
@@ -284,6 +290,19 @@ def app(service: Service, hosts: Sequence[str] = ("*",)) -> Starlette:
         },
         lifespan=service.running,
     )
+
+
+def _fields(body: bytes, known: Collection[str]) -> dict[str, Any]:
+    """What a JSON object holds."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, "the body is not JSON") from error
+    if not isinstance(found, dict):
+        raise HTTPException(400, "the body is not a JSON object")
+    if unknown := sorted(found.keys() - known):
+        raise HTTPException(400, f"the body has an unknown field {unknown[0][:50]!r}")
+    return found
 
 
 def _file(path: Path):

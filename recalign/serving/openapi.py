@@ -29,8 +29,12 @@ def describe(limits: "Limits", depth: int) -> dict[str, Any]:
     row = _object(
         {
             "rank": {"type": "integer", "minimum": 1},
-            "score": {"type": "number", "description": "The logarithm of the probability."},
-            "probability": {"type": "number", "minimum": 0},
+            "score": {"type": "number", "description": "The log-probability of its text."},
+            "probability": {
+                "type": "number",
+                "minimum": 0,
+                "description": "Among the items of the catalogue, which have the sum 1.",
+            },
             "seen": {"type": "boolean", "description": "Whether the history has it."},
             **item["properties"],
         }
@@ -55,6 +59,7 @@ def describe(limits: "Limits", depth: int) -> dict[str, Any]:
         "schema": {"type": "array", "items": text, "maxItems": limits.history},
         "explode": True,
     }
+    share = {"type": "number", "minimum": 0}
     about = {
         "domain": text,
         "items": {"type": "integer"},
@@ -87,6 +92,14 @@ def describe(limits: "Limits", depth: int) -> dict[str, Any]:
                     "The ranking for each of several histories.",
                     _object({"rankings": {"type": "array", "items": ranking}}),
                     body=_object({"histories": several} | options, ["histories"]),
+                )
+            },
+            "/api/why": {
+                "post": _operation(
+                    "How much of the decoder's attention each item of a history has, as it writes "
+                    "an item; the rest is on the words of the question.",
+                    _object({"looked_at": {"type": "array", "items": share}}),
+                    body=_object({"history": history, "item": text}),
                 )
             },
             "/healthz": {

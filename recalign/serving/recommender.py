@@ -2,15 +2,14 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recalign.domains import Domain
-from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.catalogue_model import CatalogueModel
+from recalign.engine.search.trie import EOS, PAD
 from recalign.errors import UserError
 from recalign.evaluation.data import Questions
 from recalign.runs.run import Run
@@ -18,6 +17,20 @@ from recalign.serving.ids import Ids
 
 EXAMPLES, EXAMPLE_ITEMS = 3, 5
 """Histories to begin with, and the items of each."""
+
+
+class Ranking(NamedTuple):
+    """The best items for each of m histories, best first.
+
+    Attributes:
+      items: int32[m, k], -1 in slots that no item is left for.
+      scores: float32[m, k], log-probabilities of their texts.
+      probabilities: float32[m, k], of each among the items of the catalogue, which have the sum 1.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    probabilities: np.ndarray
 
 
 class Recommender:
@@ -29,6 +42,7 @@ class Recommender:
         `ask.longest` tokens at most.
       model: the network over the catalogue.
       params: the network's.
+      item_tokens: int32[n, L], how the model writes each item, 0 padded.
       exact: scores every item of the catalogue, whatever the run's own options say.
     """
 
@@ -38,12 +52,14 @@ class Recommender:
         ask: Questions,
         model: CatalogueModel,
         params: Any,
+        item_tokens: np.ndarray,
         exact: bool = False,
     ):
         self.domain = domain
         self._ask = ask
         self._model = model
         self._params = params
+        self._item_tokens = item_tokens
         self._exact = True if exact else None
 
     @property
@@ -65,7 +81,7 @@ class Recommender:
 
     def recommend(
         self, histories: Sequence[Sequence[int]], k: int, include_seen: bool = False
-    ) -> Ranked:
+    ) -> Ranking:
         """The best k items for each history.
 
         Args:
@@ -73,44 +89,59 @@ class Recommender:
             fit its question, but none of them is recommended.
           k: how many, cut to the size of the catalogue.
           include_seen: also recommends items of the history.
-
-        Returns:
-          Items int32[m, k], -1 in slots that no item is left for, and their log-probabilities
-          float32[m, k].
         """
         excluded = [() if include_seen else history for history in histories]
         depth = min(k, self.domain.num_items)
-        asked = self._ask(histories)
-        return self._model.best(
-            self._params, asked.inputs, excluded, depth, self._exact, asked.given
-        )
+        inputs, given = self._ask(histories)
+        best = self._model.best(self._params, inputs, excluded, depth, self._exact, given)
+        items, scores = map(np.asarray, best)
+        return Ranking(items, scores, self._model.probabilities(self._params, inputs, items, given))
 
-    def rows(
-        self, items: np.ndarray, scores: np.ndarray, history: Sequence[int]
-    ) -> list[dict[str, Any]]:
-        """One ranking int32[k] as rows.
+    def looked_at(self, asked: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """How much of the decoder's attention each item of a history has as it writes an item.
+
+        See `retrieval.look_up_attention`. Words of the question beside the items have the rest, so
+        that the sum is 1 at most; an item that the model does not read has 0.
 
         Args:
-          items: as `recommend` gives them.
-          scores: likewise.
+          asked: histories, as for `recommend`, each with the item that is written.
+        """
+        inputs, given = self._ask([history for history, _ in asked])
+        rows = self._item_tokens[[item for _, item in asked]]
+        written = [row[(row != PAD) & (row != EOS)] for row in rows]
+        shares = self._model.attention(self._params, inputs, given, written)
+        return [
+            [float(share[place].sum()) for place in self._ask.places(history, question)]
+            for (history, _), question, share in zip(asked, inputs, shares, strict=True)
+        ]
+
+    def rows(
+        self, ranking: Ranking, place: int, history: Sequence[int], k: int | None = None
+    ) -> list[dict[str, Any]]:
+        """One history's ranking as rows.
+
+        Args:
+          ranking: of several.
+          place: which.
           history: that was asked about.
+          k: only the best so many; None for all.
 
         Returns:
           `rank` from 1, `score` and `probability`, `seen`, whether the history has it, and what
           `describe` tells.
         """
-        found, seen = items >= 0, set(history)
+        seen = set(history)
+        found = zip(*(values[place][:k].tolist() for values in ranking), strict=True)
         return [
             {
                 "rank": rank,
-                "score": float(score),
-                "probability": math.exp(score),
+                "score": score,
+                "probability": probability,
                 "seen": item in seen,
                 **self.describe(item),
             }
-            for rank, (item, score) in enumerate(
-                zip(items[found].tolist(), scores[found], strict=True), start=1
-            )
+            for rank, (item, score, probability) in enumerate(found, start=1)
+            if item >= 0
         ]
 
     def describe(self, item: int) -> dict[str, str]:
@@ -188,5 +219,6 @@ def of_run(run: Run, exact: bool = False) -> Recommender:
         ask=run.data.questions(examples.task),
         model=run.evaluation.catalogue_model(examples),
         params=run.restore()[1],
+        item_tokens=run.data.item_tokens(examples.task),
         exact=exact,
     )

@@ -48,6 +48,16 @@ class Ranking:
             scores[row, : len(found)] = [-item - len(history) for item in found]
         return Ranked(items, scores)
 
+    def probabilities(self, params, inputs, items, given=()) -> np.ndarray:
+        """The first item has a half, the next one a quarter, and so on."""
+        del params, inputs, given
+        return np.where(items >= 0, 0.5 ** (items + 1.0), 0)
+
+    def attention(self, params, inputs, given, items) -> np.ndarray:
+        """All on the first token of the question."""
+        del params, given, items
+        return np.eye(1, max(map(len, inputs))).repeat(len(inputs), axis=0)
+
 
 @pytest.fixture
 def params() -> dict:
@@ -68,7 +78,8 @@ def recommender(params) -> Recommender:
     )
     events = np.array([0, 1, 2, 3, 4, 0, 5], np.int32)
     domain = Domain("shop", items, np.array([0, 4, 7]), events)
-    return Recommender(domain, Ask(), Ranking(), params)
+    tokens = np.arange(1, count + 1)[:, None]
+    return Recommender(domain, Ask(), Ranking(), params, tokens)
 
 
 class Ask:
@@ -82,6 +93,9 @@ class Ask:
             inputs=[np.zeros(len(history), np.int32) for history in histories],
             given=[nothing] * len(histories),
         )
+
+    def places(self, history, inputs) -> list[slice]:
+        return [slice(place, place + 1) for place in range(len(history))]
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,20 @@ def test_a_history_by_clicks_is_answered(page, shown):
     wait(page, lambda: titles(page, "history") == titles(page, "ranked") == [])
 
 
+def test_what_the_model_looked_at_is_beside_the_history(page, shown):
+    for place in (1, 2):
+        click(page, f"#found li:nth-child({place}) button")
+    script = "return [...document.querySelectorAll('#history .why')].map((e) => e.textContent)"
+    wait(page, lambda: page.execute_script(script) == ["100 %", "0 %"])
+    note = page.find_element("id", "why-note")
+    assert shown[2] in note.text
+    click(page, "#ranked li:nth-child(2) button")
+    wait(page, lambda: shown[3] in note.text)
+    pressed = page.find_elements("css selector", "#ranked button[aria-pressed=true]")
+    assert [button.get_attribute("data-id") for button in pressed] == ["toy-3"]
+    assert len(page.find_elements("css selector", "#history .looked")) == 1
+
+
 def test_the_catalogue_is_searched_as_one_types(page, shown):
     page.find_element("id", "search").send_keys("puzzle")
     wait(page, lambda: titles(page, "found") == shown[:1])

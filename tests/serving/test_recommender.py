@@ -68,6 +68,36 @@ def test_questions_are_the_inputs_of_the_task(trained):
         assert 0 < full < len(asked)
 
 
+def test_every_item_of_a_history_is_found_in_its_question(trained, domain):
+    """The newest ones are, as they are written there; those that are cut off are not."""
+    examples = trained.retrieval_examples("test", None)
+    histories = [h.tolist() for h in np.split(examples.events, examples.offsets[1:-1])]
+    ask = trained.data.questions(examples.task)
+    cut = 0
+    for history, tokens in zip(histories, ask(histories).inputs, strict=True):
+        places = ask.places(history, tokens)
+        shown = [place for place in places if place.stop]
+        assert places == [slice(0, 0)] * (len(history) - len(shown)) + shown
+        texts = [trained.data.decode(tokens[place].tolist()) for place in shown]
+        for item, text in zip(history[len(history) - len(shown) :], texts, strict=True):
+            assert text.startswith(domain.item_ids[item])
+        question = trained.data.decode(tokens.tolist())
+        assert sum(question.count(domain.item_ids[item]) for item in {*history}) == len(shown)
+        assert [place.stop for place in shown[:-1]] == [place.start for place in shown[1:]]
+        cut += len(shown) < len(history)
+    assert 0 < cut < len(histories)
+
+
+def test_what_is_looked_at_is_at_most_all(recommender):
+    asked = [([3, 1, 4], 7), ([15], 15), (list(range(60)), 2)]
+    found = recommender.looked_at(asked)
+    assert [len(shares) for shares in found] == [3, 1, 60]
+    for shares in found:
+        assert 0 < sum(shares) < 1
+    assert found[2][0] == 0 < found[2][-1]
+    assert recommender.looked_at(asked[1:2])[0] == pytest.approx(found[1], abs=1e-6)
+
+
 def test_recommendations_are_what_evaluation_ranks(trained, recommender):
     examples = trained.retrieval_examples("test", None)
     every, unseen = trained.evaluation.catalogue_model(examples).rank(
@@ -114,6 +144,8 @@ def test_a_recipe_may_renormalise(tmp_path, folder):
     def total(model_dir, *options):
         answer = json.loads(run("recommend", "--model_dir", model_dir, *asked, *options))
         assert len(answer["items"]) == 60
+        # Whatever the scores are, these are of the catalogue's items alone.
+        assert sum(row["probability"] for row in answer["items"]) == pytest.approx(1, abs=1e-4)
         return sum(np.exp(row["score"]) for row in answer["items"])
 
     assert total(tmp_path) == pytest.approx(1, abs=1e-4)
@@ -128,7 +160,7 @@ def test_no_request_waits_for_a_compilation(recommender, compilations):
     with compilations() as found:
         service.warm_up()
         ready = len(found)
-        assert ready <= 2  # inputs have 96 tokens at most
+        assert ready <= 4  # inputs have 96 tokens at most, and what is found gets its probability
         for number in range(1, 101):
             history = rng.integers(0, 60, number).tolist()
             asked = Asked(history, 5, include_seen=number % 2 == 0)
@@ -196,8 +228,8 @@ def test_a_file_is_answered_line_by_line(folder, domain, tmp_path):
 
 
 def test_nothing_is_left_when_all_is_seen(recommender):
-    [items], [scores] = recommender.recommend([range(60)], 5)
-    assert recommender.rows(items, scores, range(60)) == []
+    ranked = recommender.recommend([range(60)], 5)
+    assert recommender.rows(ranked, 0, range(60)) == []
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_recommendations(port):
         (1, "toy-0", "#0", -2.0),
         (2, "toy-2", "#2", -4.0),
     ]
-    assert [row["probability"] for row in answer["items"]] == pytest.approx(np.exp([-2, -4]))
+    assert [row["probability"] for row in answer["items"]] == [0.5, 0.125]
     _, _, answer = recommend(port, history=["toy-1"], include_seen=True, k=5)
     assert [row["id"] for row in answer["items"]] == [f"toy-{i}" for i in range(5)]
     assert [row["id"] for row in answer["items"] if row["seen"]] == ["toy-1"]
@@ -64,6 +64,22 @@ def test_several_histories_are_answered_at_once(port, params):
     assert len(params["calls"]) <= 2
     alone = [recommend(port, history=history, k=2)[2]["items"] for history in histories]
     assert answer["rankings"] == alone
+
+
+def test_what_the_model_looked_at(port):
+    asked = {"history": ["toy-0", "toy-2"], "item": "toy-4"}
+    status, _, answer = ask(port, "POST", "/api/why", json.dumps(asked).encode(), JSON)
+    assert (status, answer) == (200, {"looked_at": [1.0, 0.0]})
+    for wrong, message in (
+        (asked | {"item": "toy-9"}, "toy-9"),
+        (asked | {"item": None}, "a history as a list of item ids"),
+        (asked | {"history": []}, "a history needs at least one item"),
+        (asked | {"history": ["toy-0"] * 101}, "at most 100 items"),
+        (asked | {"k": 3}, "unknown field 'k'"),
+    ):
+        status, _, answer = ask(port, "POST", "/api/why", json.dumps(wrong).encode(), JSON)
+        assert status == 400
+        assert message in answer["error"]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +151,7 @@ def test_the_interface_is_as_it_is_documented(port):
         "/api/items",
         "/api/recommend",
         "/api/recommend_batch",
+        "/api/why",
         "/healthz",
     }
 

@@ -245,6 +245,10 @@ class Attention(nn.Module):
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
         return constrain(x, "batch", "length", "heads", "kv")
 
+    def _tell(self, weights: Array) -> Array:
+        self.sow("intermediates", "weights", weights)
+        return weights
+
     def _drop(self, weights: Array) -> Array:
         """Drops keys for all queries of a head at once, as T5 does."""
         keep = 1.0 - self.config.dropout_rate
@@ -264,9 +268,12 @@ class Attention(nn.Module):
         bias: Array | None = None,
         deterministic: bool = True,
     ) -> Array:
-        """Queries from x [B,Q,E] on keys and values [B,S,H,D] -> [B,Q,E]."""
-        drop = {} if deterministic or not self.config.dropout_rate else {"drop": self._drop}
-        x = attend(self._split(self.query(x)), *keys_values, mask, bias, **drop)
+        """Queries from x [B,Q,E] on keys and values [B,S,H,D] -> [B,Q,E].
+
+        The weights [B,H,Q,S] are kept in the collection ``intermediates`` if that is mutable.
+        """
+        drop = self._tell if deterministic or not self.config.dropout_rate else self._drop
+        x = attend(self._split(self.query(x)), *keys_values, mask, bias, drop)
         return self.out(x.reshape(*x.shape[:-2], -1))
 
 

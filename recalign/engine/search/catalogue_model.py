@@ -16,6 +16,7 @@ from recalign.engine.search.beam_search import Ranked
 from recalign.engine.search.generation import generate_greedily
 from recalign.engine.search.inference import Inference
 from recalign.engine.search.retrieval import (
+    look_up_attention,
     rank_exactly,
     rank_exactly_all_and_unseen,
     retrieve,
@@ -91,6 +92,8 @@ class CatalogueModel:
         }
         self._score_all = compiled(score_all_items, **exact)
         self._score = compiled(score_items, renormalise=options.scoring_renormalise)
+        self._probability = compiled(score_items, renormalise=True)
+        self._look_up_attention = compiled(look_up_attention)
         self._generate = compiled(generate_greedily, "length")
 
     def rank(
@@ -189,9 +192,27 @@ class CatalogueModel:
           items: int32[m, C], positions in the catalogue.
           given: as in `rank`.
         """
+        rows = self._options.scoring_batch_size
+        return self._scores(self._score, params, inputs, items, given, rows)
 
+    def probabilities(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        items: np.ndarray,
+        given: Sequence[np.ndarray] = (),
+    ) -> np.ndarray:
+        """How likely an answer that is an item of the catalogue is each of some, float32[m, C].
+
+        Of all items they have the sum 1; 0 where there is no item. The arguments are those of
+        `score`; few histories are not padded to a whole batch.
+        """
+        rows = self._rows_for(len(inputs))
+        return np.exp(self._scores(self._probability, params, inputs, items, given, rows))
+
+    def _scores(self, function, params, inputs, items, given, rows: int) -> np.ndarray:
         def score(batch: Mapping[str, jax.Array]) -> jax.Array:
-            return self._score(
+            return function(
                 {"params": params},
                 batch["inputs"],
                 self._index,
@@ -201,9 +222,37 @@ class CatalogueModel:
 
         features = self._asked(inputs, given)
         features["items"] = Ragged(items, items.shape[1], NO_ITEM)
-        return over_examples(
-            score, features, self._partitioner, self._options.scoring_batch_size, "scoring"
-        )
+        return over_examples(score, features, self._partitioner, rows, "scoring")
+
+    def attention(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        given: Sequence[np.ndarray],
+        items: Sequence[np.ndarray],
+    ) -> np.ndarray:
+        """How much of the decoder's attention each token of a question has, float32[m, S].
+
+        Args:
+          params: the network's.
+          inputs: as in `rank`; S is the length that they are padded to.
+          given: as in `rank`.
+          items: int32[tokens] an example, the item that is written.
+        """
+
+        def look_up(batch: Mapping[str, jax.Array]) -> jax.Array:
+            answers = (batch["answers"], batch["written"])
+            return self._look_up_attention({"params": params}, batch["inputs"], *answers)
+
+        begun = [tokens[tokens != PAD] for tokens in given]
+        answers = [np.concatenate(both) for both in zip(begun, items, strict=True)]
+        longest = rung(max(map(len, answers)), 1)
+        features = self._asked(inputs) | {
+            "answers": Ragged(answers, longest, PAD),
+            "written": Ragged([np.ones(len(tokens), np.int32) for tokens in items], longest, PAD),
+        }
+        rows = self._rows_for(len(inputs))
+        return over_examples(look_up, features, self._partitioner, rows, "looking")
 
     def score_all(
         self, params: Any, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()
@@ -273,7 +322,8 @@ class CatalogueModel:
             inputs = np.full((rows, length), PAD, np.int32)
             excluded = np.full((rows, width), NO_ITEM, np.int32)
             begins = np.full((rows, given), PAD, np.int32)
-            self.best(params, inputs, excluded, depth, exact, begins)
+            found = self.best(params, inputs, excluded, depth, exact, begins)
+            self.probabilities(params, inputs, found.items, begins)
 
     def _asked(
         self, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()

@@ -64,15 +64,54 @@ def encode(
     mask = encoder_input_tokens > 0
     if given is None or not given.shape[1]:
         return Encoded(keys_values, mask, module.empty_cache(mask.shape[0], 1, 0))
-    # Each example's tokens end at the same position, where the search begins.
-    counts = jnp.sum(given != PAD, axis=1)
-    read = jnp.pad(given, ((0, 0), (1, 0)), constant_values=PAD)  # the start token, then these
-    first = given.shape[1] - counts
-    places = jnp.maximum(jnp.arange(given.shape[1]) - first[:, None], 0)
-    tokens = jnp.take_along_axis(read, places, axis=1)
+    tokens, first, last = _align(given)
     cache = module.apply(variables, tokens, first, keys_values, mask, method="prefill")
-    last = jnp.take_along_axis(read, counts[:, None], axis=1)[:, 0]
     return Encoded(keys_values, mask, cache, first, last)
+
+
+def _align(answers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What the decoder reads before the end of answers int32[B, G], 0 padded.
+
+    Returns:
+        All inputs but the last, int32[B, G], the start token first: each example's end at the same
+        position; int32[B], where they begin; and the last inputs, int32[B].
+    """
+    length, counts = answers.shape[1], jnp.sum(answers != PAD, axis=1)
+    read = jnp.pad(answers, ((0, 0), (1, 0)), constant_values=PAD)  # the start token, then these
+    first = length - counts
+    places = jnp.maximum(jnp.arange(length) - first[:, None], 0)
+    tokens = jnp.take_along_axis(read, places, axis=1)
+    return tokens, first, jnp.take_along_axis(read, counts[:, None], axis=1)[:, 0]
+
+
+def look_up_attention(
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    answers: jax.Array,
+    written: jax.Array,
+) -> jax.Array:
+    """How much the decoder looks at each token of a history as it writes an item, float32[B, S].
+
+    Means of cross-attention's weights over layers, heads and the item's tokens; their sum is 1.
+
+    Args:
+        module: the network.
+        variables: `{"params": …}`.
+        encoder_input_tokens: int32[B, S], 0 padded.
+        answers: int32[B, G], 0 padded: what is given, then the item.
+        written: int32[B, G], 0 padded: as many 1 as the item has tokens.
+    """
+    encoded = encode(module, variables, encoder_input_tokens)
+    tokens, first, _ = _align(answers)
+    inputs = (tokens, first, encoded.keys_values, encoded.mask)
+    _, kept = module.apply(variables, *inputs, method="prefill", mutable=["intermediates"])
+    layers = kept["intermediates"]["decoder"].values()
+    found = [layer["encoder_decoder_attention"]["weights"][0] for layer in layers]
+    weights = jnp.stack(found).astype(jnp.float32).mean(axis=(0, 2))  # [B, G, S]
+    count = jnp.sum(written, axis=1, keepdims=True)
+    last = jnp.arange(answers.shape[1]) >= answers.shape[1] - count
+    return jnp.einsum("bgs,bg->bs", weights, last / jnp.maximum(count, 1))
 
 
 def decoder_step(

@@ -16,8 +16,9 @@ from sentencepiece import sentencepiece_model_pb2
 
 from recalign.errors import UserError
 
+VOCABULARY = "spiece.model"
 FILES = (
-    "spiece.model",
+    VOCABULARY,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -44,7 +45,7 @@ def write(path: epath.Path, vocabulary: bytes) -> None:
         UserError: it is none, or of a kind that transformers does not know.
     """
     model = _without_sentinels(vocabulary)
-    (path / "spiece.model").write_bytes(model.SerializeToString(deterministic=True))
+    (path / VOCABULARY).write_bytes(model.SerializeToString(deterministic=True))
     (path / "tokenizer.json").write_text(json.dumps(_fast(model), ensure_ascii=False))
     config = {
         "tokenizer_class": "T5Tokenizer",

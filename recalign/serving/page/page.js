@@ -3,6 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 let bought = [];
+let asked = null; // the item of which it is shown what the model looked at
 let most = { history: 100, items: 20 };
 
 function element(tag, name, text = "") {
@@ -69,13 +70,16 @@ const search = latest(async (signal) => {
 });
 
 function showHistory() {
-  byId("history").replaceChildren(...bought.map((item, place) =>
-    choice("Remove", "×", place + 1, described(item), () => {
+  byId("history").replaceChildren(...bought.map((item, place) => {
+    const content = described(item);
+    content.append(element("span", "why under"));
+    return choice("Remove", "×", place + 1, content, () => {
       change(bought.toSpliced(place, 1));
       // The button is gone: whoever uses a keyboard goes on with the next one.
       const left = byId("history").querySelectorAll("button");
       (left[Math.min(place, left.length - 1)] ?? byId("search")).focus();
-    })));
+    });
+  }));
   byId("clear").hidden = byId("link-note").hidden = !bought.length;
   byId("empty").hidden = bought.length > 0;
 }
@@ -91,7 +95,32 @@ function showExamples(examples) {
   }));
 }
 
+// How much of the model's attention each item of the history had, beside it.
+const explain = latest(async (signal, item) => {
+  asked = item;
+  const { looked_at } = await ask("/api/why", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ history: bought.map((one) => one.id), item: item.id }),
+    signal,
+  });
+  const lines = [...byId("history").children];
+  if (looked_at.length !== lines.length) return; // the history has changed since
+  const highest = Math.max(...looked_at);
+  lines.forEach((line, place) => {
+    const share = looked_at[place];
+    line.querySelector(".why").textContent = `${Math.round(100 * share)} %`;
+    line.classList.toggle("looked", share > 0 && share === highest);
+  });
+  for (const button of byId("ranked").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", button.dataset.id === item.id);
+  }
+  byId("why-note").textContent =
+    `What the model looked at for ${named(item)}: the share of its attention. The words of the question have the rest.`;
+});
+
 const recommend = latest(async (signal) => {
+  byId("why-note").textContent = "";
   if (!bought.length) {
     byId("ranked").replaceChildren();
     return tell("Nothing to go by yet.");
@@ -109,6 +138,7 @@ const recommend = latest(async (signal) => {
       signal,
     });
     showRanked(items);
+    if (items.length) explain(items.find((item) => item.id === asked?.id) ?? items[0]);
   } finally {
     if (!signal.aborted) byId("ranked").classList.remove("waiting");
   }
@@ -116,14 +146,13 @@ const recommend = latest(async (signal) => {
 
 function showRanked(items) {
   const best = items.length ? items[0].probability : 1;
-  tell(items.length ? "Probability of being bought next, and its logarithm." : "Nothing is left to recommend.");
+  tell(items.length ? "Probability among all items, and the logarithm of the text’s. Choose one to see what the model looked at." : "Nothing is left to recommend.");
   const groups = [["Never bought before", false], ["Bought before", true]]
     .map(([name, seen]) => [name, items.filter((item) => item.seen === seen)])
     .filter(([, members]) => members.length);
   byId("ranked").replaceChildren(...groups.flatMap(([name, members]) => {
     const heading = element("h3", "group", name);
     const list = element("ol", "list");
-    list.tabIndex = 0;
     list.setAttribute("aria-label", name);
     list.append(...members.map((item) => ranked(item, best)));
     return [heading, list];
@@ -131,7 +160,11 @@ function showRanked(items) {
 }
 
 function ranked(item, best) {
-  const line = element("li", "item");
+  const line = element("li", "");
+  const button = element("button", "item");
+  button.type = "button";
+  button.dataset.id = item.id;
+  button.addEventListener("click", () => explain(item));
   const share = item.probability;
   const score = element("span", "score");
   score.append(element("span", "title-score", `${(100 * share).toFixed(share < 0.01 ? 2 : 1)} %`));
@@ -142,7 +175,8 @@ function ranked(item, best) {
   fill.value = best ? share / best : 0;
   track.append(fill);
   track.setAttribute("aria-hidden", "true");
-  line.append(element("span", "number", item.rank), described(item), score, track);
+  button.append(element("span", "number", item.rank), described(item), score, track);
+  line.append(button);
   line.dataset.id = item.id;
   return line;
 }

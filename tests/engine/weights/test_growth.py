@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import scipy.sparse
@@ -9,6 +10,9 @@ from flax import traverse_util
 
 from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.network.transformer import Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.search.catalogue_model import CatalogueModel
+from recalign.engine.search.inference import Inference
 from recalign.engine.weights.conversion import convert, load_params, open_weights
 from recalign.engine.weights.growth import HEAD, TABLE, NewTokens, rows_for
 from recalign.errors import UserError
@@ -94,6 +98,29 @@ def test_the_logits_of_what_was_known_are_unchanged(tmp_path, new, tied):
     after = logits(ROWS, moved, new)
     kept = np.r_[:FIRST, FIRST + NEW : FIRST + NEW + 100]
     np.testing.assert_allclose(after[..., kept], before[..., : FIRST + 100], rtol=1e-6)
+
+
+def test_a_search_over_new_tokens_finds_what_scoring_them_all_does(tmp_path, new):
+    """Items of two new tokens, and of one more where they collide, against teacher forcing."""
+    save_params(params(PADDED, False), tmp_path / "c", "hf")
+    module = Transformer(network(ROWS, False))
+    _, found = load_params(tmp_path / "c", module.config, new)
+    pairs = itertools.product(range(FIRST, FIRST + 3), range(FIRST + 3, FIRST + 6))
+    items = [[*pair, 1] for pair in pairs] + [[FIRST, FIRST + 6, n, 1] for n in (FIRST + 5, 3)]
+    questions = [np.array(row, np.int32) for row in ([7, FIRST + 1, 9, 1], [3, 1])]
+    options = Inference(num_beams=len(items), batch_size=2, length_multiple=4)
+    model = CatalogueModel(module, Partitioner(), items, options)
+    ranked = model.best(found, questions, None, len(items))
+    forced = jax.jit(lambda *tokens: module.apply({"params": found}, *tokens, enable_dropout=False))
+    targets = np.array([[*item, *[0] * (4 - len(item))] for item in items])
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    for question, order, scores in zip(questions, *ranked, strict=True):
+        asked = np.tile(question, (len(items), 1))
+        odds = jax.nn.log_softmax(forced(asked, shifted, targets))
+        taken = np.take_along_axis(odds, targets[..., None], axis=2)[..., 0]
+        expected = (taken * (targets > 0)).sum(axis=1)
+        np.testing.assert_array_equal(order, np.argsort(-expected, kind="stable"))
+        np.testing.assert_allclose(scores, np.sort(expected)[::-1], rtol=1e-5)
 
 
 def test_what_is_grown_already_stays(tmp_path, new):

@@ -7,12 +7,18 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import sentencepiece
 from etils import epath
 
 from recalign.domains import vocabulary
+from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.search.catalogue_model import CatalogueModel
+from recalign.engine.search.inference import Inference
 from recalign.engine.weights import tokenizer
-from recalign.engine.weights.conversion import convert
+from recalign.engine.weights.conversion import convert, load_params
+from recalign.engine.weights.growth import NewTokens, rows_for
 from recalign.errors import UserError
 from tests.engine.weights.test_hf import folder, logits
 
@@ -117,6 +123,51 @@ def test_the_folder_alone_answers_in_transformers(tmp_path, own):
     answer = model.generate(**found(["history: #127"], return_tensors="pt"), max_new_tokens=3)
     assert isinstance(found.decode(answer[0]), str)
     assert answer.max() < rows
+
+
+def test_an_extended_model_answers_in_transformers(tmp_path, extended):
+    """A T5 with item tokens: the same logits, and by constrained search the same items."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    first, number = tokenizer.count_added(extended)
+    rows = rows_for(first, number)
+    means = scipy.sparse.csr_matrix(np.random.default_rng(2).dirichlet(np.ones(9), number))
+    means.resize(number, first)
+    new = NewTokens(first, means)
+    source = folder(tmp_path / "t5", vocab_size=32128, emb_dim=8)
+    options = {"vocab_size": rows, "new": new, "find_vocabulary": lambda weights: extended}
+    convert(source, tmp_path / "hf", "hf", **options)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    config, params = load_params(tmp_path / "hf")
+    module = Transformer(T5Config(**config))
+    texts = [f"<a_{a}><b_{b}>" for a in range(6) for b in range(0, 40, 7)]
+    items = [found(text).input_ids for text in texts]
+    assert all(len(item) == 3 for item in items)  # two tokens and EOS
+    question = found("bought: <a_17><b_3> Red car; What is bought next?", return_tensors="pt")
+    targets = torch.tensor(items[:1])
+    with torch.no_grad():
+        expected = theirs(**question, labels=targets).logits.numpy()
+    inputs = np.asarray(question.input_ids)
+    shifted = np.pad(np.asarray(targets), ((0, 0), (1, 0)))[:, :-1]
+    tokens = (inputs, shifted, np.asarray(targets))
+    ours = module.apply({"params": params}, *tokens, enable_dropout=False)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+    def allowed(_, sofar):
+        begun = sofar.tolist()[1:]
+        going_on = [item[len(begun)] for item in items if item[: len(begun)] == begun != item]
+        return going_on or [0]
+
+    beams = {"num_beams": 10, "num_return_sequences": 10, "max_new_tokens": 3}
+    answers = theirs.generate(
+        **question, **beams, prefix_allowed_tokens_fn=allowed, length_penalty=0.0
+    )
+    wanted = [items.index(answer[1:].tolist()) for answer in answers]
+    search = Inference(num_beams=10, length_multiple=8)
+    model = CatalogueModel(module, Partitioner(), items, search)
+    best = model.best(params, [inputs[0].astype(np.int32)], None, 10)
+    assert best.items[0].tolist() == wanted
 
 
 def test_sentinels_are_no_pieces_of_the_file(tmp_path, own):
