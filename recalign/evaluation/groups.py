@@ -10,11 +10,13 @@ The first three part the examples, and so do the last two.
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
 from recalign.domains import Sequences
-from recalign.evaluation.outcomes import Evaluated, Ranks
+from recalign.evaluation.outcomes import Evaluated, Ranks, evaluate_lists
 from recalign.evaluation.report import GROUP_METRIC, GROUP_SIZE, GROUPS
 
 HEAD = 0.2
@@ -47,6 +49,37 @@ def group_examples(
     seen = has_history & np.isin(last * num_items + targets, known)
     cold, head = bought[targets] == 0, often[targets]
     return dict(zip(GROUPS, (cold, ~cold & ~head, head, seen, ~seen), strict=True))
+
+
+class Histories(Protocol):
+    """Those that were ranked for; see `RetrievalExamples` for the attributes."""
+
+    offsets: np.ndarray
+    events: np.ndarray
+
+
+def evaluate_rankings(
+    ranked: Mapping[str, np.ndarray],
+    train: Sequences,
+    num_items: int,
+    histories: Histories,
+    targets: np.ndarray,
+    users: np.ndarray,
+) -> Evaluated:
+    """Evaluates lists of the catalogue, int[m, K] by protocol, also by group.
+
+    Args:
+      ranked: the lists, see `outcomes.evaluate_lists`.
+      train: as for `group_examples`.
+      num_items: size of the catalogue.
+      histories: m of them.
+      targets: int[m], their next items.
+      users: int[m], whose histories they are.
+    """
+    found = Evaluated({}, {})
+    for protocol, lists in ranked.items():
+        found |= evaluate_lists(lists, targets, num_items, protocol, users)
+    return with_groups(found, train, num_items, histories.offsets, histories.events, targets)
 
 
 def with_groups(

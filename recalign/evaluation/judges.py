@@ -14,12 +14,11 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
-from recalign.evaluation.groups import with_groups
+from recalign.evaluation.groups import evaluate_rankings
 from recalign.evaluation.outcomes import (
     Evaluated,
     as_expected,
     evaluate_candidates,
-    evaluate_lists,
     evaluate_ratings,
 )
 
@@ -66,13 +65,11 @@ class RetrievalJudge:
         every, unseen = self._model.rank(
             params, examples.inputs, examples.offsets, examples.events, given=examples.given
         )
-        domain = examples.domain
-        asked = examples.targets, domain.num_items
-        found = evaluate_lists(every.items, *asked, "full", examples.users) | evaluate_lists(
-            unseen.items, *asked, "full_unseen", examples.users
+        ranked = {"full": every.items, "full_unseen": unseen.items}
+        train, num_items = examples.domain.train(), examples.domain.num_items
+        return evaluate_rankings(
+            ranked, train, num_items, examples, examples.targets, examples.users
         )
-        histories = examples.offsets, examples.events
-        return with_groups(found, domain.train(), domain.num_items, *histories, examples.targets)
 
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""

@@ -16,13 +16,14 @@ from recalign.evaluation.baselines.rankers import (
     DenseRanker,
     Histories,
     Ranker,
-    best_columns,
+    best_items,
     chunks,
+    make_seen_impossible,
 )
 from recalign.evaluation.examples import RetrievalExamples
-from recalign.evaluation.groups import with_groups
-from recalign.evaluation.metrics import CUTOFFS, EMPTY
-from recalign.evaluation.outcomes import Evaluated, evaluate_lists
+from recalign.evaluation.groups import evaluate_rankings
+from recalign.evaluation.metrics import CUTOFFS
+from recalign.evaluation.outcomes import Evaluated
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +89,13 @@ def choose_weights(scorers: Sequence[Scorer], held: RetrievalExamples) -> list[f
         np.concatenate([standardise(score(held, rows)) for rows in _pieces(number, num_items)])
         for score in scorers
     ]
-    _remove_seen(parts[0], held, slice(0, number))
+    make_seen_impossible(parts[0], held, slice(0, number))
     weights, best = [1.0] * len(scorers), -np.inf
     for _ in range(SWEEPS):
         before = list(weights)
         for place in range(1, len(scorers)):
-            others = _add(
-                parts[:place] + parts[place + 1 :], weights[:place] + weights[place + 1 :]
-            )
+            rest = [*range(place), *range(place + 1, len(scorers))]
+            others = _add([parts[i] for i in rest], [weights[i] for i in rest])
             for weight in WEIGHTS:
                 ndcg = _ndcg(others, weight, parts[place], targets)
                 if ndcg > best:
@@ -111,19 +111,14 @@ def evaluate_sum(
 ) -> Evaluated:
     """`full/…` and `full_unseen/…` of the sum, over the whole catalogue, also by group."""
     num_items, depth = examples.domain.num_items, max(CUTOFFS)
-    ranked = {name: np.full((len(examples), depth), EMPTY, np.int32) for name in _PROTOCOLS}
+    ranked = {name: np.empty((len(examples), depth), np.int32) for name in _PROTOCOLS}
     for rows in _pieces(len(examples), num_items):
         total = _add([standardise(score(examples, rows)) for score in scorers], weights)
         for lists in ranked.values():  # of all items, then of unseen ones
-            best = best_columns(total, min(depth, num_items))
-            possible = np.take_along_axis(total, best, axis=1) > -np.inf
-            lists[rows, : best.shape[1]] = np.where(possible, best, EMPTY)
-            _remove_seen(total, examples, rows)
-    found = Evaluated({}, {})
-    for protocol, lists in ranked.items():
-        found |= evaluate_lists(lists, examples.targets, num_items, protocol, examples.users)
-    histories = examples.offsets, examples.events
-    return with_groups(found, examples.domain.train(), num_items, *histories, examples.targets)
+            lists[rows] = best_items(total, depth)
+            make_seen_impossible(total, examples, rows)
+    train = examples.domain.train()
+    return evaluate_rankings(ranked, train, num_items, examples, examples.targets, examples.users)
 
 
 _PROTOCOLS = ("full", "full_unseen")
@@ -148,13 +143,6 @@ def _ndcg(others: np.ndarray, weight: float, part: np.ndarray, targets: np.ndarr
         hit = (ranks <= 10) & (own[:, 0] > -np.inf)
         gains += float(np.sum(hit / np.log2(ranks + 1)))
     return gains / len(targets)
-
-
-def _remove_seen(scores: np.ndarray, examples: RetrievalExamples, rows: slice) -> None:
-    """Makes the items of each history impossible, in place."""
-    bounds = examples.offsets[rows.start : rows.stop + 1]
-    owners = np.repeat(np.arange(len(scores)), np.diff(bounds))
-    scores[owners, examples.events[bounds[0] : bounds[-1]]] = -np.inf
 
 
 def _pieces(number: int, num_items: int) -> list[slice]:

@@ -1,6 +1,6 @@
 """Linear item-to-item rankers that are solved for, not trained: EASE, SLIT and TALE.
 
-Both hold one matrix B [N, N] over the catalogue, so that memory grows with its square; it is asked
+Each holds one matrix B [N, N] over the catalogue, so that memory grows with its square; it is asked
 for before it is taken. What they may choose, they choose by NDCG@10 on validation.
 """
 
@@ -21,6 +21,8 @@ from recalign.evaluation.baselines.rankers import (
     Histories,
     checked,
     chunks,
+    count_ages,
+    find_owners,
 )
 from recalign.progress import track
 
@@ -37,7 +39,7 @@ JUDGED = 5_000
 
 
 class _Choice(NamedTuple):
-    """A solution and what it was solved with; the first field orders them."""
+    """A solution, what it was solved with, and how well it does."""
 
     ndcg: float
     setting: tuple[float, ...]
@@ -71,10 +73,10 @@ class ItemToItem(DenseRanker):
         """See `DenseRanker`."""
         offsets, events = histories.offsets, histories.events
         num_items = len(self.weights)
-        owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        age = offsets[1:][owners] - 1 - np.arange(len(checked(offsets, events, num_items)))
+        checked(offsets, events, num_items)
         shape = (len(offsets) - 1, num_items)
-        read = _matrix(self.decay ** age.astype(float), owners, events, shape)
+        weights = self.decay ** count_ages(offsets).astype(float)
+        read = _matrix(weights, find_owners(offsets), events, shape)
         for rows in chunks(np.full(shape[0], num_items), CHUNK_ENTRIES):
             yield rows, read[rows] @ self.weights
 
@@ -82,26 +84,29 @@ class ItemToItem(DenseRanker):
         name, needed = type(self).__name__, check_memory(num_items, type(self).__name__)
         log.info("%s over %d items takes %.1f GiB of memory", name, num_items, needed / 2**30)
 
-    def _choose(
-        self,
-        solve: Callable[..., np.ndarray],
-        settings: Sequence[tuple[float, ...]],
-        best: _Choice | None = None,
-    ) -> _Choice:
-        """Solves for B with each of some settings; the best, also beside one found before."""
-        name = type(self).__name__
-        for setting in track(settings, name, "solve"):
-            self.weights = solve(*setting)
-            for decay in self._decays:
-                self.decay = decay
-                ndcg = self.unseen_ndcg(self._validation, self._targets)
-                log.info("%s %s, decay %.3f: validation %.5f", name, setting, decay, ndcg)
-                if best is None or ndcg > best.ndcg:
-                    best = _Choice(ndcg, setting, decay, self.weights)
-        return best
+    def _choose(self, solve: Callable[..., np.ndarray], *options: Sequence[float]) -> Self:
+        """Takes the best B of those that are solved for.
 
-    def _take(self, choice: _Choice) -> None:
-        self.setting, self.decay, self.weights = choice.setting, choice.decay, choice.weights
+        Args:
+          solve: gives a B for one option of each parameter.
+          *options: of each parameter, which are tried in turn: with the first ones of the
+            parameters after it, and the best ones of those before it.
+        """
+        name, best = type(self).__name__, None
+        setting = tuple(first for first, *_ in options)
+        for place, values in enumerate(options):
+            for value in track(values if best is None else values[1:], name, "solve"):
+                tried = (*setting[:place], value, *setting[place + 1 :])
+                self.weights = solve(*tried)
+                for decay in self._decays:
+                    self.decay = decay
+                    ndcg = self.unseen_ndcg(self._validation, self._targets)
+                    log.info("%s %s, decay %.3f: validation %.5f", name, tried, decay, ndcg)
+                    if best is None or ndcg > best.ndcg:
+                        best = _Choice(ndcg, tried, decay, self.weights)
+            setting = best.setting
+        _, self.setting, self.decay, self.weights = best
+        return self
 
 
 class EASE(ItemToItem):
@@ -135,9 +140,9 @@ class EASE(ItemToItem):
           UserError: the matrices do not fit into memory.
         """
         self._take_memory(num_items)
-        users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        checked(offsets, events, num_items)
         shape = (len(offsets) - 1, num_items)
-        taken = _matrix(np.ones(len(events)), users, checked(offsets, events, num_items), shape)
+        taken = _matrix(np.ones(len(events)), find_owners(offsets), events, shape)
         taken.data[:] = 1  # what a user took twice was added up
         gram = taken.T @ taken
 
@@ -147,8 +152,7 @@ class EASE(ItemToItem):
             np.fill_diagonal(inverse, 0)
             return inverse
 
-        self._take(self._choose(solve, [(penalty,) for penalty in self._penalties]))
-        return self
+        return self._choose(solve, self._penalties)
 
 
 class SLIT(ItemToItem):
@@ -198,11 +202,7 @@ class SLIT(ItemToItem):
             read = _matrix(np.maximum(np.exp(-ages / span), self._floor), rows, items, shape)
             return _regression(read, came_next, penalty)
 
-        first, *others = self._spans
-        best = self._choose(solve, [(penalty, first) for penalty in self._penalties])
-        penalty, _ = best.setting
-        self._take(self._choose(solve, [(penalty, span) for span in others], best))
-        return self
+        return self._choose(solve, self._penalties, self._spans)
 
 
 class TALE(ItemToItem):
@@ -261,13 +261,7 @@ class TALE(ItemToItem):
             read = _matrix(values, rows, events[entries], shape)
             return _regression(read, came_next, penalty)
 
-        (span, *spans), (floor, *floors) = self._spans, self._floors
-        best = self._choose(solve, [(penalty, span, floor) for penalty in self._penalties])
-        penalty, *_ = best.setting
-        best = self._choose(solve, [(penalty, other, floor) for other in spans], best)
-        _, span, _ = best.setting
-        self._take(self._choose(solve, [(penalty, span, other) for other in floors], best))
-        return self
+        return self._choose(solve, self._penalties, self._spans, self._floors)
 
 
 def fill_times(offsets: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -283,7 +277,7 @@ def fill_times(offsets: np.ndarray, times: np.ndarray) -> np.ndarray:
     Returns:
       float64[offsets[n]].
     """
-    sequences = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    sequences = find_owners(offsets)
     known = pd.Series(times, dtype=float)
     filled = known.groupby(sequences).ffill().groupby(sequences).bfill()
     return filled.fillna(known.median()).to_numpy()

@@ -6,7 +6,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from recalign.evaluation.baselines import rankers
-from recalign.evaluation.baselines.rankers import Histories, checked, chunks
+from recalign.evaluation.baselines.rankers import (
+    Histories,
+    checked,
+    chunks,
+    count_ages,
+    find_owners,
+)
 from recalign.evaluation.metrics import EMPTY
 
 DECAY = 0.7
@@ -70,11 +76,11 @@ class ItemCooccurrence:
     def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
         """See `Ranker`."""
         self.popularity = Popularity().fit(offsets, events, num_items)
-        users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         # Columns stand in order of popularity, so a tie is settled by the lower column.
         places = self.popularity.place[checked(offsets, events, num_items)]
         taken = sp.csr_matrix(
-            (np.ones(len(places)), (users, places)), shape=(len(offsets) - 1, num_items)
+            (np.ones(len(places)), (find_owners(offsets), places)),
+            shape=(len(offsets) - 1, num_items),
         )
         taken.data[:] = 1  # the constructor adds up what a user took twice
         norms = np.sqrt(np.maximum(np.asarray(taken.sum(axis=0)).ravel(), 1))
@@ -131,16 +137,14 @@ class ItemCooccurrence:
         `own` is an item's likeness to itself. At −∞ it drives whatever the history holds out of
         the positive scores.
         """
-        lengths = np.diff(offsets)
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        age = offsets[1:][owners] - 1 - np.arange(len(events))
         items, rows = np.unique(self.popularity.place[events], return_inverse=True)
         # Of the item-to-item matrix, only the rows that these histories need.
         cosine = (self.by_item[items] @ self.by_user).tocsr()
         of_row = np.repeat(items, np.diff(cosine.indptr))
         cosine.data[cosine.indices == of_row] = own
+        weights = self.decay ** count_ages(offsets).astype(float)
         weights = sp.csr_matrix(
-            (self.decay ** age.astype(float), (owners, rows)), shape=(len(lengths), len(items))
+            (weights, (find_owners(offsets), rows)), shape=(len(offsets) - 1, len(items))
         )
         return (weights @ cosine).tocsr()
 

@@ -82,11 +82,9 @@ class DenseRanker:
 
     def rank(self, histories: Histories, k: int, remove_seen: bool) -> np.ndarray:
         """See `Ranker`."""
-        ranked = np.full((len(histories.offsets) - 1, k), EMPTY, np.int32)
+        ranked = np.empty((len(histories.offsets) - 1, k), np.int32)
         for rows, scores in self._scores(histories, remove_seen):
-            best = best_columns(scores, min(k, scores.shape[1]))
-            possible = np.take_along_axis(scores, best, axis=1) > -np.inf
-            ranked[rows, : best.shape[1]] = np.where(possible, best, EMPTY)
+            ranked[rows] = best_items(scores, k)
         return ranked
 
     def score(self, histories: Histories, candidates: np.ndarray) -> np.ndarray:
@@ -113,12 +111,9 @@ class DenseRanker:
         self, histories: Histories, remove_seen: bool
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Scores float32[rows, N], a chunk of histories at a time; −∞ at what is removed."""
-        offsets, events = histories.offsets, histories.events
         for rows, scores in self.score_chunks(histories):
             if remove_seen:
-                bounds = offsets[rows.start : rows.stop + 1]
-                owners = np.repeat(np.arange(len(scores)), np.diff(bounds))
-                scores[owners, events[bounds[0] : bounds[-1]]] = -np.inf
+                make_seen_impossible(scores, histories, rows)
             yield rows, scores
 
 
@@ -162,6 +157,23 @@ def checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarr
     return events
 
 
+def find_owners(offsets: np.ndarray) -> np.ndarray:
+    """The sequence that each event is of, int64[events]; offsets int[n + 1] from 0."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def count_ages(offsets: np.ndarray) -> np.ndarray:
+    """How many events of its sequence are newer than each event, int64[events]."""
+    return offsets[1:][find_owners(offsets)] - 1 - np.arange(offsets[-1])
+
+
+def make_seen_impossible(scores: np.ndarray, histories: Histories, rows: slice) -> None:
+    """Sets the scores float[rows, N] of what some rows of the histories hold to −∞, in place."""
+    bounds = histories.offsets[rows.start : rows.stop + 1]
+    owners = np.repeat(np.arange(len(scores)), np.diff(bounds))
+    scores[owners, histories.events[bounds[0] : bounds[-1]]] = -np.inf
+
+
 def chunks(costs: np.ndarray, budget: int) -> list[slice]:
     """Cuts rows into runs whose costs add up to the budget at most, or single rows."""
     spent = np.concatenate([[0], np.cumsum(costs)])
@@ -170,6 +182,15 @@ def chunks(costs: np.ndarray, budget: int) -> list[slice]:
         most = np.searchsorted(spent, spent[cuts[-1]] + budget, side="right") - 1
         cuts.append(max(int(most), cuts[-1] + 1))
     return [slice(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def best_items(scores: np.ndarray, k: int) -> np.ndarray:
+    """The k best items of each row, int32[m, k], as `Ranker.rank` has them; −∞ is impossible."""
+    best = best_columns(scores, min(k, scores.shape[1]))
+    possible = np.take_along_axis(scores, best, axis=1) > -np.inf
+    ranked = np.full((len(scores), k), EMPTY, np.int32)
+    ranked[:, : best.shape[1]] = np.where(possible, best, EMPTY)
+    return ranked
 
 
 def best_columns(scores: np.ndarray, k: int) -> np.ndarray:

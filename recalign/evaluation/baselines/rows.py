@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recalign.domains import Domain, Sequences
+from recalign.domains import Domain, Sequences, Split
 from recalign.errors import UserError
 from recalign.evaluation import outcomes
 from recalign.evaluation.baselines import kept
@@ -24,7 +24,7 @@ from recalign.evaluation.examples import (
     RatingExamples,
     RetrievalExamples,
 )
-from recalign.evaluation.groups import with_groups
+from recalign.evaluation.groups import evaluate_rankings
 from recalign.evaluation.metrics import CUTOFFS
 from recalign.evaluation.outcomes import Evaluated, summarise
 from recalign.progress import track
@@ -36,49 +36,49 @@ Rows = dict[str, dict[str, float]]
 DAY = 86_400  # seconds, the unit of timestamps
 
 
+def _held(domain: Domain) -> tuple[Split, np.ndarray]:
+    """What a baseline chooses by: histories of validation, and their next items."""
+    held = domain.split("validation")
+    return held, held.targets
+
+
 def _bpr(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.factors import BPR
 
-    held = domain.split("validation")
-    return BPR(held, held.targets, seed=seed)
+    return BPR(*_held(domain), seed=seed)
 
 
 def _ease(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import EASE
 
-    held = domain.split("validation")
-    return EASE(held, held.targets)
+    return EASE(*_held(domain))
 
 
 def _slit(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import SLIT
 
-    held = domain.split("validation")
-    return SLIT(held, held.targets)
+    return SLIT(*_held(domain))
 
 
 def _tale(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import TALE, fill_times
 
-    held = domain.split("validation")
-    return TALE(held, held.targets, fill_times(domain.train().offsets, domain.train_times()) / DAY)
+    return TALE(*_held(domain), fill_times(domain.train().offsets, domain.train_times()) / DAY)
 
 
 def _sasrec(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
 
-    held = domain.split("validation")
-    return SASRecRanker(held, held.targets, Recipe(seed=seed))
+    return SASRecRanker(*_held(domain), Recipe(seed=seed))
 
 
 def _sasrec_prefixes(domain: Domain, seed: int, **sizes: Any) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
 
-    held = domain.split("validation")
     recipe = Recipe(seed=seed, prefixes=True, learning_rate=5e-4)
-    return SASRecRanker(held, held.targets, recipe, dim=64, num_heads=1, newest_first=True, **sizes)
+    return SASRecRanker(*_held(domain), recipe, dim=64, num_heads=1, newest_first=True, **sizes)
 
 
 def _bsarec(domain: Domain, seed: int) -> Ranker:
@@ -304,13 +304,12 @@ def evaluate_ranker(
     ranker: Ranker, train: Sequences, histories: Histories, targets: np.ndarray, num_items: int
 ) -> Evaluated:
     """`full/…` and `full_unseen/…` of a fitted ranker, also by group, of which `train` tells."""
-    found = Evaluated({}, {})
-    for protocol, remove_seen in (("full", False), ("full_unseen", True)):
-        ranked = ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
-        found |= outcomes.evaluate_lists(
-            ranked, targets, num_items, protocol, _users(histories, len(targets))
-        )
-    return with_groups(found, train, num_items, histories.offsets, histories.events, targets)
+    ranked = {
+        protocol: ranker.rank(histories, k=max(CUTOFFS), remove_seen=remove_seen)
+        for protocol, remove_seen in (("full", False), ("full_unseen", True))
+    }
+    users = _users(histories, len(targets))
+    return evaluate_rankings(ranked, train, num_items, histories, targets, users)
 
 
 def evaluate_choices(
