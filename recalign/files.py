@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recalign.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -18,6 +20,24 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file, local or in a bucket.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def read_parquet(path: Path) -> "pa.Table":

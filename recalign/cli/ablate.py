@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options, output_folder, parse_seeds
+from recalign.cli.options import (
+    data_dir_option,
+    gin_options,
+    output_option,
+    parse_names,
+    parse_seeds,
+    split_option,
+)
 from recalign.engine import preemption
 
 
@@ -25,19 +32,10 @@ from recalign.engine import preemption
     help="Files ablations/NAME.gin, included after the recipe; `recipe` is the recipe as it is.",
 )
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N")
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    callback=output_folder,
-    help="The folder of the runs.",
-)
-@click.option(
-    "--split",
-    default="validation",
-    show_default=True,
-    type=click.Choice(["validation", "test"]),
-    help="What the table is of. Decide on validation; test is looked at once, at the end.",
+@output_option("The folder of the runs.", folder=True)
+@split_option(
+    "validation",
+    "What the table is of. Decide on validation; test is looked at once, at the end.",
 )
 @click.option(
     "--domains",
@@ -61,8 +59,8 @@ def ablate(
     from recalign.runs import ablations as variations
     from recalign.runs import report
 
-    names = variations.known() if ablations == "all" else list(dict.fromkeys(ablations.split(",")))
-    chosen = list(dict.fromkeys(domains.split(","))) if domains else [None]
+    names = variations.known() if ablations == "all" else parse_names(ablations)
+    chosen = parse_names(domains) if domains else [None]
     folders = {domain: output / domain if domain else output for domain in chosen}
     for domain, folder in folders.items():
         variations.check(configure, names, numbers[0], folder, domain)

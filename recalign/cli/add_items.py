@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, modules_option
+from recalign.cli.options import SOURCE, data_dir_option, model_dir_option, modules_option
 from recalign.errors import UserError
 
 
@@ -19,7 +19,7 @@ from recalign.errors import UserError
 @modules_option
 @click.option(
     "--items",
-    type=click.Path(path_type=Path),
+    type=SOURCE,
     metavar="FILE",
     help="One row an item, in any format of `recalign prepare table`: item_id, title, brand, "
     "categories, or common other names of these.",

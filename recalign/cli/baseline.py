@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, output_file, parse_seeds
+from recalign.cli.options import data_dir_option, output_option, parse_seeds, split_option
 
 
 @click.command(
@@ -26,9 +26,7 @@ from recalign.cli.options import data_dir_option, output_file, parse_seeds
     "times.",
 )
 @click.option("--domain", required=True, help="A prepared domain.")
-@click.option(
-    "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
-)
+@split_option()
 @click.option(
     "--seeds",
     "--seed",
@@ -37,15 +35,15 @@ from recalign.cli.options import data_dir_option, output_file, parse_seeds
     metavar="N,N",
     help="Of what is random in a baseline; of several, a row is the mean.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    callback=output_file,
-    help='A JSON file that receives the numbers as "DOMAIN/NAME/SPLIT/PROTOCOL/METRIC", and as '
+@output_option(
+    'A JSON file that receives the numbers as "DOMAIN/NAME/SPLIT/PROTOCOL/METRIC", and as '
     '"DOMAIN/NAME/SPLIT/seconds" how long a fit took.',
+    required=False,
 )
 @data_dir_option
-def baseline(names: tuple[str, ...], domain: str, split: str, seeds: str, output: Path) -> None:
+def baseline(
+    names: tuple[str, ...], domain: str, split: str, seeds: str, output: Path | None
+) -> None:
     """Fits baselines to a domain and prints their metrics on a split.
 
     The whole catalogue is ranked, with and without the items of the history, and so are the stored

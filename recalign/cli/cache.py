@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options, output_folder
-from recalign.errors import UserError
+from recalign.cli.options import data_dir_option, gin_options, output_option
 
 COMMAND = "# recalign train --gin_file=…/train.gin --gin.MODEL_DIR=…\n"
 READS_TOKENS = """\
@@ -30,13 +29,7 @@ run.Run.eval_examples = None
 )
 @gin_options(required=True)
 @data_dir_option
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    callback=output_folder,
-    help="A new folder.",
-)
+@output_option("A new folder.", folder=True)
 def cache(configure, output: Path) -> None:
     """Writes what a recipe trains on and is judged by, in tokens.
 
@@ -44,8 +37,6 @@ def cache(configure, output: Path) -> None:
     train.gin, the recipe that reads them: the same training, number for number, on a machine that
     needs no TensorFlow. A longer training passes over the rows again, in another order each time.
     """
-    if output.exists():
-        raise UserError(f"{output} is there already: name another folder, or remove it")
     configure("MODEL_DIR=none")
 
     from recalign.runs import configuration, run

@@ -9,6 +9,7 @@ import click
 
 from recalign.cli.options import data_dir_option, modules_option, output_folder
 from recalign.errors import UserError
+from recalign.files import read_bytes
 
 if TYPE_CHECKING:
     from recalign.engine.weights.conversion import Weights
@@ -90,7 +91,7 @@ def convert(
         if item_tokens:
             return own if to == "hf" else None
         if vocabulary:
-            return _read(vocabulary)
+            return read_bytes(vocabulary)
         return _vocabulary_of(weights, modules) if to == "hf" else None
 
     weights = write(source, destination, to, vocab_size, find_vocabulary, new)
@@ -112,13 +113,6 @@ def _new_tokens(domain: str) -> "tuple[NewTokens, bytes]":
         raise UserError(f"domain {domain!r} was not prepared with --item_tokens: no row is new")
     vocabulary = path.read_bytes()
     return new_tokens(vocabulary, [found], ItemTokens()), vocabulary
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _vocabulary_of(weights: "Weights", modules: Sequence[str]) -> bytes | None:

@@ -6,25 +6,19 @@ import click
 
 from recalign.cli.options import (
     data_dir_option,
-    model_dir_option,
-    modules_option,
     multiprocess_options,
-    output_file,
-    step_option,
+    output_option,
+    parse_names,
+    run_options,
+    split_option,
 )
 from recalign.engine import preemption
 from recalign.errors import UserError
 
-_split = click.option(
-    "--split", default="test", show_default=True, type=click.Choice(["validation", "test"])
-)
-
 
 @click.command("eval")
-@model_dir_option
-@step_option
-@modules_option
-@_split
+@run_options
+@split_option()
 @click.option(
     "--beam_recall",
     "--beam-recall",
@@ -46,19 +40,14 @@ _split = click.option(
     help="The folder of another run, at the step that validation chose, or a baseline: prints what "
     "this run is ahead by, user by user.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    callback=output_file,
-    help='A JSON file that receives all rows as "TASK/ROW/SPLIT/PROTOCOL/METRIC".',
+@output_option(
+    'A JSON file that receives all rows as "TASK/ROW/SPLIT/PROTOCOL/METRIC".', required=False
 )
 @data_dir_option
 @preemption.listening()
 @multiprocess_options
 def evaluate(
-    model_dir: str,
-    step: str,
-    modules: tuple[str, ...],
+    load_run,
     split: str,
     beam_recall: int | None,
     together_with: str | None,
@@ -75,11 +64,10 @@ def evaluate(
 
     from recalign.engine import processes
     from recalign.evaluation.report import write_metrics
-    from recalign.runs.run import load
 
-    run = load(model_dir, step, modules)
+    run = load_run()
     if beam_recall is None:
-        names = list(dict.fromkeys(together_with.split(","))) if together_with else []
+        names = parse_names(together_with) if together_with else []
         report = run.evaluate(split, names, against)
         if output and processes.is_first():
             write_metrics(output, report.flat())
@@ -90,27 +78,12 @@ def evaluate(
 
 
 @click.command()
-@model_dir_option
-@step_option
-@modules_option
-@_split
+@run_options
+@split_option()
 @click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    callback=output_file,
-    help="A .jsonl file.",
-)
+@output_option("A .jsonl file.")
 @data_dir_option
-def infer(
-    model_dir: str,
-    step: str,
-    modules: tuple[str, ...],
-    split: str,
-    task: str | None,
-    output: Path,
-) -> None:
+def infer(load_run, split: str, task: str | None, output: Path) -> None:
     """Writes the predictions for every example of a split.
 
     One JSON line an example, with the source's item ids. Retrieval and ranking, in the order of the
@@ -119,8 +92,6 @@ def infer(
     `item`, `rating`, `answer` (the text), `written` (the number it is, or null) and `expected`.
     """
     from recalign.runs.added_items import with_added_items
-    from recalign.runs.run import load
 
-    run = with_added_items(load(model_dir, step, modules))
-    count = run.predict(split, output, task)
+    count = with_added_items(load_run()).predict(split, output, task)
     click.echo(f"{count} predictions written to {output}")

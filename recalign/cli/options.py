@@ -4,10 +4,14 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recalign.errors import UserError
+
+if TYPE_CHECKING:
+    from recalign.runs.run import Run
 
 DATA_DIR = "RECALIGN_DATA_DIR"
 
@@ -22,6 +26,33 @@ step_option = click.option(
     help="Which checkpoint; `best` is the one that is best on validation by BEST_METRIC.",
 )
 
+
+class _Source(click.ParamType):
+    """What is read: a local path, or one in a bucket, of which `Path` would take a slash away."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if "://" not in str(value):
+            return Path(value)
+        from etils import epath
+
+        return epath.Path(value)
+
+
+class _Output(click.Path):
+    """What is written, on local disk alone."""
+
+    def convert(self, value: Any, param: click.Parameter, ctx: click.Context) -> Path:
+        if "://" in str(value):
+            raise UserError(
+                f"{param.opts[0]} {value}: only local disk is written to; copy it to a bucket "
+                "afterwards"
+            )
+        return super().convert(value, param, ctx)
+
+
+SOURCE = _Source()
 modules_option = click.option(
     "--module",
     "modules",
@@ -30,6 +61,48 @@ modules_option = click.option(
     help="A module of yours that the run's config.gin may import, such as the one that registers "
     "its tasks. May be given several times.",
 )
+
+
+def combine(*options: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:
+    """A decorator that adds several options; help lists them in this order."""
+    return lambda command: functools.reduce(lambda c, option: option(c), options[::-1], command)
+
+
+def split_option(default: str = "test", help: str | None = None) -> Callable[[Callable], Callable]:
+    """`--split`, of what is held out."""
+    splits = click.Choice(["validation", "test"])
+    return click.option("--split", default=default, show_default=True, type=splits, help=help)
+
+
+def output_option(
+    help: str, folder: bool = False, required: bool = True
+) -> Callable[[Callable], Callable]:
+    """`--output`, a file or a folder; what is wrong with it is told before any work."""
+    check = output_folder if folder else output_file
+    return click.option(
+        "--output", required=required, type=_Output(path_type=Path), callback=check, help=help
+    )
+
+
+def run_options(command: Callable) -> Callable:
+    """Adds what names a run and its checkpoint; the command is given `load_run()`."""
+
+    @combine(model_dir_option, step_option, modules_option)
+    @functools.wraps(command)
+    def wrapped(*args, model_dir: str, step: str, modules: tuple[str, ...], **kwargs):
+        def load_run() -> "Run":
+            from recalign.runs.run import load
+
+            return load(model_dir, step, modules)
+
+        return command(*args, load_run=load_run, **kwargs)
+
+    return wrapped
+
+
+def parse_names(names: str) -> list[str]:
+    """The names in `a,b,c`, each once."""
+    return list(dict.fromkeys(names.split(",")))
 
 
 def parse_seeds(seeds: str) -> list[int]:

@@ -9,27 +9,9 @@ from typing import Any
 
 import click
 
+from recalign.cli.options import SOURCE, combine, data_dir_option
 from recalign.errors import UserError
 
-FILE = click.Path(path_type=Path)
-
-
-class _Source(click.ParamType):
-    """What is read: a local path, or one in a bucket, of which `Path` would take a slash away."""
-
-    name = "path"
-
-    def convert(
-        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
-    ) -> Path:
-        if "://" not in str(value):
-            return Path(value)
-        from etils import epath
-
-        return epath.Path(value)
-
-
-SOURCE = _Source()
 # Those that are columns of the item table.
 ITEM_ROLES = ("title", "brand", "categories", "catalogue_item")
 ROLES = {
@@ -43,30 +25,23 @@ ROLES = {
 }
 
 
-def _spellings(name: str) -> list[str]:
-    """An option with underscores and with hyphens, the given spelling first."""
-    word = name.removeprefix("--")
-    return list(
-        dict.fromkeys(f"--{w}" for w in (word, word.replace("-", "_"), word.replace("_", "-")))
-    )
-
-
 def _option(name: str, **settings: Any) -> Callable:
-    return click.option(*_spellings(name), **settings)
+    """An option that may be spelled with underscores or hyphens; the given spelling comes first."""
+    word = name.removeprefix("--")
+    spellings = (word, word.replace("-", "_"), word.replace("_", "-"))
+    return click.option(*dict.fromkeys(f"--{spelling}" for spelling in spellings), **settings)
 
 
 def _column_options(kind: str) -> Callable:
     """--user-KIND … --categories-KIND, as parameters user_KIND …."""
-
-    def decorate(command: Callable) -> Callable:
-        rows = [(role, f"column of the {text}") for role, text in ROLES.items()]
-        rows.append(("catalogue_item", "column of the item id in the item table, if it differs"))
-        for role, text in reversed(rows):
-            option = f"--{role.replace('_', '-')}-{kind}"
-            command = _option(option, metavar="COLUMN", help=f"C{text[1:]}.")(command)
-        return command
-
-    return decorate
+    texts = {role: f"Column of the {text}." for role, text in ROLES.items()}
+    texts["catalogue_item"] = "Column of the item id in the item table, if it differs."
+    return combine(
+        *(
+            _option(f"--{role.replace('_', '-')}-{kind}", metavar="COLUMN", help=text)
+            for role, text in texts.items()
+        )
+    )
 
 
 def _parse_sizes(
@@ -81,24 +56,20 @@ def _parse_sizes(
     return int(levels), int(number)
 
 
-def _beam_options(command: Callable) -> Callable:
-    options = [
-        _option(
-            "--beam",
-            is_flag=True,
-            help="Prepare more interactions than memory holds, by Apache Beam. They should be in "
-            "files of some hundred MB, each read by one worker. The domain is the same.",
-        ),
-        _option(
-            "--beam_pipeline_options",
-            metavar="NAME=VALUE,…",
-            help="Options of Beam: runner=FlinkRunner, …; temp_location=gs://… is the folder that "
-            "workers on several machines share.  [default: the DirectRunner]",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_beam_options = combine(
+    _option(
+        "--beam",
+        is_flag=True,
+        help="Prepare more interactions than memory holds, by Apache Beam. They should be in "
+        "files of some hundred MB, each read by one worker. The domain is the same.",
+    ),
+    _option(
+        "--beam_pipeline_options",
+        metavar="NAME=VALUE,…",
+        help="Options of Beam: runner=FlinkRunner, …; temp_location=gs://… is the folder that "
+        "workers on several machines share.  [default: the DirectRunner]",
+    ),
+)
 
 
 def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
@@ -126,12 +97,7 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
             help="Seed of the item ids, a random permutation of the catalogue"
             + (", and of the shop itself." if name else "."),
         ),
-        _option(
-            "--data_dir",
-            type=FILE,
-            help="Where prepared domains live.  [default: $RECALIGN_DATA_DIR, else "
-            "~/.cache/recalign]",
-        ),
+        data_dir_option,
         _option(
             "--vocabulary",
             metavar="PATH",
@@ -188,13 +154,7 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
                 "time.",
             )
         )
-
-    def decorate(command: Callable) -> Callable:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    return combine(*options)
 
 
 @click.group()
@@ -280,20 +240,16 @@ def table(interactions: Path, items: Path | None, **options: Any) -> None:
     _prepare("table", read, sources, "column", options, shard=shard)
 
 
-def _amazon_options(command: Callable) -> Callable:
-    options = [
-        click.option("--reviews", type=SOURCE, required=True, help="The reviews."),
-        click.option("--meta", type=SOURCE, help="The metadata of the items."),
-        _option(
-            "--all_items",
-            is_flag=True,
-            help="Make every item of the metadata a part of the catalogue, not only those that "
-            "were reviewed.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_amazon_options = combine(
+    click.option("--reviews", type=SOURCE, required=True, help="The reviews."),
+    click.option("--meta", type=SOURCE, help="The metadata of the items."),
+    _option(
+        "--all_items",
+        is_flag=True,
+        help="Make every item of the metadata a part of the catalogue, not only those that were "
+        "reviewed.",
+    ),
+)
 
 
 def _prepare_amazon(
@@ -352,7 +308,7 @@ def amazon2023(reviews: Path, meta: Path | None, all_items: bool, **options: Any
 @prepare.command(epilog="\b\nExample:\n  recalign prepare movielens --path ml-1m.zip --name ml_1m")
 @click.option(
     "--path",
-    type=FILE,
+    type=click.Path(path_type=Path),
     required=True,
     help="The folder, or the zip archive, which is read in place, or the file of ratings.",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, modules_option, step_option
+from recalign.cli.options import data_dir_option, run_options
 from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
@@ -25,9 +25,7 @@ WIDTH, NARROW = 120, 12
     "  recalign recommend --model_dir runs/toyshop --user user-0017 --k 5 --json\n"
     "  recalign recommend --model_dir runs/toyshop --histories carts.jsonl > ranked.jsonl"
 )
-@model_dir_option
-@step_option
-@modules_option
+@run_options
 @click.option("--history", metavar="ITEM,ITEM,…", help="Item ids, oldest first.")
 @click.option("--user", help="All that a user has bought, held-out items included.")
 @click.option(
@@ -45,9 +43,7 @@ WIDTH, NARROW = 120, 12
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @data_dir_option
 def recommend(
-    model_dir: str,
-    step: str,
-    modules: tuple[str, ...],
+    load_run,
     history: str | None,
     user: str | None,
     histories: Path | None,
@@ -66,14 +62,13 @@ def recommend(
         raise UserError("recommend to whom? Give one of --history, --user and --histories")
 
     from recalign.runs.added_items import with_added_items
-    from recalign.runs.run import load
     from recalign.serving import histories as history_files
     from recalign.serving.recommender import of_run
 
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:
         asked = history_files.read(histories)
-    recommender = of_run(with_added_items(load(model_dir, step, modules)), exact)
+    recommender = of_run(with_added_items(load_run()), exact)
     if user is not None:
         found = [recommender.history_of_user(user)]
     else:

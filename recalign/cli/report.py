@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, output_file
+from recalign.cli.options import data_dir_option, output_option
 
 
 @click.command(
@@ -14,13 +14,7 @@ from recalign.cli.options import data_dir_option, output_file
     "  recalign report runs/one runs/other --output compared.html"
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    callback=output_file,
-    help="The .html file.",
-)
+@output_option("The .html file.")
 @data_dir_option
 def report(runs: tuple[Path, ...], output: Path) -> None:
     """Writes one page about one or several runs, for people to look at.

@@ -2,18 +2,16 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, model_dir_option, modules_option, step_option
+from recalign.cli.options import data_dir_option, run_options
 from recalign.errors import UserError
 
 
 @click.command(epilog="\b\nExample:\n  recalign serve --model_dir runs/toyshop")
-@model_dir_option
-@step_option
-@modules_option
+@run_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535))
 @data_dir_option
-def serve(model_dir: str, step: str, modules: tuple[str, ...], host: str, port: int) -> None:
+def serve(load_run, host: str, port: int) -> None:
     """Serves a page: search the catalogue, click a history together, see what is recommended.
 
     The page asks /api/items?q=… and /api/recommend, which others may use as well. There is no
@@ -27,12 +25,11 @@ def serve(model_dir: str, step: str, modules: tuple[str, ...], host: str, port: 
         ) from error
 
     from recalign.runs.added_items import with_added_items
-    from recalign.runs.run import load
     from recalign.serving.app import Limits
     from recalign.serving.recommender import of_run
 
     with server.listen(host, port) as bound:
-        recommender = of_run(with_added_items(load(model_dir, step, modules)))
+        recommender = of_run(with_added_items(load_run()))
         web = server.make_server(recommender, host, Limits())
         bound.listen()  # from here on nobody is refused, be it a moment before the server runs
         address = f"[{host}]" if ":" in host else host

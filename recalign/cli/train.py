@@ -78,6 +78,9 @@ def train(
     """
     steps = _steps(profile) if profile else range(0)
     if dry_run:
+        if profile or accept_changes:
+            idle = "profile" if profile else "accept_changes"
+            raise UserError(f"--{idle} is about training, and --dry_run trains nothing")
         return _dry_run(configure, topology, explain)
     if topology or explain:
         raise UserError(f"--{'topology' if topology else 'explain'} is for --dry_run")

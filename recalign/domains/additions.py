@@ -1,7 +1,6 @@
 """Items that come to a prepared domain later: what was prepared stays as it is."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -92,5 +91,4 @@ def write(domain: Domain, folder: Path) -> None:
         "items": domain.num_items,
         "fingerprint": digest(dataclasses.replace(domain, path=folder, keys=domain.user_keys)),
     }
-    text = json.dumps(found, indent=2, ensure_ascii=False)
-    (folder / storage.STATISTICS).write_text(text + "\n", encoding="utf-8")
+    storage.write_statistics(found, folder)

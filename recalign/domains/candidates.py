@@ -41,10 +41,16 @@ def num_negatives(train: tuple[np.ndarray, np.ndarray], num_items: int, held_out
     lengths = np.diff(offsets)
     if num_items - held_out - lengths.max() >= NEGATIVES:
         return NEGATIVES
+    most = int(count_distinct(offsets, events, num_items).max())
+    return int(np.clip(num_items - held_out - most, 0, NEGATIVES))
+
+
+def count_distinct(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarray:
+    """How many different items each user has, int64[users]; arguments as for `num_negatives`."""
+    lengths = np.diff(offsets)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     pairs = np.unique(owners * np.int64(num_items) + events)
-    most = int(np.bincount(pairs // num_items).max())
-    return int(np.clip(num_items - held_out - most, 0, NEGATIVES))
+    return np.bincount(pairs // num_items, minlength=len(lengths))
 
 
 def draw(

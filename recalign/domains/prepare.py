@@ -111,6 +111,7 @@ def prepare(
       UserError: bad input, or a different domain of that name is there and may not be replaced.
     """
     storage.check_name(request.name)
+    storage.check_local(request.folder)
     if request.vocabulary and request.vocab_size:
         raise UserError("--vocabulary copies a vocabulary and --vocab_size trains one: give one")
     _check_ids(request)
@@ -254,11 +255,8 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
 def _all_have_all(domain: Domain) -> bool:
     """Whether nobody with two train events or more has an item left that is not among them."""
     offsets, events = domain.train()
-    lengths = np.diff(offsets)
-    owners = np.repeat(np.arange(domain.num_users), lengths)
-    pairs = np.unique(owners * np.int64(domain.num_items) + events)
-    distinct = np.bincount(pairs // domain.num_items, minlength=domain.num_users)
-    return bool((distinct[lengths >= 2] == domain.num_items).all())
+    distinct = candidates.count_distinct(offsets, events, domain.num_items)
+    return bool((distinct[np.diff(offsets) >= 2] == domain.num_items).all())
 
 
 def _identity(request: Request) -> dict:

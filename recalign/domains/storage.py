@@ -53,6 +53,14 @@ def check_name(name: str) -> None:
         )
 
 
+def check_local(folder: Path) -> None:
+    """Raises a UserError where a domain is to be written into a bucket."""
+    if "://" in os.fspath(folder):
+        raise UserError(
+            f"{folder}: domains are prepared on local disk; prepare it there and copy its folder"
+        )
+
+
 def read_statistics(folder: Path) -> dict | None:
     """The statistics of the domain in a folder; None where there is no prepared domain."""
     try:
@@ -162,6 +170,11 @@ def write(domain: Domain, folder: Path) -> None:
         # The lists are read from where they were just written.
         "fingerprint": digest(dataclasses.replace(domain, path=folder)),
     }
+    write_statistics(statistics, folder)
+
+
+def write_statistics(statistics: dict, folder: Path) -> None:
+    """Writes `statistics.json` into the folder of a domain that is being written."""
     text = json.dumps(statistics, indent=2, ensure_ascii=False)
     (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
 
@@ -211,10 +224,7 @@ def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
       UserError: nothing can be written there, or `target` exists at the end and must not be
         overwritten.
     """
-    if "://" in os.fspath(target):
-        raise UserError(
-            f"{target}: domains are prepared on local disk; prepare it there and copy its folder"
-        )
+    check_local(target)
     mark = uuid.uuid4().hex[:8]
     fresh = target.with_name(f".{target.name}.partial-{mark}")
     old = target.with_name(f".{target.name}.old-{mark}")

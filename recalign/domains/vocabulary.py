@@ -13,6 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from recalign import prompts
 from recalign.errors import UserError
+from recalign.files import read_bytes
 
 FILE_NAME = "spiece.model"
 T5 = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -36,10 +37,7 @@ def copy(source: str | os.PathLike, folder: Path, pieces: Sequence[str] = ()) ->
     Raises:
       UserError: the file cannot be read, or is no SentencePiece model with T5's special ids.
     """
-    try:
-        model = epath.Path(source).read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror}") from error
+    model = read_bytes(epath.Path(source))
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:

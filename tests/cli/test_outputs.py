@@ -57,3 +57,17 @@ def test_a_run_is_not_begun_where_it_cannot_be_written():
     arguments = ("train", "--gin_file=toyshop.gin", "--gin.MIXTURE_OR_TASK_NAME=toyshop_aligned")
     told = message(*arguments, "--gin.MODEL_DIR=file/run")
     assert told == "MODEL_DIR is file/run, where no run can be written: Not a directory"
+
+
+@pytest.mark.parametrize("command", ["infer", "baseline", "cache", "ablate"])
+def test_what_is_written_is_on_local_disk(command, tmp_path):
+    told = message(*(FILES | FOLDERS)[command], "gs://bucket/new")
+    assert told.startswith("--output gs://bucket/new: ")
+    assert "local disk" in told
+    assert not (tmp_path / "gs:").exists()
+
+
+def test_a_domain_is_prepared_on_local_disk(tmp_path):
+    told = message("prepare", "toyshop", "--data_dir", "gs://bucket")
+    assert told.startswith("gs://bucket/toyshop: domains are prepared on local disk")
+    assert not (tmp_path / "gs:").exists()
