@@ -6,13 +6,37 @@ import numpy as np
 import pandas as pd
 
 from recalign.domains import cleaning, values
-from recalign.domains.raw import RawDomain
+from recalign.domains.raw import RawDomain, read_interactions
 from recalign.domains.source import Source, resolve, unused
 from recalign.errors import shown
 
 TEXT_COLUMNS = ("title", "brand", "categories")
 COLUMNS = ("key", *TEXT_COLUMNS)
 ROLES = ("item", *TEXT_COLUMNS)
+
+
+def read_domain(
+    interactions: Source,
+    items: Source | None,
+    chosen: Mapping[str, str | None],
+    number_columns: Sequence[str] = (),
+) -> RawDomain:
+    """The domain of a table of interactions and, if there is one, a table of items.
+
+    Args:
+      interactions: one row an event.
+      items: one row an item.
+      chosen: as for `read_items`.
+      number_columns: of the items, as for `read_items`.
+
+    Raises:
+      UserError: naming file, line or row, and field of what is wrong.
+    """
+    domain = RawDomain()
+    read_interactions(interactions, chosen, domain)
+    if items is not None:
+        read_items(items, chosen, domain, number_columns)
+    return domain
 
 
 def read_items(

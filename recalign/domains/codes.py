@@ -283,11 +283,7 @@ def known_vectors(
     Of an item that nobody bought, a source that reads events knows nothing or half: it is the mean
     of the `NEIGHBOURS` bought items whose texts are nearest; an item without a text has 0.
 
-    Args:
-      source: as for `vectors.item_vectors`.
-      items: the catalogue in index order.
-      offsets: of train, as for `vectors.co_occurrence_vectors`.
-      events: of train.
+    Arguments are those of `vectors.item_vectors`; events are of train.
 
     Raises:
       UserError: as for `vectors.item_vectors`, or nothing is known of any item.

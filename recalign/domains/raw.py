@@ -29,8 +29,8 @@ class RawDomain:
       warnings: sentences for the user.
     """
 
-    interactions: pd.DataFrame
-    items: pd.DataFrame | None
+    interactions: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    items: pd.DataFrame | None = None
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     columns: dict[str, dict[str, str] | list[str]] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)

@@ -184,7 +184,7 @@ def _read_source(
         parts.append(dataclasses.replace(part, items=np.zeros(0, object)))
     columns = _merge_columns(source, parts)
     names = dict.fromkeys(name for part in parts for name in part.names)
-    domain = RawDomain(pd.DataFrame(), None)
+    domain = RawDomain()
     missing = {role: sum(part.missing.get(role, part.rows) for part in parts) for role in columns}
     ignored = [name for name in names if name not in columns.values()]
     path = source.path if len(parts) > 1 else source.parts[0]

@@ -151,11 +151,7 @@ def explained_text_vectors(
     their part, they are Q times the first eigenvectors of QᵀAQ. An item that nobody bought has
     a vector too, by its words.
 
-    Args:
-      items: the catalogue in index order.
-      offsets: as for `co_occurrence_vectors`; of train.
-      events: as for `co_occurrence_vectors`.
-      size: at most so many components; a small catalogue has fewer.
+    Arguments are those of `text_vectors` and `co_occurrence_vectors`.
     """
     texts = text_vectors(items, EXPLAINING).astype(np.float64)
     basis, _ = np.linalg.qr(texts - texts.mean(axis=0))

@@ -10,8 +10,6 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from recalign.domains import catalogue, raw
 from recalign.domains.readers import jsonlines, opening
 from recalign.domains.source import ShardedSource, Source
@@ -109,7 +107,7 @@ def read(
     Raises:
       UserError: naming file and line of what is wrong.
     """
-    domain = raw.RawDomain(pd.DataFrame(), None)
+    domain = raw.RawDomain()
     raw.read_interactions(jsonlines.read(reviews, edition.reviews), edition.chosen, domain)
     if meta is not None:
         read_meta(edition, meta, all_items, domain)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from recalign.domains import catalogue, raw
+from recalign.domains import catalogue
+from recalign.domains.raw import RawDomain
 from recalign.domains.readers import delimited, opening, recbole
 from recalign.domains.source import Source
 from recalign.errors import UserError
@@ -54,7 +55,7 @@ class Layout(NamedTuple):
 Content = Callable[[], bytes]
 
 
-def read(path: Path) -> raw.RawDomain:
+def read(path: Path) -> RawDomain:
     """Reads the ratings and the movies.
 
     Titles stay as they are ("Matrix, The (1999)"), genres become the categories, and the year of
@@ -69,12 +70,8 @@ def read(path: Path) -> raw.RawDomain:
     """
     layout, files = _find(path)
     ratings, *movies = [File(f"{path}: {name}", open_()) for name, open_ in files]
-    domain = raw.RawDomain(pd.DataFrame(), None)
-    raw.read_interactions(layout.parse_ratings(ratings), {}, domain)
-    for file in movies:
-        table, number_columns = layout.parse_movies(file)
-        catalogue.read_items(table, {}, domain, number_columns)
-    return domain
+    table, number_columns = layout.parse_movies(*movies) if movies else (None, [])
+    return catalogue.read_domain(layout.parse_ratings(ratings), table, {}, number_columns)
 
 
 def list_sources(path: Path) -> dict[str, Path]:

@@ -228,11 +228,8 @@ def hash_source(path: Path) -> str:
     """
     digests = []
     for part in find_parts(path):
-        digest = hashlib.sha256()
         with open_file(part) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        digests.append(digest.hexdigest())
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

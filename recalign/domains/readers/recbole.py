@@ -9,9 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
-from recalign.domains import catalogue, raw
+from recalign.domains import catalogue
+from recalign.domains.raw import RawDomain
 from recalign.domains.readers import delimited, opening
 from recalign.domains.source import Source, concatenate
 from recalign.errors import UserError, shown
@@ -21,7 +20,7 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 
 def read(
     inter: Path, item: Path | None = None, columns: Mapping[str, str | None] | None = None
-) -> raw.RawDomain:
+) -> RawDomain:
     """Reads a pair of atomic files, each perhaps in parts (`opening.find_parts`).
 
     Args:
@@ -34,13 +33,9 @@ def read(
     Raises:
       UserError: naming file, line and field of what is wrong.
     """
-    chosen = dict(columns or {})
-    domain = raw.RawDomain(pd.DataFrame(), None)
-    raw.read_interactions(_read_atomic(inter, ".inter")[0], chosen, domain)
-    if item is not None:
-        table, floats = _read_atomic(item, ".item")
-        catalogue.read_items(table, chosen, domain, number_columns=floats)
-    return domain
+    interactions, _ = _read_atomic(inter, ".inter")
+    items, floats = (None, []) if item is None else _read_atomic(item, ".item")
+    return catalogue.read_domain(interactions, items, columns or {}, floats)
 
 
 def _read_atomic(path: Path, suffix: str) -> tuple[Source, list[str]]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
-import pandas as pd
 import pyarrow as pa
 from pyarrow import feather, orc, parquet
 
-from recalign.domains import catalogue, raw
+from recalign.domains import catalogue
+from recalign.domains.raw import RawDomain
 from recalign.domains.readers import delimited, jsonlines, opening
 from recalign.domains.source import ShardedSource, Source, concatenate, convert_arrow
 from recalign.errors import UserError
@@ -39,7 +39,7 @@ SUFFIXES = (*_SEPARATORS, *_JSON, *_MARKS)
 
 def read(
     interactions: Path, items: Path | None = None, columns: Mapping[str, str | None] | None = None
-) -> raw.RawDomain:
+) -> RawDomain:
     """Reads a table of interactions and, if there is one, a table of items.
 
     Args:
@@ -51,17 +51,12 @@ def read(
     Raises:
       UserError: naming file, line or row, and field of what is wrong.
     """
-    chosen = dict(columns or {})
-    domain = raw.RawDomain(pd.DataFrame(), None)
-    raw.read_interactions(_read(interactions), chosen, domain)
-    if items is not None:
-        catalogue.read_items(_read(items), chosen, domain)
-    return domain
+    return catalogue.read_domain(_read(interactions), items and _read(items), columns or {})
 
 
-def read_items(path: Path) -> raw.RawDomain:
+def read_items(path: Path) -> RawDomain:
     """Reads a table of items alone; arguments, formats and errors as for `read`."""
-    domain = raw.RawDomain(pd.DataFrame(), None, columns={"interactions": {"item": "item_id"}})
+    domain = RawDomain(columns={"interactions": {"item": "item_id"}})
     catalogue.read_items(_read(path), {}, domain)
     return domain
 
@@ -71,7 +66,7 @@ def shard(
 ) -> ShardedSource:
     """The same tables, with the interactions to be read part by part; arguments as for `read`."""
 
-    def set_items(domain: raw.RawDomain) -> None:
+    def set_items(domain: RawDomain) -> None:
         catalogue.read_items(_read(items), columns, domain)
 
     parts = opening.find_parts(interactions, SUFFIXES)
