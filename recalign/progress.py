@@ -103,12 +103,7 @@ def track(
 ) -> Iterator[_T]:
     """Gives things one by one and shows how many of them have been worked on.
 
-    Args:
-      things: a sequence, or anything else with `total`.
-      what: as in `Progress`.
-      unit: likewise.
-      total: likewise.
-      shown: likewise.
+    They are a sequence, or anything else with `total`; the rest is as in `Progress`.
     """
     total = len(things) if total is None and isinstance(things, Sized) else total
     with Progress(what, total, unit, shown=shown) as progress:

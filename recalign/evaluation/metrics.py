@@ -199,11 +199,6 @@ def rating_errors(predictions: np.ndarray, ratings: np.ndarray, fallback: float)
     return np.where(np.isfinite(predictions), predictions, fallback) - ratings
 
 
-def rating_expected(expected: np.ndarray, ratings: np.ndarray, fallback: float) -> dict[str, float]:
-    """Judges what `expected_rating` gives: `rating_expected/rmse` and `rating_expected/mae`."""
-    return as_expected(rating(expected, ratings, fallback))
-
-
 def as_expected(found: dict[str, float]) -> dict[str, float]:
     """The errors of `rating` under the names that those of an expectation have."""
     return {f"rating_expected/{name}": found[f"rating/{name}"] for name in ("rmse", "mae")}

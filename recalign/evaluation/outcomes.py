@@ -16,7 +16,7 @@ order of the split (of `Domain.split`; ratings by user and item):
 
 import dataclasses
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,19 +173,22 @@ def subtract(one: Sequence[Evaluated], other: Sequence[Outcomes]) -> dict[str, f
     Raises:
       UserError: the examples are not those of the same users.
     """
-    row: dict[str, float] = {}
-    for protocol, (names, values, ends) in _estimates([e.outcomes for e in one], other).items():
-        found = {f"{protocol}/{name}": value for name, value in zip(names, values, strict=True)}
-        row |= {name: float(value) for name, value in found.items() if name in one[0].metrics}
-        row |= _ends(protocol, names, ends, row)
-    return row
+    return _estimate([each.outcomes for each in one], other, one[0].metrics)
 
 
 def estimate(outcomes: Outcomes, other: Sequence[Outcomes] = ()) -> dict[str, float]:
     """As `summarise`, or with another model's as `subtract`, of what was kept of evaluations."""
+    return _estimate([outcomes], other)
+
+
+def _estimate(
+    plus: Sequence[Outcomes], minus: Sequence[Outcomes], shown: Collection[str] | None = None
+) -> dict[str, float]:
+    """The metrics of `_estimates`, all or those that are shown, with the ends of intervals."""
     row: dict[str, float] = {}
-    for protocol, (names, values, ends) in _estimates([outcomes], other).items():
-        row |= {f"{protocol}/{n}": float(v) for n, v in zip(names, values, strict=True)}
+    for protocol, (names, values, ends) in _estimates(plus, minus).items():
+        found = {f"{protocol}/{name}": float(v) for name, v in zip(names, values, strict=True)}
+        row |= {name: v for name, v in found.items() if shown is None or name in shown}
         row |= _ends(protocol, names, ends, row)
     return row
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recalign.errors import UserError
 from recalign.evaluation.intervals import ENDS, name_end
-from recalign.files import replacing
+from recalign.files import write_text
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
 """Columns of a ranking table. Below them stand the rates that say what the lists are made of."""
@@ -126,10 +126,8 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
       path: the file.
       metrics: full names and numbers; one that is not finite, which JSON cannot hold, becomes null.
     """
-    path = Path(path)
     text = json.dumps(_numbers(metrics), indent=2, sort_keys=True, allow_nan=False)
-    with replacing(path) as draft:
-        draft.write_text(text + "\n", encoding="utf-8")
+    write_text(Path(path), text + "\n")
 
 
 def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:
@@ -147,8 +145,7 @@ def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str
     before = read_metrics(path) if Path(path).exists() else []
     records = [r for r in before if (r.get("step"), r.get("split")) != (step, split)]
     lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
-    with replacing(Path(path)) as draft:
-        draft.write_text("".join(lines), encoding="utf-8")
+    write_text(Path(path), "".join(lines))
 
 
 def read_metrics(path: Path | str) -> list[dict]:

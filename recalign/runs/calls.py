@@ -15,7 +15,7 @@ from typing import Any
 import recalign
 from recalign.errors import UserError
 from recalign.evaluation.report import read_metrics
-from recalign.files import replacing
+from recalign.files import write_text
 from recalign.runs.result import commit
 
 FILE = "calls.jsonl"
@@ -52,8 +52,7 @@ def record(folder: Path, step: int, provenance: Mapping[str, str], devices: str)
         "provenance": dict(provenance),
     }
     lines = [json.dumps(each) + "\n" for each in (*read(folder), call)]
-    with replacing(folder / FILE) as draft:
-        draft.write_text("".join(lines))
+    write_text(folder / FILE, "".join(lines))
 
 
 def read(folder: Path) -> list[dict]:

@@ -16,7 +16,7 @@ import numpy as np
 from recalign.errors import UserError
 from recalign.evaluation.examples import RetrievalExamples, select
 from recalign.evaluation.metrics import target_ranks
-from recalign.files import replacing
+from recalign.files import write_text
 
 if TYPE_CHECKING:
     from recalign.engine.search.catalogue_model import CatalogueModel  # which imports JAX
@@ -185,5 +185,4 @@ def write(
         for task, rows in tables.items()
     }
     content = {"step": step, "split": split, "tables": numbers, "answers": answers}
-    with replacing(folder / FILE.format(split)) as draft:
-        draft.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / FILE.format(split), json.dumps(content, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from recalign.errors import UserError
 from recalign.evaluation import report
-from recalign.files import replacing
+from recalign.files import write_text
 from recalign.runs import configuration
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ class RunDirectory:
 
     def write_config(self, text: str) -> None:
         """Writes config.gin."""
-        with replacing(self.path / CONFIG) as draft:
-            draft.write_text(text)
+        write_text(self.path / CONFIG, text)
 
     def record(
         self,
@@ -208,8 +207,8 @@ class RunDirectory:
     def record_seconds(self, step: int, seconds: float) -> None:
         """Writes down how long it took to come to a step."""
         kept = {key: value for key, value in self._seconds().items() if int(key) < step}
-        with replacing(self.path / SECONDS) as draft:
-            draft.write_text(json.dumps({**kept, str(step): round(seconds, 3)}) + "\n")
+        known = json.dumps({**kept, str(step): round(seconds, 3)})
+        write_text(self.path / SECONDS, known + "\n")
 
     def seconds(self, step: int) -> float:
         """How long it took to come to a step, or to the last one before it that is known."""
@@ -231,8 +230,8 @@ class RunDirectory:
                 self._outcomes(later, split).unlink()
         kept = [record for record in self._history() if record["step"] <= step]
         if (self.path / HISTORY).exists():
-            with replacing(self.path / HISTORY) as draft:
-                draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            lines = "".join(json.dumps(record) + "\n" for record in kept)
+            write_text(self.path / HISTORY, lines)
 
     def _history(self) -> list[dict]:
         path = self.path / HISTORY

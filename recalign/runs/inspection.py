@@ -103,12 +103,7 @@ class Inspection:
 
     def tables(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """The last metrics as rows of each task, see `report.format_report`."""
-        tables: dict[str, dict[str, dict[str, float | None]]] = {}
-        for name, value in self.metrics.items():
-            task, _, rest = name.partition("/")
-            row = tables.setdefault(task, {"recalign": {}})["recalign"]
-            row[rest.partition("/")[2]] = value
-        return tables
+        return rows_by_task(self.metrics)
 
     def __str__(self):
         config = self.macros
@@ -139,6 +134,18 @@ class Inspection:
         where = f"{last[-1]['split']}, step {last[-1]['step']}\n\n" if last else ""
         tables = where + report.format_report(self.tables()) if self.metrics else "no metrics yet"
         return "\n".join([str(self.path), *text, "", tables])
+
+
+def rows_by_task(
+    metrics: Mapping[str, float | None],
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """`<task>/<split>/<protocol>/<metric>` of one split as the run's row of each task."""
+    tables: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name, value in metrics.items():
+        task, _, rest = name.partition("/")
+        row = tables.setdefault(task, {"recalign": {}})["recalign"]
+        row[rest.partition("/")[2]] = value
+    return tables
 
 
 def inspect(path: Path, hashes: bool = False) -> Inspection:

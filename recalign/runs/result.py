@@ -7,7 +7,7 @@ from pathlib import Path
 
 import recalign
 from recalign.errors import UserError
-from recalign.files import replacing
+from recalign.files import write_text
 
 FILE = "result.json"
 
@@ -42,8 +42,7 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Writes result.json."""
-        with replacing(folder / FILE) as draft:
-            draft.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_text(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def read(folder: Path) -> Result | None:

@@ -141,7 +141,8 @@ def expected_rating(
         return {}
     values = np.array([*values_of_stars(domain, data_dir).values()])
     expected = metrics.expected_rating(scores, values)
-    return metrics.rating_expected(expected, np.array(targets), _mean_rating(domain, data_dir))
+    mean = _mean_rating(domain, data_dir)
+    return metrics.as_expected(metrics.rating(expected, np.array(targets), mean))
 
 
 def _mean_rating(domain: str, data_dir: str | None) -> float:

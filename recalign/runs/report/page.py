@@ -6,7 +6,7 @@ from pathlib import Path
 
 import recalign
 from recalign.errors import UserError
-from recalign.files import replacing
+from recalign.files import write_text
 from recalign.progress import duration, readable
 from recalign.runs.report import charts
 from recalign.runs.report.html import Content, Html, section, table, tag
@@ -47,8 +47,7 @@ def write(paths: Sequence[Path], output: Path) -> list[str]:
     """
     subjects = gather(paths)
     try:
-        with replacing(output) as draft:
-            draft.write_text(_page(subjects), encoding="utf-8")
+        write_text(output, _page(subjects))
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}") from error
     return [problem for subject in subjects for problem in subject.problems]

@@ -11,7 +11,7 @@ from recalign.errors import UserError
 from recalign.evaluation.outcomes import Outcomes
 from recalign.runs.details import read as read_details
 from recalign.runs.directory import RunDirectory
-from recalign.runs.inspection import Inspection, inspect
+from recalign.runs.inspection import Inspection, inspect, rows_by_task
 from recalign.runs.report.events import Scalars, read_scalars
 
 SPLITS = ("test", "validation")
@@ -72,14 +72,9 @@ class Subject:
         step, details = _step_shown(self.found, split), self.details.get(split)
         if details and (step is None or details["step"] == step):
             return details["step"], details["tables"]
-        tasks: dict[str, Rows] = {}
-        of_step = [r for r in self.found.history if (r["step"], r["split"]) == (step, split)]
-        for name, value in (item for record in of_step for item in record.items()):
-            task, slash, rest = name.partition("/")
-            if slash:
-                row = tasks.setdefault(task, {MODEL: {}})[MODEL]
-                row[rest.partition("/")[2]] = value
-        return step, tasks
+        records = (r for r in self.found.history if (r["step"], r["split"]) == (step, split))
+        found = {name: v for r in records for name, v in r.items() if "/" in name}
+        return step, rows_by_task(found)
 
     def domain_of(self, task: str) -> str | None:
         """The name of the domain that a task is of, by which its tasks are called."""
