@@ -83,7 +83,6 @@ class DecoderLayer(nn.Module):
         decode: bool = False,
     ) -> Array:
         """[B,L,E] on encoded [B,S,E], under masks bool[B,1,L,L] and [B,1,L,S] -> [B,L,E]."""
-        drop = functools.partial(self.dropout, deterministic=deterministic)
         h = self.pre_self_attention_layer_norm(x)
         keys_values = self.self_attention.keys_values(h)
         if decode:
@@ -92,10 +91,21 @@ class DecoderLayer(nn.Module):
                 self_mask = jnp.arange(keys_values[0].shape[1]) <= position
                 bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
         h = self.self_attention(h, keys_values, self_mask, bias, deterministic)
-        x = x + drop(h)
+        return self._finish(x, h, self.project_encoded(encoded), cross_mask, deterministic)
+
+    def _finish(
+        self,
+        x: Array,
+        attended: Array,
+        cross_kv: KeysValues,
+        cross_mask: Array,
+        deterministic: bool = True,
+    ) -> Array:
+        """Adds what self-attention gave to x, both [B,L,E], and does the rest of the layer."""
+        drop = functools.partial(self.dropout, deterministic=deterministic)
+        x = x + drop(attended)
         h = self.pre_cross_attention_layer_norm(x)
-        keys_values = self.project_encoded(encoded)
-        h = self.encoder_decoder_attention(h, keys_values, cross_mask, deterministic=deterministic)
+        h = self.encoder_decoder_attention(h, cross_kv, cross_mask, deterministic=deterministic)
         x = x + drop(h)
         return x + drop(self.mlp(self.pre_mlp_layer_norm(x), deterministic))
 
@@ -140,12 +150,9 @@ class DecoderLayer(nn.Module):
             for old, one in zip(cache, new, strict=True)
         )
         keys_values = tuple(c.reshape(batch * beams, length, *head) for c in cache)
-        h = self.self_attention(h, keys_values, written, bias)
-        x = x + h.reshape(x.shape)
+        h = self.self_attention(h, keys_values, written, bias).reshape(x.shape)
         # Beams stand where a query's length does: one product reads each key for all of them.
-        h = self.pre_cross_attention_layer_norm(x)
-        x = x + self.encoder_decoder_attention(h, cross_kv, encoder_mask[:, None, None, :])
-        return x + self.mlp(self.pre_mlp_layer_norm(x)), cache
+        return self._finish(x, h, cross_kv, encoder_mask[:, None, None, :]), cache
 
     def prefill(
         self, x: Array, self_mask: Array, bias: Array, cross_kv: KeysValues, encoder_mask: Array
@@ -164,10 +171,8 @@ class DecoderLayer(nn.Module):
         """
         h = self.pre_self_attention_layer_norm(x)
         keys_values = self.self_attention.keys_values(h)
-        x = x + self.self_attention(h, keys_values, self_mask, bias)
-        h = self.pre_cross_attention_layer_norm(x)
-        x = x + self.encoder_decoder_attention(h, cross_kv, encoder_mask[:, None, None, :])
-        return x + self.mlp(self.pre_mlp_layer_norm(x)), keys_values
+        h = self.self_attention(h, keys_values, self_mask, bias)
+        return self._finish(x, h, cross_kv, encoder_mask[:, None, None, :]), keys_values
 
 
 class Decoder(nn.Module):
