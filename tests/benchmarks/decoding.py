@@ -212,7 +212,7 @@ class Bench:
         index = jax.device_put(CatalogueIndex.build(catalogue))
         searches = self._searches(histories, index)
         theirs = generate(model, histories, catalogue, self.args.num_beams)
-        agreement(searches[0](), theirs(scores=True), catalogue)
+        agreement(searches[0]()[0], theirs(scores=True), catalogue)
         seconds = best_seconds(self.args.runs, [*searches, theirs])
         flops = self._search_flops(histories, index)
         rows = [

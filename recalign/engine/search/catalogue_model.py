@@ -18,9 +18,7 @@ from recalign.engine.search.inference import Inference
 from recalign.engine.search.retrieval import (
     look_up_attention,
     rank_exactly,
-    rank_exactly_all_and_unseen,
     retrieve,
-    retrieve_all_and_unseen,
     score_all_items,
     score_items,
 )
@@ -41,6 +39,10 @@ class CatalogueModel:
     Examples of similar length are computed together, so that little is computed on padding. What
     is compiled is compiled once for each shape, and shapes are few: lengths are padded as `rung`
     says, and batches are of one size, or of powers of two where few histories are ranked.
+
+    Its methods take the network's parameters; `inputs`, int32[tokens] an example, questions with
+    EOS; and `given`, int32[tokens] an example, what answers begin with, () for nothing in any.
+    `exact` counts instead of what the options say.
 
     Args:
       module: the network.
@@ -81,14 +83,9 @@ class CatalogueModel:
             "chunk": options.chunk,
             "widths": chunk_widths(index, options.chunk, options.renormalise),
         }
-        # By whether every item is scored.
-        self._best = {
+        self._rank = {  # by whether every item is scored
             False: compiled(retrieve, "num_beams", **beam),
             True: compiled(rank_exactly, "num_beams", **exact),
-        }
-        self._rank = {
-            False: compiled(retrieve_all_and_unseen, "num_beams", **beam),
-            True: compiled(rank_exactly_all_and_unseen, "num_beams", **exact),
         }
         self._score_all = compiled(score_all_items, **exact)
         self._score = compiled(score_items, renormalise=options.scoring_renormalise)
@@ -107,32 +104,22 @@ class CatalogueModel:
     ) -> tuple[Ranked, Ranked]:
         """Two rankings for each of m histories: of all items, and of those not in the history.
 
-        Args:
-          params: the network's.
-          inputs: int32[tokens] an example, the question with EOS.
-          offsets: int64[m + 1]; example e has seen `events[offsets[e]:offsets[e + 1]]`.
-          events: int32[n], item indices.
-          exact: instead of what the options say.
-          given: int32[tokens] an example, what its answer begins with; () for nothing in any.
+        Example e has seen `events[offsets[e]:offsets[e + 1]]`, item indices int32[n], by offsets
+        int64[m + 1].
 
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
-        search = self._rank[self._options.exact if exact is None else exact]
-
-        def rank(batch: Mapping[str, jax.Array]) -> tuple[Ranked, Ranked]:
-            return search(
-                {"params": params},
-                batch["inputs"],
-                self._index,
-                given=batch.get("given"),
-                seen=batch["seen"],
-                num_beams=self.num_beams,
-            )
-
         features = self._asked(inputs, given)
         features["seen"] = Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM)
-        return over_examples(rank, features, self._partitioner, self._options.batch_size, "ranking")
+        return self._compute(
+            self._search(exact),
+            params,
+            features,
+            self._options.batch_size,
+            "ranking",
+            lambda batch: {"exclusions": (None, batch["seen"]), "num_beams": self.num_beams},
+        )
 
     def best(
         self,
@@ -145,36 +132,24 @@ class CatalogueModel:
     ) -> Ranked:
         """One ranking for each of m histories, without the items that are excluded for it.
 
-        A beam is at least `num_beams` wide, and few histories are not padded to a whole batch.
-
-        Args:
-          params: the network's.
-          inputs: as in `rank`.
-          excluded: item indices for each history, none or more; None excludes none for any.
-          depth: how many items are wanted.
-          exact: as in `rank`.
-          given: as in `rank`.
+        Those are item indices for each history, none or more; None excludes none for any. A beam is
+        at least `num_beams` wide, and few histories are not padded to a whole batch.
 
         Returns:
           Items int32[m, depth], -1 in empty slots, and scores float32[m, depth].
         """
-        search = self._best[self._options.exact if exact is None else exact]
-
-        def best(batch: Mapping[str, jax.Array]) -> Ranked:
-            return search(
-                {"params": params},
-                batch["inputs"],
-                self._index,
-                given=batch.get("given"),
-                excluded=batch.get("excluded"),
-                num_beams=max(depth, self.num_beams),
-            )
-
+        beams = max(depth, self.num_beams)
         features = self._asked(inputs, given)
         if excluded is not None:
             features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
-        rows = self._rows_for(len(inputs))
-        found = over_examples(best, features, self._partitioner, rows, "ranking")
+        [found] = self._compute(
+            self._search(exact),
+            params,
+            features,
+            self._rows_for(len(inputs)),
+            "ranking",
+            lambda batch: {"exclusions": (batch.get("excluded"),), "num_beams": beams},
+        )
         return Ranked(found.items[:, :depth], found.scores[:, :depth])
 
     def score(
@@ -184,14 +159,7 @@ class CatalogueModel:
         items: np.ndarray,
         given: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
-        """The log-probability of each item, EOS included where answers end with it, float32[m, C].
-
-        Args:
-          params: the network's.
-          inputs: as in `rank`.
-          items: int32[m, C], positions in the catalogue.
-          given: as in `rank`.
-        """
+        """The log-probabilities float32[m, C] of items int32[m, C], EOS included if it ends any."""
         rows = self._options.scoring_batch_size
         return self._scores(self._score, params, inputs, items, given, rows)
 
@@ -211,18 +179,11 @@ class CatalogueModel:
         return np.exp(self._scores(self._probability, params, inputs, items, given, rows))
 
     def _scores(self, function, params, inputs, items, given, rows: int) -> np.ndarray:
-        def score(batch: Mapping[str, jax.Array]) -> jax.Array:
-            return function(
-                {"params": params},
-                batch["inputs"],
-                self._index,
-                batch["items"],
-                given=batch.get("given"),
-            )
-
         features = self._asked(inputs, given)
         features["items"] = Ragged(items, items.shape[1], NO_ITEM)
-        return over_examples(score, features, self._partitioner, rows, "scoring")
+        return self._compute(
+            function, params, features, rows, "scoring", lambda batch: {"items": batch["items"]}
+        )
 
     def attention(
         self,
@@ -233,11 +194,7 @@ class CatalogueModel:
     ) -> np.ndarray:
         """How much of the decoder's attention each token of a question has, float32[m, S].
 
-        Args:
-          params: the network's.
-          inputs: as in `rank`; S is the length that they are padded to.
-          given: as in `rank`.
-          items: int32[tokens] an example, the item that is written.
+        S is the length that questions are padded to; the item that is written is int32[tokens].
         """
 
         def look_up(batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -259,30 +216,13 @@ class CatalogueModel:
     ) -> np.ndarray:
         """The score of every item, by which an exact `rank` orders them, float32[m, N].
 
-        Args:
-          params: the network's.
-          inputs: as in `rank`; so many that the scores fit into memory.
-          given: as in `rank`.
+        As many may be asked at once as have scores that fit into memory.
         """
-
-        def score(batch: Mapping[str, jax.Array]) -> jax.Array:
-            return self._score_all(
-                {"params": params}, batch["inputs"], self._index, given=batch.get("given")
-            )
-
         features = self._asked(inputs, given)
-        return over_examples(
-            score, features, self._partitioner, self._options.batch_size, "scoring"
-        )
+        return self._compute(self._score_all, params, features, self._options.batch_size, "scoring")
 
     def generate(self, params: Any, inputs: Sequence[np.ndarray], length: int) -> np.ndarray:
-        """Answers in the network's own words, as of `generate_greedily`, int32[m, length].
-
-        Args:
-          params: the network's.
-          inputs: as in `rank`.
-          length: at most so many tokens are generated, EOS included.
-        """
+        """Answers in the network's own words, int32[m, length], as of `generate_greedily`."""
 
         def generate(batch: Mapping[str, jax.Array]) -> jax.Array:
             return self._generate({"params": params}, batch["inputs"], length=length)
@@ -324,6 +264,26 @@ class CatalogueModel:
             begins = np.full((rows, given), PAD, np.int32)
             found = self.best(params, inputs, excluded, depth, exact, begins)
             self.probabilities(params, inputs, found.items, begins)
+
+    def _search(self, exact: bool | None) -> Callable:
+        return self._rank[self._options.exact if exact is None else exact]
+
+    def _compute(
+        self,
+        function: Callable,
+        params: Any,
+        features: Mapping[str, Ragged],
+        batch_size: int,
+        what: str,
+        options: Callable[[Mapping[str, jax.Array]], dict[str, Any]] = lambda batch: {},
+    ) -> Any:
+        """What a compiled function gives; `options` makes its others of a batch."""
+
+        def compute(batch: Mapping[str, jax.Array]) -> Any:
+            asked = {"params": params}, batch["inputs"], self._index
+            return function(*asked, given=batch.get("given"), **options(batch))
+
+        return over_examples(compute, features, self._partitioner, batch_size, what)
 
     def _asked(
         self, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()

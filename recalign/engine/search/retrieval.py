@@ -7,7 +7,7 @@ int32[B, G], the tokens that each example's answer begins with before the search
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -141,20 +141,7 @@ def _ask(
     given: jax.Array | None,
     renormalise: bool,
 ) -> Callable:
-    """What searches or scores the catalogue, asked about histories int32[B, S].
-
-    Args:
-        method: `beam_search`, `score_candidates` or `score_catalogue`.
-        module: the network.
-        variables: `{"params": …}`.
-        encoder_input_tokens: int32[B, S], 0 padded.
-        index: the catalogue.
-        given: int32[B, G], 0 padded, or None.
-        renormalise: as in `beam_search`.
-
-    Returns:
-        The method, which lacks only its own options.
-    """
+    """`beam_search`, `score_candidates` or `score_catalogue`, which lacks only its own options."""
     encoded = encode(module, variables, encoder_input_tokens, given)
     return functools.partial(
         method,
@@ -173,30 +160,12 @@ def retrieve(
     index: CatalogueIndex,
     given: jax.Array | None = None,
     *,
+    exclusions: Sequence[jax.Array | None] = (None,),
     num_beams: int,
-    excluded: jax.Array | None = None,
     renormalise: bool = False,
     ends_compete: bool = True,
-) -> Ranked:
-    """The best `num_beams` items for each history int32[B, S], 0 padded; see `beam_search`."""
-    find = _ask(beam_search, module, variables, encoder_input_tokens, index, given, renormalise)
-    batch = encoder_input_tokens.shape[0]
-    return find(num_beams=num_beams, batch=batch, excluded=excluded, ends_compete=ends_compete)
-
-
-def retrieve_all_and_unseen(
-    module: Transformer,
-    variables: Any,
-    encoder_input_tokens: jax.Array,
-    index: CatalogueIndex,
-    given: jax.Array | None = None,
-    *,
-    num_beams: int,
-    seen: jax.Array,
-    renormalise: bool = False,
-    ends_compete: bool = True,
-) -> tuple[Ranked, Ranked]:
-    """Two rankings from one pass of the encoder: of all items, and of those not in `seen`.
+) -> tuple[Ranked, ...]:
+    """Rankings of the catalogue, one for each exclusion, from one pass of the encoder.
 
     Args:
         module: the network.
@@ -204,18 +173,16 @@ def retrieve_all_and_unseen(
         encoder_input_tokens: int32[B, S], 0 padded.
         index: the catalogue.
         given: int32[B, G], 0 padded.
-        num_beams: how many items each ranking has.
-        seen: int32[B, E], positions in the catalogue, padded with -1.
+        exclusions: what a ranking leaves out, int32[B, E], positions in the catalogue, padded with
+            -1; None for nothing.
+        num_beams: how many items a ranking has.
         renormalise: as in `beam_search`.
         ends_compete: as in `beam_search`.
     """
-    find = functools.partial(
-        _ask(beam_search, module, variables, encoder_input_tokens, index, given, renormalise),
-        num_beams=num_beams,
-        batch=encoder_input_tokens.shape[0],
-        ends_compete=ends_compete,
-    )
-    return find(), find(excluded=seen)
+    search = _ask(beam_search, module, variables, encoder_input_tokens, index, given, renormalise)
+    options = {"num_beams": num_beams, "ends_compete": ends_compete}
+    batch = encoder_input_tokens.shape[0]
+    return tuple(search(batch=batch, excluded=excluded, **options) for excluded in exclusions)
 
 
 def score_items(
@@ -257,54 +224,14 @@ def score_all_items(
 
 
 def rank_exactly(
-    module: Transformer,
-    variables: Any,
-    encoder_input_tokens: jax.Array,
-    index: CatalogueIndex,
-    given: jax.Array | None = None,
-    *,
+    *asked: Any,
+    exclusions: Sequence[jax.Array | None] = (None,),
     num_beams: int,
-    excluded: jax.Array | None = None,
-    chunk: int,
-    widths: tuple[int, ...] | None = None,
-    renormalise: bool = False,
-) -> Ranked:
-    """`retrieve` without a beam, which could miss an item; see `score_all_items`."""
-    scores = score_all_items(
-        module,
-        variables,
-        encoder_input_tokens,
-        index,
-        given,
-        chunk=chunk,
-        widths=widths,
-        renormalise=renormalise,
-    )
-    return best_items(scores, num_beams, excluded)
+    **options: Any,
+) -> tuple[Ranked, ...]:
+    """`retrieve` without a beam, which could miss an item, from one pass over the catalogue.
 
-
-def rank_exactly_all_and_unseen(
-    module: Transformer,
-    variables: Any,
-    encoder_input_tokens: jax.Array,
-    index: CatalogueIndex,
-    given: jax.Array | None = None,
-    *,
-    num_beams: int,
-    seen: jax.Array,
-    chunk: int,
-    widths: tuple[int, ...] | None = None,
-    renormalise: bool = False,
-) -> tuple[Ranked, Ranked]:
-    """`retrieve_all_and_unseen` without a beam, from one pass over the catalogue."""
-    scores = score_all_items(
-        module,
-        variables,
-        encoder_input_tokens,
-        index,
-        given,
-        chunk=chunk,
-        widths=widths,
-        renormalise=renormalise,
-    )
-    return best_items(scores, num_beams), best_items(scores, num_beams, seen)
+    What is not of `retrieve` is asked of `score_all_items`.
+    """
+    scores = score_all_items(*asked, **options)
+    return tuple(best_items(scores, num_beams, excluded) for excluded in exclusions)

@@ -34,6 +34,15 @@ class Optimizer(NamedTuple):
     learning_rate: optax.Schedule
 
 
+def wrap(
+    inner: optax.GradientTransformation, init: Callable, update: Callable
+) -> optax.GradientTransformation:
+    """An optimiser around another one, whose learning rate it tells if that one does."""
+    if isinstance(inner, Optimizer):
+        return Optimizer(init, update, inner.learning_rate)
+    return optax.GradientTransformation(init, update)
+
+
 def adafactor(
     learning_rate: optax.ScalarOrSchedule,
     *,

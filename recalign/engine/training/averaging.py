@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from recalign.engine.training.adafactor import Optimizer
+from recalign.engine.training.adafactor import wrap
 
 
 class AverageState(NamedTuple):
@@ -57,9 +57,7 @@ def average_parameters(
         moves = jax.tree.map(lambda new, old: (1 - kept) * (new - old), trained, params)
         return moves, AverageState(state.count + 1, trained, inner)
 
-    if isinstance(optimizer, Optimizer):
-        return Optimizer(init, update, optimizer.learning_rate)
-    return optax.GradientTransformation(init, update)
+    return wrap(optimizer, init, update)
 
 
 def trained_parameters(params: Any, opt_state: optax.OptState) -> Any:

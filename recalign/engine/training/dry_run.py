@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from recalign.engine.search.batching import rung
 from recalign.engine.search.beam_search import live_sizes
 from recalign.engine.search.catalogue_model import SEEN
 from recalign.engine.search.inference import Inference
-from recalign.engine.search.retrieval import retrieve_all_and_unseen
+from recalign.engine.search.retrieval import retrieve
 from recalign.engine.search.trie import EOS, CatalogueIndex
 from recalign.engine.training.trainer import Trainer
 from recalign.errors import UserError
@@ -71,15 +71,15 @@ class Sizes:
         rows = [
             ("devices", f"{self.devices}, mesh {_times(self.mesh)}"),
             ("parameters", f"{self.parameters:,}"),
-            ("memory of a device", f"{self.total_bytes / GIB:.3f} GiB"),
-            ("  parameters", f"{self.parameter_bytes / GIB:.3f} GiB"),
-            ("  optimiser", f"{self.optimizer_bytes / GIB:.3f} GiB"),
-            ("  batch", f"{self.batch_bytes / GIB:.3f} GiB"),
-            ("  temporaries", f"{self.temporary_bytes / GIB:.3f} GiB"),
+            ("memory of a device", self.total_bytes),
+            ("  parameters", self.parameter_bytes),
+            ("  optimiser", self.optimizer_bytes),
+            ("  batch", self.batch_bytes),
+            ("  temporaries", self.temporary_bytes),
             ("FLOPs of a step", f"{self.model_flops:.4g}"),
             ("  XLA, a device", f"{self.device_flops:.4g} (loop bodies counted once)"),
         ]
-        return "\n".join(f"{name:<20}{value}" for name, value in rows)
+        return _format(rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +120,14 @@ class SearchSizes:
         rows = [
             ("search", asked),
             ("  catalogue", f"{self.items:,} items of {DIGITS} tokens, in place of the real one"),
-            ("memory of a search", f"{self.total_bytes / GIB:.3f} GiB"),
-            ("  its parameters", f"{self.parameter_bytes / GIB:.3f} GiB"),
-            ("  its index", f"{self.index_bytes / GIB:.3f} GiB"),
-            ("  its temporaries", f"{self.temporary_bytes / GIB:.3f} GiB"),
+            ("memory of a search", self.total_bytes),
+            ("  its parameters", self.parameter_bytes),
+            ("  its index", self.index_bytes),
+            ("  its temporaries", self.temporary_bytes),
             ("FLOPs of a search", f"{self.model_flops:.4g}"),
             ("  XLA, its device", f"{self.device_flops:.4g} (loop bodies counted once)"),
         ]
-        return "\n".join(f"{name:<20}{value}" for name, value in rows)
+        return _format(rows)
 
 
 def use_topology(topology: str) -> list[jax.Device]:
@@ -207,15 +207,11 @@ def measure_search(trainer: Trainer, options: Inference, source: int) -> SearchS
             "seen": jax.ShapeDtypeStruct((rows, SEEN), jnp.int32),
         }
     )
-    search = functools.partial(
-        retrieve_all_and_unseen,
-        module,
-        num_beams=options.num_beams,
-        renormalise=options.renormalise,
-    )
+    chosen = {"num_beams": options.num_beams, "renormalise": options.renormalise}
+    search = functools.partial(retrieve, module, **chosen)
     compiled = (
         partitioner.compile(search, out_shardings=everywhere)
-        .lower({"params": params}, batch["inputs"], index, seen=batch["seen"])
+        .lower({"params": params}, batch["inputs"], index, exclusions=(None, batch["seen"]))
         .compile()
     )
     logits = len(index.alphabet) if options.renormalise else module.config.vocab_size
@@ -231,6 +227,14 @@ def measure_search(trainer: Trainer, options: Inference, source: int) -> SearchS
         model_flops=search_flops(module.config, rows, source, widths, logits, rankings=2),
         device_flops=compiled.cost_analysis()["flops"],
         hlo=compiled.as_text(),
+    )
+
+
+def _format(rows: Sequence[tuple[str, str | int]]) -> str:
+    """A line a row; a number is one of bytes."""
+    return "\n".join(
+        f"{name:<20}{value if isinstance(value, str) else f'{value / GIB:.3f} GiB'}"
+        for name, value in rows
     )
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from recalign.engine.training.adafactor import Optimizer
+from recalign.engine.training.adafactor import wrap
 from recalign.engine.training.averaging import AverageState
 
 _TABLE = ("token_embedder", "embedding")
@@ -94,9 +94,7 @@ def train_with_side_information(
             count, state.vectors, kept, state.kernel + moved, inner
         )
 
-    if isinstance(optimizer, Optimizer):
-        return Optimizer(init, update, optimizer.learning_rate)
-    return optax.GradientTransformation(init, update)
+    return wrap(optimizer, init, update)
 
 
 def told(opt_state: optax.OptState) -> SideInformationState | None:

@@ -142,10 +142,7 @@ def load_params(
 ) -> tuple[dict, dict]:
     """Reads the parameters of a checkpoint of any format.
 
-    Args:
-        path: see `open_weights`.
-        config: the model that they are for; None for whatever the checkpoint is.
-        new: see `for_model`.
+    They are those that `open_weights` opens, and for a model, if there is one, as `for_model`.
 
     Returns:
         The fields of `T5Config` that the checkpoint determines, and the parameter tree, numpy

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from recalign.engine.search.generation import generate_greedily
 from recalign.engine.search.retrieval import (
-    rank_exactly_all_and_unseen,
+    rank_exactly,
     retrieve,
-    retrieve_all_and_unseen,
     score_all_items,
     score_items,
 )
@@ -101,11 +100,11 @@ def test_scores_are_those_of_whole_answers(score, index, oracle, given):
 @pytest.mark.parametrize(("exact", "renormalise"), [(False, False), (False, True), (True, False)])
 def test_both_rankings_are_those_of_whole_answers(model, index, oracle, exact, renormalise):
     module, variables = model
-    rank = rank_exactly_all_and_unseen if exact else retrieve_all_and_unseen
+    rank = rank_exactly if exact else retrieve
     options = {"num_beams": len(ITEMS), "renormalise": renormalise}
     options |= {"chunk": 4} if exact else {}
     both = jax.jit(partial(rank, module, **options))(
-        variables, HISTORIES, index, rows(GIVEN, WIDTH), seen=SEEN
+        variables, HISTORIES, index, rows(GIVEN, WIDTH), exclusions=(None, SEEN)
     )
     scores = oracle(GIVEN, renormalise)
     unseen = scores.copy()
@@ -156,7 +155,7 @@ def test_hugging_face_generates_the_same(case, case_model, hugging_face, num_bea
     module, params = case_model
     index = jax.device_put(CatalogueIndex.build(hugging_face["items"]))
     histories = case.batch(0)["encoder_input_tokens"]
-    found = jax.jit(partial(retrieve, module, num_beams=num_beams))(
+    [found] = jax.jit(partial(retrieve, module, num_beams=num_beams))(
         {"params": params}, histories, index, hugging_face["given"]
     )
     np.testing.assert_allclose(found.scores, hugging_face[f"beam{num_beams}/scores"], atol=1e-3)

@@ -72,7 +72,7 @@ def compile_search(partitions, rules, devices):
     search = functools.partial(retrieve, module, num_beams=8)
     compiled = partitioner.compile(search, out_shardings=everywhere)
     variables = {"params": trainer_of(partitioner).abstract_state().params}
-    lowered = compiled.lower(variables, batch["inputs"], on_device, excluded=batch["excluded"])
+    lowered = compiled.lower(variables, batch["inputs"], on_device, exclusions=[batch["excluded"]])
     return lowered.compile().as_text()
 
 def largest(hlo):

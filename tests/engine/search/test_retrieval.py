@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recalign.engine.network.transformer import T5Config, Transformer
-from recalign.engine.search.retrieval import retrieve, retrieve_all_and_unseen, score_all_items
+from recalign.engine.search.retrieval import retrieve, score_all_items
 from recalign.engine.search.trie import PAD, CatalogueIndex
 from recalign.engine.weights.conversion import load_params
 
@@ -37,7 +37,6 @@ def histories(golden):
 
 
 search = jax.jit(retrieve, static_argnums=0, static_argnames=("num_beams", "renormalise"))
-search_both = jax.jit(retrieve_all_and_unseen, static_argnums=0, static_argnames="num_beams")
 
 
 def items_of(sequences, catalogue):
@@ -48,7 +47,7 @@ def items_of(sequences, catalogue):
 
 @pytest.mark.parametrize("num_beams", [5, 20, 40])
 def test_beam_search_gives_the_golden_items_and_scores(model, index, histories, golden, num_beams):
-    found = search(*model, histories, index, num_beams=num_beams)
+    [found] = search(*model, histories, index, num_beams=num_beams)
     wanted = items_of(golden[f"beam{num_beams}/sequences"].tolist(), golden["catalog"])
     np.testing.assert_allclose(found.scores, golden[f"beam{num_beams}/scores"], atol=1e-4)
     np.testing.assert_array_equal(found.items, wanted)
@@ -62,7 +61,8 @@ def test_exact_scores_are_the_golden_ones(model, index, histories, golden):
 
 def test_unseen_items_rank_as_among_all(model, index, histories, golden):
     seen = golden["exact_item_log_probs"].argsort()[:, -3:].astype(np.int32)
-    of_all, of_unseen = search_both(*model, histories, index, num_beams=40, seen=seen)
+    both = search(*model, histories, index, exclusions=(None, seen), num_beams=40)
+    of_all, of_unseen = both
     for every, unseen, gone in zip(
         *map(np.asarray, (of_all.items, of_unseen.items, seen)), strict=True
     ):

@@ -104,7 +104,7 @@ def test_candidates_of_each_history(model, index, oracle, renormalise):
 @pytest.mark.parametrize("renormalise", [False, True])
 def test_beams_for_all_items_rank_as_exact_scores_do(model, index, oracle, renormalise):
     options = {"num_beams": 64, "renormalise": renormalise}
-    found = search(*model, HISTORIES, index, **options)
+    [found] = search(*model, HISTORIES, index, **options)
     wanted = best_items(jnp.asarray(oracle(renormalise)), 64)
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-4)
     np.testing.assert_array_equal(found.items, wanted.items)
@@ -124,7 +124,7 @@ def test_items_that_end_by_themselves(model, items, renormalise):
     scores = score_candidates(*model, HISTORIES, jax.device_put(index), some, **options)
     chosen = np.take_along_axis(wanted, np.maximum(some, 0), axis=1)
     np.testing.assert_allclose(scores, np.where(some < 0, -np.inf, chosen), atol=1e-4)
-    found = search(*model, HISTORIES, jax.device_put(index), num_beams=64, **options)
+    [found] = search(*model, HISTORIES, jax.device_put(index), num_beams=64, **options)
     ranked = best_items(jnp.asarray(wanted), 64)
     np.testing.assert_array_equal(found.items, ranked.items)
 

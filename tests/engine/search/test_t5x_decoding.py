@@ -61,8 +61,8 @@ def test_gives_what_retrieve_gives_best_last(tiny_model, index):
     decode_fn = constrained_decode_fn(index)
     predict = jax.jit(functools.partial(predict_batch, tiny_model, decode_fn))
     sequences, scores = predict(excluded=excluded)
-    options = {"num_beams": BEAMS, "excluded": excluded}
-    wanted = jax.jit(functools.partial(retrieve, module, index=index, **options))(
+    options = {"num_beams": BEAMS, "exclusions": (excluded,)}
+    [wanted] = jax.jit(functools.partial(retrieve, module, index=index, **options))(
         {"params": params}, HISTORIES
     )
     assert sequences.shape == (len(HISTORIES), BEAMS, LENGTH)
@@ -76,7 +76,7 @@ def test_answers_that_begin_with_given_tokens(tiny_model, index, prompt):
     """Each example with a number of its own: T5X counts one position for all."""
     module, params = tiny_model
     given = np.array([[*row, *[0] * (2 - len(row))] for row in prompt], np.int32)
-    wanted = jax.jit(functools.partial(retrieve, module, index=index, num_beams=BEAMS))(
+    [wanted] = jax.jit(functools.partial(retrieve, module, index=index, num_beams=BEAMS))(
         {"params": params}, HISTORIES, given=given
     )
     decode_fn = constrained_decode_fn(index)
