@@ -4,14 +4,20 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, output_option, parse_seeds, split_option
+from recalign.cli.options import (
+    data_dir_option,
+    output_option,
+    parse_names,
+    parse_seeds,
+    split_option,
+)
 
 
 @click.command(
     epilog="\b\n"
     "Examples:\n"
     "  recalign baseline --name all --domain toyshop\n"
-    "  recalign baseline --name sasrec --name bpr --domain beauty --output beauty.json\n"
+    "  recalign baseline --name sasrec,bpr --domain beauty --output beauty.json\n"
     "  recalign baseline --name sasrec --domain beauty --seeds 0,1,2"
 )
 @click.option(
@@ -20,7 +26,7 @@ from recalign.cli.options import data_dir_option, output_option, parse_seeds, sp
     multiple=True,
     default=["all"],
     show_default=True,
-    metavar="NAME",
+    metavar="NAME,NAME",
     help="popularity, cooccurrence, bpr, ease, slit, tale, sasrec, sasrec_prefixes, bsarec; with "
     "ratings also global_mean, user_mean, item_mean, biased_mf; or all. May be given several "
     "times.",
@@ -58,7 +64,8 @@ def baseline(
     from recalign.evaluation import report
     from recalign.evaluation.baselines import rows as baselines
 
-    chosen = () if "all" in names else tuple(dict.fromkeys(names))
+    named = parse_names(",".join(names))
+    chosen = () if "all" in named else tuple(named)
     loaded = domains.load(domain)
     rows = baselines.domain_rows(loaded, split, chosen, numbers)
     table = {label: row.metrics() for label, row in rows.items()}

@@ -27,7 +27,7 @@ def run(data_dir, *arguments):
 
 def test_several_names_make_one_table_and_one_file(data_dir, tmp_path):
     output = tmp_path / "metrics.json"
-    names = ["--name", "popularity", "--name", "cooccurrence", "--name", "bpr"]
+    names = ["--name", "popularity,cooccurrence", "--name", "bpr"]
     result = run(data_dir, *names, "--output", output)
     assert result.exit_code == 0, result.exception
     lines = result.stdout.splitlines()
