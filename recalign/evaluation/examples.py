@@ -114,12 +114,7 @@ def save(examples: Examples, path: Path) -> None:
 
 
 def load(path: Path, domain: Callable[[str], Domain]) -> Examples:
-    """Reads what `save` wrote.
-
-    Args:
-      path: the file.
-      domain: gives the domain of a name.
-    """
+    """Reads what `save` wrote; `domain` gives the domain of a name."""
     with np.load(path, allow_pickle=False) as stored:
         kind = KINDS[str(stored["kind"])]
         names = [field.name for field in dataclasses.fields(kind)]

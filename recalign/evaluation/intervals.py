@@ -44,9 +44,9 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     return means
 
 
-def intervals(means: np.ndarray, level: float = LEVEL) -> np.ndarray:
-    """The middle `level` of resampled values float64[resamples, q]: lower, upper, float64[q, 2]."""
-    tail = (1 - level) / 2
+def intervals(means: np.ndarray) -> np.ndarray:
+    """The middle `LEVEL` of resampled values float64[resamples, q]: lower, upper, float64[q, 2]."""
+    tail = (1 - LEVEL) / 2
     return np.quantile(means, (tail, 1 - tail), axis=0).T
 
 

@@ -24,6 +24,7 @@ from recalign.evaluation.outcomes import (
 
 # What an answer may hold beside a rating before it counts as one that does not end.
 SPARE_TOKENS = 2
+PREDICTED = 20  # items that are written of a ranking
 
 
 class Judge(Protocol):
@@ -39,13 +40,7 @@ class Judge(Protocol):
 def judge(
     examples: Examples, model: CatalogueModel, decode: Callable[[Sequence[int]], str]
 ) -> Judge:
-    """The judge of the task that some examples are of.
-
-    Args:
-      examples: of the task.
-      model: the network over what may be answered.
-      decode: gives the text of tokens.
-    """
+    """The judge of the task that some examples are of."""
     if isinstance(examples, RatingExamples):
         return RatingJudge(model, decode)
     if isinstance(examples, RankingExamples):
@@ -56,9 +51,8 @@ def judge(
 class RetrievalJudge:
     """`full/…` and `full_unseen/…`, also by group: beam search over the whole catalogue."""
 
-    def __init__(self, model: CatalogueModel, depth: int = 20):
+    def __init__(self, model: CatalogueModel):
         self._model = model
-        self._depth = min(depth, model.num_beams)
 
     def evaluate(self, params: Any, examples: RetrievalExamples) -> Evaluated:
         """See `Judge`."""
@@ -74,7 +68,8 @@ class RetrievalJudge:
     def predictions(self, params: Any, examples: RetrievalExamples) -> Iterator[dict]:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
         keys = examples.domain.items["key"].to_numpy()
-        ranked = self._model.best(params, examples.inputs, None, self._depth, given=examples.given)
+        depth = min(PREDICTED, self._model.num_beams)
+        ranked = self._model.best(params, examples.inputs, None, depth, given=examples.given)
         for record, items, scores in zip(_questions(examples), *ranked, strict=True):
             found = items >= 0
             yield record | {"items": keys[items[found]].tolist(), "scores": scores[found].tolist()}

@@ -75,9 +75,7 @@ def standardise(scores: np.ndarray) -> np.ndarray:
 def choose_weights(scorers: Sequence[Scorer], held: RetrievalExamples) -> list[float]:
     """The weights by which the sum does best, found one after the other until none changes.
 
-    Args:
-      scorers: of the models.
-      held: validation examples; the first ones decide.
+    The first of the validation examples that are held decide.
 
     Returns:
       1 for the first model, and for each of the others one of `WEIGHTS`.

@@ -173,15 +173,15 @@ def subtract(one: Sequence[Evaluated], other: Sequence[Outcomes]) -> dict[str, f
     Raises:
       UserError: the examples are not those of the same users.
     """
-    return _estimate([each.outcomes for each in one], other, one[0].metrics)
+    return _make_row([each.outcomes for each in one], other, one[0].metrics)
 
 
 def estimate(outcomes: Outcomes, other: Sequence[Outcomes] = ()) -> dict[str, float]:
     """As `summarise`, or with another model's as `subtract`, of what was kept of evaluations."""
-    return _estimate([outcomes], other)
+    return _make_row([outcomes], other)
 
 
-def _estimate(
+def _make_row(
     plus: Sequence[Outcomes], minus: Sequence[Outcomes], shown: Collection[str] | None = None
 ) -> dict[str, float]:
     """The metrics of `_estimates`, all or those that are shown, with the ends of intervals."""

@@ -45,11 +45,7 @@ _OF_ENDS = tuple(f"/{end}" for end in ENDS)
 _LEADING_ZERO = re.compile(r"(?<!\d)0\.")
 
 
-def format_tables(
-    rows: Mapping[str, Mapping[str, float]],
-    columns: Sequence[str] = HEADLINE + RATES + RATING,
-    signed: Collection[str] = (),
-) -> str:
+def format_tables(rows: Mapping[str, Mapping[str, float]], signed: Collection[str] = ()) -> str:
     """Lays out metrics as aligned Markdown, a table a protocol.
 
     Protocols never share a table, so that no column can be read across them. Columns of `SURE` show
@@ -58,7 +54,6 @@ def format_tables(
     Args:
       rows: `{"model": {"full/hr@10": …, "full/low/hr@10": …}, "popularity": …}`, in the order to
         print; see `recalign.evaluation.outcomes.summarise`.
-      columns: metrics to show, without protocol; those that no row has are left out.
       signed: names of the rows that are differences.
 
     Returns:
@@ -70,7 +65,7 @@ def format_tables(
     protocols = dict.fromkeys([*PROTOCOLS, *others])
     tables = []
     for protocol in protocols:
-        shown = [c for c in columns if f"{protocol}/{c}" in names]
+        shown = [c for c in HEADLINE + RATES + RATING if f"{protocol}/{c}" in names]
         if not shown:
             continue
         head = ["", *shown]
@@ -103,12 +98,7 @@ def _group_table(rows: Mapping[str, Mapping[str, float]], protocol: str) -> str:
 def format_report(
     tables: Mapping[str, Mapping[str, Mapping[str, float]]], signed: Collection[str] = ()
 ) -> str:
-    """The tables of each task under its name.
-
-    Args:
-      tables: the rows of each task, see `format_tables`.
-      signed: as there.
-    """
+    """The tables of each task under its name; see `format_tables`."""
     return "\n\n".join(
         f"{task}\n\n{format_tables(rows, signed=signed)}" for task, rows in tables.items()
     )
@@ -134,12 +124,6 @@ def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str
     """Adds an evaluation to `metrics.jsonl`, or puts it in the place of the same one.
 
     A line that a killed run left unfinished is dropped.
-
-    Args:
-      path: the file; made if absent.
-      step: the train step evaluated.
-      split: `validation` or `test`.
-      metrics: as for `write_metrics`.
     """
     record = {"step": int(step), "split": split} | _numbers(metrics)
     before = read_metrics(path) if Path(path).exists() else []

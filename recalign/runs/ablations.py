@@ -162,10 +162,6 @@ def _configured(
 def format_table(found: Found, split: str = "validation") -> str:
     """A line an ablation: mean ± standard deviation of each metric over the seeds.
 
-    Args:
-      found: what `run` gives.
-      split: "validation" or "test".
-
     Returns:
       Markdown: those of `METRICS` that a task has, then the mean seconds of training and each
       seed's step that validation chose. The deviation is the sample's, and is left out where there

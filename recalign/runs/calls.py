@@ -32,14 +32,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tenso
 
 
 def record(folder: Path, step: int, provenance: Mapping[str, str], devices: str) -> None:
-    """Adds this call.
-
-    Args:
-      folder: of the run.
-      step: that it goes on from.
-      provenance: fingerprints of what is trained on, see `Data`.
-      devices: what is trained on them.
-    """
+    """Adds this call."""
     call = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,

@@ -115,11 +115,7 @@ class Evaluation:
     ) -> Rows:
         """Ranks by the sum of the network's scores and of baselines', see `mixing`.
 
-        Args:
-          params: the network's.
-          examples: of a retrieval task.
-          held: those of validation, by which weights are chosen.
-          names: of the baselines.
+        Weights are chosen by the examples of validation that are held.
 
         Returns:
           The rows of the sum and of each baseline, by name.

@@ -108,12 +108,7 @@ REPLACED = {
 
 
 def translate(text: str, name: str | None = None) -> str:
-    """A gin file as it is written today; one that is so already stays as it is.
-
-    Args:
-      text: of the file.
-      name: of the file, for errors.
-    """
+    """A gin file, by its text and its name for errors, as it is written today."""
     found = gin_text.parse(text, name)
     renewed = _renew(found)
     return text if renewed == found else gin_text.write(renewed)

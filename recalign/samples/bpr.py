@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from recalign import prompts
 from recalign.samples.answers import Answers
-from recalign.samples.draws import untouched_item
+from recalign.samples.draws import untouched_items
 from recalign.samples.items import item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
 from recalign.samples.verbaliser import Verbaliser
@@ -47,7 +47,7 @@ def bpr(
     def to_text(example: Example, seeds: tf.Tensor) -> Example:
         template = writer.paraphrase(example["train"], seeds[0])
         positive = example["target"]
-        negative = untouched_item(example["touched"], len(items.target), seeds[1])
+        negative = untouched_items(example["touched"], len(items.target), 1, seeds[1])[0]
         swap = tf.random.stateless_uniform((), seeds[2]) < 0.5
         first, second = tf.where(swap, negative, positive), tf.where(swap, positive, negative)
         mentions = writer.mention_tokens(first) + writer.mention_tokens(second)

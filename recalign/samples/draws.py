@@ -5,11 +5,6 @@ import tensorflow as tf
 from recalign.samples.items import SENTINELS
 
 
-def untouched_item(touched: tf.Tensor, num_items: int, seed: tf.Tensor) -> tf.Tensor:
-    """An item uniform over those not in `touched`, int32[]; at least one must exist."""
-    return untouched_items(touched, num_items, 1, seed)[0]
-
-
 def untouched_items(touched: tf.Tensor, num_items: int, count: int, seed: tf.Tensor) -> tf.Tensor:
     """`count` distinct items, uniform over the sets of those not in `touched`, int32[count].
 

@@ -100,10 +100,6 @@ def write(domain: Domain, folder: Path) -> None:
     """Writes the TFDS builds of a domain into `folder/1.0.0` and `folder/rating/1.0.0`.
 
     The files depend on the domain alone: written twice, they are equal byte by byte.
-
-    Args:
-      domain: it gives the splits and the name.
-      folder: the domain's folder, of any name; it must exist.
     """
     _write_build(
         domain,

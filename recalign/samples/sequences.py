@@ -49,10 +49,6 @@ def next_item_positions(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def random_cuts(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
     """Each train sequence `number` times, cut at a random place every time.
 
-    Args:
-      dataset: of `next_item_positions`.
-      number: at least 1.
-
     Returns:
       The same, with a train sequence's first position alone, so many times, moved to a place that
       is uniform over its positions. Held-out items stay as they are.

@@ -18,12 +18,7 @@ _ERRORS = {
 
 
 def describe(limits: "Limits", depth: int) -> dict[str, Any]:
-    """The document.
-
-    Args:
-      limits: for every client.
-      depth: items of the longest ranking.
-    """
+    """The document, by the limits for clients and the items of the longest ranking."""
     text = {"type": "string"}
     item = _object({"id": text, "item": text, "title": text, "brand": text})
     row = _object(

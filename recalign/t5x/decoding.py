@@ -42,10 +42,7 @@ def constrained_decode_fn(
     token, the given ones, padding. T5X counts one position for all examples: those that are given
     as many tokens take a step together, and those that are given another number after them.
 
-    Args:
-        index: the catalogue.
-        renormalise: as in `beam_search`.
-        ends_compete: as in `beam_search`.
+    Options are those of `beam_search`.
 
     Returns:
         A function that gives sequences int32[B, K, L] (EOS included, then padding; empty slots are

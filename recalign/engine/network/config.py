@@ -90,13 +90,9 @@ def parameter_shapes(config: T5Config) -> Shapes:
 
 
 def step_flops(config: T5Config, batch: int, source: int, target: int) -> float:
-    """Multiply-adds × 2 of a training step: forward, and twice that backward; nothing recomputed.
+    """Multiply-adds × 2 of a training step of `batch` rows of so many tokens, padding included.
 
-    Args:
-        config: the architecture.
-        batch: rows.
-        source: length of the inputs, padding included.
-        target: length of the targets.
+    Forward, and twice that backward; nothing is recomputed.
     """
     decoder = _decoder_products(config, source, target) + config.emb_dim * config.vocab_size
     return 6.0 * batch * (_encoder_products(config, source) + target * decoder)

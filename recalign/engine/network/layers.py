@@ -157,7 +157,6 @@ class RMSNorm(nn.Module):
 
     features: int
     dtype: str
-    epsilon: float = NORM_EPSILON
 
     def setup(self):
         self.scale = partitioning.param_with_axes(
@@ -167,7 +166,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[..., features] -> the same shape, in `dtype`."""
         x = x.astype(wide(x))
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPSILON)
         return x.astype(self.dtype) * self.scale.astype(self.dtype)
 
 

@@ -15,7 +15,6 @@ def generate_greedily(
     variables: Any,
     encoder_input_tokens: jax.Array,
     length: int,
-    given: jax.Array | None = None,
 ) -> jax.Array:
     """The likeliest next token, again and again, int32[B, length].
 
@@ -26,9 +25,8 @@ def generate_greedily(
       variables: `{"params": …}`.
       encoder_input_tokens: int32[B, S], 0 padded.
       length: at most so many tokens are generated, EOS included.
-      given: int32[B, G], 0 padded, what the answer begins with; it is not generated again.
     """
-    encoded = encode(module, variables, encoder_input_tokens, given)
+    encoded = encode(module, variables, encoder_input_tokens)
     step = decoder_step(module, variables, encoded)
     batch = encoder_input_tokens.shape[0]
 

@@ -48,10 +48,7 @@ def row_text(
 ) -> str:
     """A row of a batch as text, the examples packed in it one after another.
 
-    Args:
-      batch: as for `count`.
-      row: its index.
-      decode: the text of token ids.
+    The batch is one of `count`, and `decode` gives the text of token ids.
     """
     lines, parts = [f"row {row}"], {}
     for side, (stack, kind) in SIDES.items():

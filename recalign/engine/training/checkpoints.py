@@ -168,10 +168,6 @@ class Checkpoints:
         OCDBT puts its arrays and the parameters into the same files. Hashes of the parameters' own
         bytes would cost every save more than they spare here.
 
-        Args:
-          abstract_params: shapes, dtypes and layouts.
-          step: takes this one or none.
-
         Raises:
           UserError, Exception: see `restore`.
         """

@@ -155,12 +155,7 @@ def use_topology(topology: str) -> list[jax.Device]:
 
 
 def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
-    """Compiles the step of a trainer.
-
-    Args:
-      trainer: the model and its layout.
-      shapes: of the features of a batch, which are int32.
-    """
+    """Compiles the step of a trainer for features int32 of some shapes."""
     state = trainer.abstract_state()
     batch = trainer.partitioner.abstract_batch(
         {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
@@ -186,10 +181,7 @@ def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
 def measure_search(trainer: Trainer, options: Inference, source: int) -> SearchSizes:
     """Compiles the search by which a trainer's model is evaluated.
 
-    Args:
-      trainer: the model and its layout.
-      options: how the model is asked; a beam is measured, whatever `exact` says.
-      source: the length of inputs.
+    A beam is measured, whatever `exact` says; `source` is the length of inputs.
     """
     module, partitioner = trainer.model.module, trainer.partitioner
     params = trainer.abstract_state().params

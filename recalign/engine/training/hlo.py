@@ -80,12 +80,7 @@ class _Instruction(NamedTuple):
 
 
 def explain(hlo: str, program: str) -> str:
-    """The collectives of a program, all of them, and its largest temporaries, line by line.
-
-    Args:
-      hlo: XLA's text of the compiled program.
-      program: what to call it.
-    """
+    """The collectives of a program, all of them, and its largest temporaries, line by line."""
     collectives = find_collectives(hlo)
     whole = sum(found.bytes * times for found, times in collectives.items())
     lines = [f"collectives of {program}: {_mebibytes(whole)} a device"]

@@ -124,37 +124,10 @@ def _segment_sums(weights: Array, segment_ids: Array | None) -> Array:
     return jax.vmap(row)(weights, segment_ids)
 
 
-def batch_loss(
-    logits: Array,
-    batch: Mapping[str, Array],
-    *,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
-    loss_normalizing_factor: float | str | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """The scalar that training minimises, z-loss included, and what to log beside it.
-
-    Args:
-        logits: float32[B,L,V].
-        batch: T5X's feature names; see `normalizer_and_weights`.
-        z_loss: coefficient of log(Z)².
-        label_smoothing: probability taken from the target.
-        loss_normalizing_factor: see `normalizer_and_weights`.
-
-    Returns:
-        The loss, float32[], and a dictionary of float32[] sums over tokens, not normalised:
-        'loss' and 'z_loss' (weighted), 'weights' and 'correct' (weights of the tokens whose target
-        has the highest logit).
-    """
-    factor, weights = normalizer_and_weights(batch, loss_normalizing_factor)
-    sums = loss_sums(logits, batch["decoder_target_tokens"], weights, z_loss, label_smoothing)
-    return sums["loss"] / factor, sums
-
-
 def loss_sums(
     logits: Array, targets: Array, weights: Array, z_loss: float, label_smoothing: float
 ) -> dict[str, Array]:
-    """The second part of what `batch_loss` gives.
+    """Sums over tokens, not normalised, float32[] each.
 
     Args:
         logits: float32[B,L,V].
@@ -162,6 +135,10 @@ def loss_sums(
         weights: float32[B,L].
         z_loss: coefficient of log(Z)².
         label_smoothing: probability taken from the target.
+
+    Returns:
+        'loss' and 'z_loss' (weighted; the loss holds both), 'weights' and 'correct' (weights of the
+        tokens whose target has the highest logit).
     """
     loss, extra = token_cross_entropy(logits, targets, z_loss, label_smoothing)
     # Not argmax: where the loss takes the maximum anyway, that would be one more pass.

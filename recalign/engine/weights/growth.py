@@ -76,12 +76,6 @@ def grow(path: str, tensors: Flat, tokens: NewTokens, rows: int) -> Flat:
     Rows of tokens that the vocabulary had are bit-equal; the network's further rows are copies of
     the padding token's, as in `conversion.with_rows`.
 
-    Args:
-      path: names the checkpoint in messages.
-      tensors: its parameters.
-      tokens: the new ones.
-      rows: of the network.
-
     Raises:
       UserError: the table is not that of the vocabulary before it was extended, or the network has
         no room for the new tokens.

@@ -75,11 +75,7 @@ def check_fits(vocabulary: bytes, rows: int) -> None:
 
 
 def count_added(vocabulary: bytes) -> tuple[int, int]:
-    """How many pieces a vocabulary had, and how many it was extended by, which come after them.
-
-    Args:
-        vocabulary: a SentencePiece model, with or without sentinels.
-    """
+    """How many pieces a vocabulary had, and how many it was extended by, which come after them."""
     pieces = _without_sentinels(vocabulary).pieces
     first = len(pieces)
     while first and pieces[first - 1].type == Piece.USER_DEFINED:

@@ -94,8 +94,8 @@ class DenseRanker:
             found[rows] = np.take_along_axis(scores, candidates[rows], axis=1)
         return found
 
-    def unseen_ndcg(self, histories: Histories, targets: np.ndarray, k: int = 10) -> float:
-        """NDCG@k with seen items removed, without making lists: what choices are made by.
+    def unseen_ndcg(self, histories: Histories, targets: np.ndarray) -> float:
+        """NDCG@10 with seen items removed, without making lists: what choices are made by.
 
         Equal scores count against the target, as among candidates; a target that stands in its
         own history is a miss.
@@ -105,7 +105,7 @@ class DenseRanker:
             own = np.take_along_axis(scores, targets[rows, None], axis=1)
             count = (scores >= own).sum(axis=1)
             ranks[rows] = np.where(own[:, 0] > -np.inf, count, np.inf)
-        return float(np.mean(np.where(ranks <= k, 1 / np.log2(ranks + 1), 0)))
+        return float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)))
 
     def _scores(
         self, histories: Histories, remove_seen: bool

@@ -35,10 +35,6 @@ MOST_SHOWN = 4
 def write(paths: Sequence[Path], output: Path) -> list[str]:
     """Writes the page about some runs, whole or not at all.
 
-    Args:
-      paths: their folders, none of which is changed.
-      output: the file.
-
     Returns:
       What could not be read; the page says it too.
 

@@ -10,8 +10,8 @@ from flax import linen as nn
 
 from recalign.engine.network.layer_stack import run_layers
 from recalign.engine.network.transformer import Transformer
-from recalign.engine.training.losses import batch_loss
 from recalign.errors import UserError
+from tests.engine.losses import batch_loss
 
 VARIANTS = [
     {"scan_layers": True},

@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.training.adafactor import adafactor
-from recalign.engine.training.losses import batch_loss
+from tests.engine.losses import batch_loss
 
 
 def train(model, params, batches, learning_rate, z_loss):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recalign.engine.training.losses import batch_loss, normalizer_and_weights, token_cross_entropy
+from recalign.engine.training.losses import normalizer_and_weights, token_cross_entropy
 from recalign.errors import UserError
+from tests.engine.losses import batch_loss
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from flax import traverse_util
 
 from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.network.transformer import Transformer
-from recalign.engine.training.losses import batch_loss
 from recalign.engine.weights import hf, safetensors
 from recalign.engine.weights.conversion import FORMATS as FORMATS_BY_NAME
 from recalign.engine.weights.conversion import convert, load_params, open_weights
 from recalign.engine.weights.tensor import Tensor
 from recalign.errors import UserError
+from tests.engine.losses import batch_loss
 from tests.engine.weights.saving import save_params
 
 FORMATS = ("t5x", "hf", "orbax")

@@ -100,9 +100,7 @@ def windows(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     A sequence is cut from its end, so that its last window is full, and each of its items but the
     first is a target exactly once.
 
-    Args:
-      offsets: int[n + 1], as in `pack`.
-      length: L, the longest window.
+    Offsets are int[n + 1], as in `pack`.
 
     Returns:
       starts and stops, int64[w] each: window w's inputs are `events[start:stop]`, its targets
@@ -118,9 +116,7 @@ def windows(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 def prefixes(offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Every proper prefix of every sequence, of longer ones the newest `length` items.
 
-    Args:
-      offsets: int[n + 1], as in `pack`.
-      length: L.
+    Offsets are int[n + 1], as in `pack`.
 
     Returns:
       starts and stops, int64[p] each: prefix q's inputs are `events[start:stop]`, and what comes
