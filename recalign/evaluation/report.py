@@ -81,17 +81,28 @@ def format_tables(rows: Mapping[str, Mapping[str, float]], signed: Collection[st
     return "\n\n".join(tables)
 
 
-def _group_table(rows: Mapping[str, Mapping[str, float]], protocol: str) -> str:
-    """The hit rates by group, see `recalign.evaluation.groups`; empty where no row has any."""
+def read_groups(
+    rows: Mapping[str, Mapping[str, float | None]], protocol: str
+) -> tuple[dict[str, float], dict[str, list[float | None]]]:
+    """The groups that have examples, with how many, and the hit rates of each row by group.
+
+    See `recalign.evaluation.groups`. Both are empty where no row has any.
+    """
     metric, numbers = f"{protocol}/{GROUP_METRIC}", f"{protocol}/{GROUP_SIZE}"
-    having = {n: row for n, row in rows.items() if f"{numbers}/{GROUPS[0]}" in row}
-    if not having:
+    having = {n: row for n, row in rows.items() if row.get(f"{numbers}/{GROUPS[0]}") is not None}
+    first = next(iter(having.values()), {})
+    sizes = {group: size for group in GROUPS if (size := first.get(f"{numbers}/{group}"))}
+    return sizes, {n: [row.get(f"{metric}/{g}") for g in sizes] for n, row in having.items()}
+
+
+def _group_table(rows: Mapping[str, Mapping[str, float]], protocol: str) -> str:
+    """The hit rates by group; empty where no row has any."""
+    sizes, rates = read_groups(rows, protocol)
+    if not rates:
         return ""
-    first = next(iter(having.values()))
-    shown = [group for group in GROUPS if f"{metric}/{group}" in first]
-    head = ["", *(f"{group} ({first[f'{numbers}/{group}']:,.0f})" for group in shown)]
-    body = [[n, *(f"{row[f'{metric}/{g}']:.4f}" for g in shown)] for n, row in having.items()]
-    told = f"{metric} by the target of an example, with the number of examples"
+    head = ["", *(f"{group} ({size:,.0f})" for group, size in sizes.items())]
+    body = [[name, *(f"{rate:.4f}" for rate in found)] for name, found in rates.items()]
+    told = f"{protocol}/{GROUP_METRIC} by the target of an example, with the number of examples"
     return f"{told}\n\n{markdown([head, *body])}"
 
 

@@ -7,7 +7,7 @@ from recalign.domains import Domain
 from recalign.errors import UserError
 from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import estimate
-from recalign.evaluation.report import GROUP_METRIC, GROUP_SIZE, GROUPS, PROTOCOLS
+from recalign.evaluation.report import GROUP_METRIC, PROTOCOLS, read_groups
 from recalign.runs.report.html import Content, Html, section, table, tag
 from recalign.runs.report.published import published
 from recalign.runs.report.subject import MODEL, Rows, Subject
@@ -95,17 +95,11 @@ def _metrics(names: Iterable[str], protocol: str) -> list[str]:
 
 def _groups(rows: Rows, protocol: str) -> list[Html]:
     """The table of hit rates by what train knows of a target; none where no row has any."""
-    sizes = {g: f"{protocol}/{GROUP_SIZE}/{g}" for g in GROUPS}
-    having = {n: row for n, row in rows.items() if row.get(sizes[GROUPS[-1]]) is not None}
-    if not having:
+    sizes, rates = read_groups(rows, protocol)
+    if not rates:
         return []
-    first = next(iter(having.values()))
-    shown = [group for group, size in sizes.items() if first.get(size)]
-    head = [f"{group.replace('_', ' ')}, {first[sizes[group]]:,.0f}" for group in shown]
-    body = [
-        [name, *(_number(row.get(f"{protocol}/{GROUP_METRIC}/{group}")) for group in shown)]
-        for name, row in having.items()
-    ]
+    head = [f"{group.replace('_', ' ')}, {size:,.0f}" for group, size in sizes.items()]
+    body = [[name, *map(_number, found)] for name, found in rates.items()]
     told = f"{protocol}: {GROUP_METRIC} by what train knows of the target, and how many there are"
     return [table(["", *head], body, told)]
 
