@@ -1,0 +1,91 @@
+"""README.md's commands on a catalogue of one's own, run to the letter on a small shop.
+
+What a test on a machine without network must add is in `ADDED`; what is run elsewhere, or cannot be
+run here, is in `NOT_HERE` with the reason.
+"""
+
+import contextlib
+import json
+import re
+import shlex
+
+import pytest
+
+from recalign.domains.readers import toyshop
+from recalign.samples.registry import register_domain
+from tests.commands import run
+from tests.runs.test_run import SMALL
+from tests.test_readmes import ROOT, commands
+
+FEW = ("num_heads=2", "head_dim=8", "mlp_dim=16")
+ADDED = {
+    "prepare": ["--vocab_size", 400],  # T5's own vocabulary and weights are elsewhere
+    "train": [
+        *SMALL,
+        *(f"--gin.T5Config.{field}" for field in FEW),
+        "--gin.VOCAB_SIZE=640",
+        "--gin.INITIAL_CHECKPOINT_PATH=None",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 32}",
+    ],
+}
+NOT_HERE = {
+    "baseline --name all": "tests/evaluation/baselines fits each",
+    "serve": "never ends: tests/serving",
+    "prepare table …": "tests/cli/test_prepare.py",
+    "train …": "needs FLAN-T5's weights; tests/runs/test_item_tokens.py has small ones",
+    "convert flan_t5_base": "needs FLAN-T5's weights; tests/cli/test_convert.py has small ones",
+    "add-items": "tests/runs/test_added_items.py: it takes a domain whose ids are codes or digits",
+    "train --dry_run": "needs XLA for TPUs; tests/engine/training/test_dry_run.py has CPUs",
+    "train --gin_file=beauty.gin --gin.MODEL_DIR=runs/beauty": "trains FLAN-T5 on an accelerator",
+}
+CALLS = commands((ROOT / "README.md").read_text())
+
+
+def is_run(call):
+    line = " ".join(call[1:])
+    return not any(line.startswith(start) for start in NOT_HERE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands that can be were run, one after the other; `printed.json` is theirs."""
+    path = tmp_path_factory.mktemp("readme")
+    raw = toyshop.generate(users=60, items=50)
+    names = {"user": "customer", "item": "sku", "timestamp": "ordered_at"}
+    orders = raw.interactions.rename(columns=names)
+    orders["sku"] = "sku-" + orders["sku"].astype(str)
+    orders.to_csv(path / "orders.csv.gz", index=False)
+    items = raw.items.rename(columns={"key": "sku", "title": "name"})
+    items["sku"] = "sku-" + items["sku"].astype(str)
+    items.to_parquet(path / "products.parquet")
+    printed = {}
+    with contextlib.chdir(path):
+        for _, command, *words in filter(is_run, CALLS):
+            if command == "recommend":  # of this shop
+                words[words.index("sku-17,sku-4")] = ",".join(items["sku"][:2])
+            line = shlex.join([command, *words])
+            printed[line] = run(command, *words, *ADDED.get(command, []))
+            if command == "prepare":
+                register_domain("my_shop")  # as a new process would
+    (path / "printed.json").write_text(json.dumps(printed))
+    return path
+
+
+def test_every_command_is_run_here_or_it_is_said_where():
+    assert len([*filter(is_run, CALLS)]) >= 10
+    lines = [" ".join(call[1:]) for call in CALLS]
+    unused = [start for start in NOT_HERE if not any(line.startswith(start) for line in lines)]
+    assert unused == []
+
+
+def test_they_lead_from_two_tables_to_all_that_is_promised(folder):
+    printed = json.loads((folder / "printed.json").read_text())
+    [summed] = [text for line, text in printed.items() if "--with slit,sasrec" in line]
+    assert re.search(r"recalign \+ [\d.]+ SLIT \+ [\d.]+ SASRec", summed)
+    [recommended] = [text for line, text in printed.items() if line.startswith("recommend")]
+    assert len(recommended.splitlines()) == 11  # ten, under a heading
+    assert len((folder / "ranking.jsonl").read_text().splitlines()) > 10
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert {"spiece.model", "model.safetensors", "config.json"} <= {
+        path.name for path in (folder / "my_shop_t5").iterdir()
+    }
