@@ -176,9 +176,8 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
     macros = {name: value for name, value in config.items() if "." not in name}
     history: list[dict] = told(lambda: _history(path / HISTORY), [])
     known: list[dict] = told(lambda: calls.read(path), [])
-    checkpoints = [
-        _checkpoint(path / "checkpoints" / str(s), hashes) for s in directory.checkpoints()
-    ]
+    folders = [path / "checkpoints" / str(step) for step in directory.checkpoints()]
+    checkpoints = [found for folder in folders if (found := _checkpoint(folder, hashes))]
     problems += [f"checkpoint {c.step} is damaged: {c.damage}" for c in checkpoints if c.damage]
     seconds = told(lambda: directory.seconds(max((c.step for c in checkpoints), default=0)), 0.0)
     return Inspection(
@@ -232,13 +231,15 @@ def _metrics(path: Path) -> dict[str, float | None]:
     return found
 
 
-def _checkpoint(folder: Path, hashes: bool) -> Checkpoint:
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _checkpoint(folder: Path, hashes: bool) -> Checkpoint | None:
+    """None for one that training has removed meanwhile."""
+    size = 0
     try:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         damage = find_damage(epath.Path(folder), hashes=hashes)
     except OSError as error:
         damage = str(error)
-    return Checkpoint(int(folder.name), size, damage)
+    return Checkpoint(int(folder.name), size, damage) if folder.exists() else None
 
 
 def _provenance(folder: Path, checkpoints: list[Checkpoint]) -> dict[str, str]:

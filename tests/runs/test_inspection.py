@@ -1,5 +1,6 @@
 """What a folder says of its run, whole or not, and that looking changes nothing."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -59,6 +60,22 @@ def test_a_run_that_has_hardly_begun(tmp_path):
     found = inspect(tmp_path)
     assert (found.state, found.step, found.best_step, found.metrics) == ("not begun", 0, None, {})
     assert "no metrics yet" in str(found)
+
+
+def test_a_checkpoint_that_training_removes_meanwhile_is_not_damaged(directory, monkeypatch):
+    first = directory.path / "checkpoints" / "10"
+    walk = type(first).rglob
+
+    def removed(folder, pattern):
+        found = [*walk(folder, pattern)]
+        if folder == first:
+            shutil.rmtree(first)
+        return found
+
+    monkeypatch.setattr(type(first), "rglob", removed)
+    found = inspect(directory.path)
+    assert [c.step for c in found.checkpoints] == [20, 30, 40]
+    assert found.problems == []
 
 
 def test_who_trains_is_told_and_is_not_hindered_by_who_looks(directory):
