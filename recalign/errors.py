@@ -23,6 +23,14 @@ class Preempted(BaseException):
         return "told to stop (SIGTERM); call the same command again to go on from the checkpoint"
 
 
+class ProcessLost(Exception):
+    """Another of several processes that train as one has ended, and none can go on without it.
+
+    The command line prints the message alone, and exits with code 1, whatever the other's was: who
+    was told to stop ends with all others, so this one was killed, or failed.
+    """
+
+
 def shown(value: object) -> str:
     """A value as Python writes it, long ones cut, for an error message."""
     try:

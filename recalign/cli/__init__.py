@@ -2,7 +2,9 @@
 
 import errno
 import logging
+import os
 import sys
+import time
 
 import click
 
@@ -21,7 +23,7 @@ from recalign.cli.report import report
 from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
-from recalign.errors import Preempted, UserError
+from recalign.errors import Preempted, ProcessLost, UserError
 
 
 @click.group(
@@ -68,6 +70,13 @@ def main() -> None:
     except Preempted as error:
         click.echo(f"recalign: {error}", err=True)
         sys.exit(Preempted.EXIT_CODE)
+    except ProcessLost as error:
+        click.echo(f"recalign: {error}", err=True)
+        sys.stdout.flush()
+        # The first process answers the others until they have said the same. At exit JAX would wait
+        # for the one that is lost.
+        time.sleep(5)
+        os._exit(1)
     except UserError as error:
         # Gin adds which configurable raised it, which tells a user nothing.
         message = str(error).partition("\n  In call to configurable")[0]

@@ -250,7 +250,8 @@ def multiprocess_options(command: Callable) -> Callable:
         from recalign.engine import processes
 
         processes.join(coordinator_address, process_count, process_index)
-        text = command(*args, **kwargs)
+        with processes.telling_of_losses():
+            text = command(*args, **kwargs)
         if processes.is_first():
             click.echo(text)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -150,25 +150,69 @@ class Partitioner:
             for name, values in batch.items()
         }
 
-    def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch as arrays split along "data".
+    def held_rows(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a batch that this process needs, however the mesh lies over the processes.
 
-        Every process has the whole batch, and each of its devices takes the rows that fall to it:
-        so several processes compute what one does, however the mesh lies over them.
+        Returns:
+          int64[h], the rows that its devices take, and int64[k], those of them that no process
+          before it takes: of all processes' rows these are each one once. Both ascend.
 
         Raises:
           UserError: the rows cannot be split evenly.
         """
-        rows = len(next(iter(batch.values())))
+        self._check_split(batch_size)
+        within = np.arange(batch_size // self.data_partitions)
+        held, own = ((parts[:, None] * len(within) + within).ravel() for parts in self._held_parts)
+        return held, own
+
+    @functools.cached_property
+    def _held_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """`held_rows` of the smallest batch."""
+        parts = np.arange(self.data_partitions)
+        first = np.full(len(parts), jax.process_count())
+        held = np.zeros(len(parts), bool)
+        taken = self.sharding("batch").devices_indices_map(parts.shape)
+        for device, (part,) in taken.items():
+            first[part] = np.minimum(first[part], device.process_index)
+            held[part] |= device.process_index == jax.process_index()
+        return parts[held], parts[held & (first == jax.process_index())]
+
+    def put_rows(self, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch as arrays split along "data", of which every process has its `held_rows` alone.
+
+        So several processes compute what one does, though none of them has the whole batch.
+        """
+        held = len(next(iter(rows.values())))
+        batch_size = held * self.data_partitions // len(self._held_parts[0])
+        place = np.full(batch_size, held)  # no row, which is an error
+        place[self.held_rows(batch_size)[0]] = np.arange(held)
+        return {
+            name: jax.make_array_from_callback(
+                (batch_size, *values.shape[1:]),
+                self.sharding("batch", *[None] * (values.ndim - 1)),
+                lambda part, values=values: values[place[part[0]]],
+            )
+            for name, values in rows.items()
+        }
+
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch that every process has whole, as arrays split along "data".
+
+        Raises:
+          UserError: the rows cannot be split evenly.
+        """
+        self._check_split(len(next(iter(batch.values()))))
+        return {
+            name: put(values, self.sharding("batch", *[None] * (values.ndim - 1)))
+            for name, values in batch.items()
+        }
+
+    def _check_split(self, rows: int) -> None:
         if rows % self.data_partitions:
             raise UserError(
                 f"a batch of {rows} rows (BATCH_SIZE) cannot be split over "
                 f"{self.data_partitions} data partitions"
             )
-        return {
-            name: put(values, self.sharding("batch", *[None] * (values.ndim - 1)))
-            for name, values in batch.items()
-        }
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:

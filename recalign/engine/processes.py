@@ -1,12 +1,14 @@
 """Several processes that train as one, under `jax.distributed`.
 
-Every process runs the same program on the same input; devices take their part of each batch. What
-is not a computation, files and messages, is the first process's business.
+Every process runs the same program. Of each batch to train on it makes the rows that its devices
+take, and its part of the input's position is its own to write; what else is not a computation,
+files and messages, is the first process's business.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,8 +17,18 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from recalign.engine import preemption
-from recalign.errors import UserError
+from recalign.errors import ProcessLost, UserError
 
+# What transports and JAX's coordination service say of a process that is gone.
+_SIGNS_OF_LOSS = (
+    "Gloo",
+    "NCCL",
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "heartbeat",
+    "coordination service",
+    "CoordinationService",
+)
 PATIENCE = 24 * 60 * 60 * 1000  # milliseconds that processes wait for the first one's decision
 _numbers = itertools.count()  # of decisions: the same in every process
 
@@ -53,6 +65,29 @@ def join(
                 "--coordinator_address HOST:PORT, --process_count and --process_index"
             ) from error
         preemption.pass_on()
+
+
+@contextlib.contextmanager
+def telling_of_losses() -> Iterator[None]:
+    """Within the block an error that comes of another process's end says so.
+
+    Most come at once, from the next exchange of numbers. Who waits for another's decision meanwhile
+    is ended by JAX itself, when the lost process has not been heard of for its time: 100 seconds.
+
+    Raises:
+      ProcessLost: another process has ended.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # Gloo's are the latter
+        if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ProcessLost(
+            f"another of the {jax.process_count()} processes has ended, and this one cannot go on "
+            f"without it: what it said last tells why. Call the same command again for all of "
+            f"them, or for another number, to go on from the newest checkpoint ({reason})"
+        ) from error
 
 
 def is_first() -> bool:
@@ -98,6 +133,11 @@ def decide_once(decide: Callable[[], Any]) -> Any:
 def agree(here: bool) -> bool:
     """Whether something holds in every process; each tells whether it does in it."""
     return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
+def gather(arrays: Any) -> Any:
+    """A pytree of arrays that are split over processes as numpy arrays, whole in each of them."""
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(arrays, tiled=True))
 
 
 def _broadcast(text: str) -> str:

@@ -29,13 +29,13 @@ class Questions(Protocol):
 
 
 class Batches(Protocol):
-    """Endless batches whose position can be kept."""
+    """Endless batches, or some rows of each, whose position can be kept."""
 
     def __next__(self) -> Mapping[str, np.ndarray]:
-        """int32[batch size, length] of each of SeqIO's encoder-decoder features."""
+        """int32[rows, length] of each of SeqIO's encoder-decoder features."""
 
     def save(self, path: epath.PathLike) -> None:
-        """Writes the position."""
+        """Writes the position, or the part of it that this process answers for."""
 
     def restore(self, path: epath.PathLike) -> None:
         """Goes to a position that was saved."""
@@ -47,8 +47,17 @@ class Data(Protocol):
     def batch_shapes(self) -> dict[str, tuple[int, int]]:
         """The shape of each feature of a batch, which is int32."""
 
-    def train_batches(self) -> Batches:
-        """Batches to train on, from the first one; their order is a function of the seed."""
+    def train_batches(
+        self, held: np.ndarray | None = None, own: np.ndarray | None = None
+    ) -> Batches:
+        """Batches to train on, from the first one; their order is a function of the seed.
+
+        Which rows a process takes changes none: together, processes have the batches that one has.
+
+        Args:
+          held: int64[h], the rows of each batch that are given; by default all.
+          own: those of them that no other process answers for; by default all.
+        """
 
     def examples(
         self, split: str, num_examples: int | None = None, task: str | None = None

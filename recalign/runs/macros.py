@@ -96,6 +96,7 @@ NEEDS: dict[str, Needs] = {
     "EVAL_PERIOD": _whole(0),
     "EVAL_PERIODS": _periods,
     "INITIAL_CHECKPOINT_PATH": _or_none(_text),
+    "INPUT_STREAMS": _whole(1),
     "ITEM_EMBEDDINGS": _text,
     "LABEL_SMOOTHING": _PROBABILITY,
     "LEARNING_RATE": _number(0),

@@ -145,7 +145,8 @@ class Run:
         started = time.monotonic()
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
-            train_input = self.data.train_batches()
+            [batch_size, _] = self.data.batch_shapes()["encoder_input_tokens"]
+            train_input = self.data.train_batches(*self.trainer.partitioner.held_rows(batch_size))
             validation = self.data.examples("validation", self.eval_examples)
             evaluated: dict[str, Evaluated] = {}  # by the evaluation that is under way
             evaluators = self.evaluation.evaluators(

@@ -8,7 +8,6 @@ from typing import Self
 import gin
 import numpy as np
 import seqio
-from clu.data import dataset_iterator
 
 from recalign.bindings import Bindings
 from recalign.evaluation.examples import Examples
@@ -34,6 +33,7 @@ class SeqioData:
       pack: several samples a row, told apart by segment ids.
       use_cached: trains on what `seqio_cache_tasks` wrote, see `inputs.train_batches`.
       cache_dirs: further folders to look for these caches in, beside SeqIO's own.
+      streams: in so many parts batches are made, each by one process; see `inputs.train_batches`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class SeqioData:
         pack: bool = True,
         use_cached: bool = False,
         cache_dirs: Sequence[str] = (),
+        streams: int = 1,
     ):
         self.name, self.module = mixture_or_task_name, module
         self._lengths = dict(task_feature_lengths)
@@ -53,6 +54,7 @@ class SeqioData:
         self._seed = seed
         self._pack = pack
         self._use_cached, self._cache_dirs = use_cached, cache_dirs
+        self._streams = streams
         self._bindings = Bindings.in_force()
         self._folder: str | None = None
         self._provenance: dict[str, str] | None = None
@@ -91,7 +93,9 @@ class SeqioData:
                 }
         return {name: (self._batch_size, length) for name, length in lengths.items()}
 
-    def train_batches(self) -> dataset_iterator.TfDatasetIterator:
+    def train_batches(
+        self, held: np.ndarray | None = None, own: np.ndarray | None = None
+    ) -> inputs.Batches:
         """See `Data`."""
         with self._active():
             return inputs.train_batches(
@@ -103,6 +107,9 @@ class SeqioData:
                 pack=self._pack,
                 use_cached=self._use_cached,
                 cache_dirs=self._cache_dirs,
+                streams=self._streams,
+                held=held,
+                own=own,
             )
 
     def examples(

@@ -3,7 +3,9 @@
 import difflib
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -18,7 +20,11 @@ from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import check_readable
 from recalign.samples.registry import domain_in, domain_of, follow_data_dir
 
+log = logging.getLogger(__name__)
+
 Lengths = Mapping[str, int]
+# Between the seeds of two streams: SeqIO counts on from each for every draw of a task.
+_BETWEEN_SEEDS = 1 << 20
 
 
 def train_batches(
@@ -31,8 +37,15 @@ def train_batches(
     pack: bool = True,
     use_cached: bool = False,
     cache_dirs: Sequence[str] = (),
-) -> dataset_iterator.TfDatasetIterator:
+    streams: int = 1,
+    held: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+) -> "Batches":
     """Endless batches of a task or mixture, in an order that is a function of the seed.
+
+    Each of the streams reads, writes and packs a part of the records by itself, and makes as many
+    rows of every batch as any other. A process makes those that it needs rows of; so batches, and
+    positions in them, hang on the number of streams and not on that of processes.
 
     Args:
       mixture_or_task_name: as registered with SeqIO.
@@ -46,40 +59,124 @@ def train_batches(
         examples in another order, since it shuffles them, so that the batches differ from those of
         the source as they do between two seeds.
       cache_dirs: further folders to look for the caches in, beside SeqIO's own.
+      streams: how many; one of them gives what `seqio.get_dataset` does.
+      held: int64[h], the rows of each batch that are given; by default all.
+      own: those of them that no other process answers for; who has the first row of a stream writes
+        its position.
 
     Returns:
-      An iterator of batches of SeqIO's encoder-decoder features, int32[batch_size, length] each,
-      whose position can be saved and restored.
+      An iterator of batches of SeqIO's encoder-decoder features, int32[h, length] each, whose
+      position can be saved and restored.
 
     Raises:
       UserError: nothing of that name is registered, its domain is not prepared, a task of it is to
-        be read from a cache and is in none, or has no sample.
+        be read from a cache and is in none, or has no sample in a stream; or the rows of a batch
+        cannot be shared out among the streams.
     """
+    if batch_size % streams:
+        raise UserError(
+            f"INPUT_STREAMS is {streams}, but must divide the {batch_size} rows of a batch "
+            "(BATCH_SIZE)"
+        )
     lengths = mark_given(task_feature_lengths)
     provider = mixture_or_task(mixture_or_task_name, module)
     if use_cached:
         _check_cached(provider, cache_dirs)
-    check_samples(provider, lengths, split, use_cached)
-    dataset = provider.get_dataset(
-        lengths,
-        split,
-        use_cached=use_cached,
-        shuffle=True,
-        seed=seed,
-        num_epochs=None,
-        # What is cached in memory would be a part of every checkpoint.
-        try_in_mem_cache=False,
-    )
-    converter = FeatureConverter(pack=pack)
-    dataset = converter(dataset, lengths).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.deterministic = True
-    dataset = dataset.with_options(options).prefetch(2)
-    return _Batches(dataset, checkpoint=True)
+
+    def stream(number: int, rows: int) -> _Stream:
+        part = seqio.ShardInfo(number, streams) if streams > 1 else None
+        check_samples(provider, lengths, split, use_cached, part)
+        dataset = provider.get_dataset(
+            lengths,
+            split,
+            use_cached=use_cached,
+            shuffle=True,
+            seed=seed + number * _BETWEEN_SEEDS,
+            shard_info=part,
+            num_epochs=None,
+            # What is cached in memory would be a part of every checkpoint.
+            try_in_mem_cache=False,
+        )
+        dataset = FeatureConverter(pack=pack)(dataset, lengths).batch(rows, drop_remainder=True)
+        return _Stream(dataset.with_options(options).prefetch(2), checkpoint=True)
+
+    held = np.arange(batch_size) if held is None else held
+    return Batches(stream, streams, batch_size, held, held if own is None else own)
 
 
-class _Batches(dataset_iterator.TfDatasetIterator):
-    """Batches whose position can be saved and restored."""
+class Batches:
+    """Some rows of each batch, whose position can be saved and restored.
+
+    Args:
+      stream: makes the stream of a number, which gives so many rows at a time.
+      streams: how many there are; each makes rows that follow each other.
+      batch_size: the rows of all.
+      held: int64[h], the rows that are given.
+      own: those of them that no other process answers for.
+    """
+
+    def __init__(
+        self,
+        stream: Callable[[int, int], "_Stream"],
+        streams: int,
+        batch_size: int,
+        held: np.ndarray,
+        own: np.ndarray,
+    ):
+        rows = batch_size // streams
+        needed = np.unique(held // rows).tolist()
+        made = (np.array(needed)[:, None] * rows + np.arange(rows)).ravel()
+        if len(made) > len(held):
+            log.warning(
+                "this process needs %d rows of each batch and makes %d: with INPUT_STREAMS at "
+                "least the number of processes, each makes its own alone (a new run: other "
+                "streams are other batches)",
+                len(held),
+                len(made),
+            )
+        self._streams = {number: stream(number, rows) for number in needed}
+        self._chosen = np.searchsorted(made, held)
+        self._own = [number for number in needed if number * rows in own]
+        self._count = streams
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """int32[h, length] of each of SeqIO's encoder-decoder features."""
+        parts = [next(stream) for stream in self._streams.values()]
+        return {
+            name: np.concatenate([part[name] for part in parts])[self._chosen] for name in parts[0]
+        }
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the positions of the streams whose first row is this process's own."""
+        for number in self._own:
+            self._streams[number].save(self._file(path, number))
+
+    def restore(self, path: epath.PathLike) -> None:
+        """Goes to a position that was saved, by however many processes.
+
+        Raises:
+          Exception: it is one in other samples, or in batches of other shapes.
+        """
+        for number, stream in self._streams.items():
+            stream.restore(self._file(path, number))
+
+    def reset(self) -> None:
+        """Starts anew."""
+        for stream in self._streams.values():
+            stream.reset()
+
+    def _file(self, path: epath.PathLike, number: int) -> str:
+        """Where the position of a stream is; that of one alone as earlier versions have it."""
+        return os.fspath(path) + (f"_{number}_of_{self._count}" if self._count > 1 else "")
+
+
+class _Stream(dataset_iterator.TfDatasetIterator):
+    """Rows of batches, whose position can be saved and restored."""
 
     def restore(self, filename: epath.PathLike) -> None:
         """Goes to a position that was saved.
@@ -107,9 +204,20 @@ def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str
 
 
 def check_samples(
-    provider: seqio.Task | seqio.Mixture, lengths: Lengths, split: str, use_cached: bool = False
+    provider: seqio.Task | seqio.Mixture,
+    lengths: Lengths,
+    split: str,
+    use_cached: bool = False,
+    part: seqio.ShardInfo | None = None,
 ) -> None:
     """Reads one sample of every task that is drawn from: SeqIO ends a mixture where a task ends.
+
+    Args:
+      provider: the task or mixture.
+      lengths: `TASK_FEATURE_LENGTHS`.
+      split: of the task's data.
+      use_cached: reads from caches.
+      part: the part of the records that is to have one; by default all.
 
     Raises:
       UserError: a domain is not prepared, a task has no sample, or no task is drawn from.
@@ -129,11 +237,18 @@ def check_samples(
             use_cached=use_cached,
             shuffle=False,
             seed=0,
+            shard_info=part,
             num_epochs=1,
             try_in_mem_cache=False,
         )
-        if not any(True for _ in samples.take(1)):
-            raise UserError(tell_why_none(task, split))
+        if any(True for _ in samples.take(1)):
+            continue
+        if part:
+            raise UserError(
+                f"INPUT_STREAMS is {part.num_shards}, but the records of stream {part.index} give "
+                f"{task.name} no sample in {split}: take fewer streams"
+            )
+        raise UserError(tell_why_none(task, split))
 
 
 def tell_why_none(task: seqio.Task, split: str) -> str:

@@ -18,8 +18,10 @@ domain would have another hash each time, and takes ten times as long.
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -54,6 +56,32 @@ _CITATION = """\
   note = {arXiv:2404.00245; the method that reads this dataset},
   year = {2024},
 }"""
+
+
+class Records(seqio.TfdsDataSource):
+    """A build as SeqIO's source, of which any number of readers take equal parts.
+
+    SeqIO itself shares out whole files, or else has every reader read all of them.
+    """
+
+    supports_arbitrary_sharding = True
+
+    def get_dataset(
+        self,
+        split: str,
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **options: Any,
+    ) -> tf.data.Dataset:
+        """See SeqIO; a part is so many records that follow each other."""
+        if shard_info and shard_info.num_shards > 1:
+            size, parts = self.num_input_examples(split), shard_info.num_shards
+            low, high = (size * (shard_info.index + end) // parts for end in (0, 1))
+            if low == high:  # TFDS has no split without records
+                return super().get_dataset(split, shuffle, seed, **options).take(0)
+            split = f"{split}[{low}:{high}]"
+        return super().get_dataset(split, shuffle, seed, **options)
 
 
 def features() -> tfds.features.FeaturesDict:

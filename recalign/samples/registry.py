@@ -109,9 +109,7 @@ def _add_tasks(
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
-            source=seqio.TfdsDataSource(
-                tfds_name=f"{build}:{records.VERSION}", tfds_data_dir=folder
-            ),
+            source=records.Records(tfds_name=f"{build}:{records.VERSION}", tfds_data_dir=folder),
             preprocessors=[
                 examples,
                 seqio.CacheDatasetPlaceholder(),

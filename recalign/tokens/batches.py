@@ -43,16 +43,28 @@ class CachedBatches:
       directory: the folder.
       batch_size: rows a batch, whatever it was when the folder was written.
       seed: of the order in later passes.
+      held: int64[h], the rows of each batch that are read; by default all.
+      own: those of them that no other process answers for; who has the first one of a batch writes
+        the position, which is that of all.
 
     Raises:
       UserError: there is no such folder, or it is damaged.
     """
 
-    def __init__(self, directory: str, batch_size: int, seed: int = 0):
+    def __init__(
+        self,
+        directory: str,
+        batch_size: int,
+        seed: int = 0,
+        held: np.ndarray | None = None,
+        own: np.ndarray | None = None,
+    ):
         self._rows = metadata(directory)["rows"]
         self._stored = _open(Path(directory) / "train", self._rows)
         self._batch_size = batch_size
         self._seed = seed
+        self._held = np.arange(batch_size) if held is None else held
+        self._writes = own is None or 0 in own
         self._position = 0
         self._order = (0, None)  # a pass and the permutation of its rows
 
@@ -60,8 +72,8 @@ class CachedBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """int32[batch_size, length] of each of SeqIO's encoder-decoder features."""
-        positions = np.arange(self._position, self._position + self._batch_size)
+        """int32[rows, length] of each of SeqIO's encoder-decoder features."""
+        positions = self._position + self._held
         rows = np.concatenate(
             [
                 self._permuted(int(part[0]) // self._rows, part % self._rows)
@@ -83,7 +95,8 @@ class CachedBatches:
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the position, how many rows were read."""
-        epath.Path(path).write_text(json.dumps({"rows_read": self._position}))
+        if self._writes:
+            epath.Path(path).write_text(json.dumps({"rows_read": self._position}))
 
     def reset(self) -> None:
         """Starts anew."""

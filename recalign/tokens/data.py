@@ -48,9 +48,11 @@ class TokenData:
         batch = next(CachedBatches(self._directory, 1))
         return {name: (self._batch_size, rows.shape[1]) for name, rows in batch.items()}
 
-    def train_batches(self) -> CachedBatches:
+    def train_batches(
+        self, held: np.ndarray | None = None, own: np.ndarray | None = None
+    ) -> CachedBatches:
         """See `Data`."""
-        return CachedBatches(self._directory, self._batch_size, self._seed)
+        return CachedBatches(self._directory, self._batch_size, self._seed, held, own)
 
     def examples(
         self, split: str, num_examples: int | None = None, task: str | None = None

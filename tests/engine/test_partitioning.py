@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import pytest
 
 from recalign.engine.partitioning import Partitioner
@@ -135,6 +137,14 @@ except UserError as error:
 else:
     raise AssertionError("6 rows went over 8 devices")
 
+# Rows and whole batches lie alike; one process holds all.
+whole = {"tokens": tokens(8, 4)}
+for layout in [(1, "replicated"), (4, "tensor_parallel")]:
+    partitioner = Partitioner(*layout)
+    one, other = partitioner.put_rows(whole)["tokens"], partitioner.put_batch(whole)["tokens"]
+    assert one.sharding == other.sharding
+    np.testing.assert_array_equal(one, other)
+
 class Position:
     def save(self, path): path.write_text("0")
     def restore(self, path): path.read_text()
@@ -192,3 +202,49 @@ def test_what_does_not_fit_the_devices_is_an_error():
         Partitioner(num_partitions=3)
     with pytest.raises(UserError, match="'sharded' is none of"):
         Partitioner(rules="sharded")
+
+
+class Device(NamedTuple):
+    row: int
+    process_index: int
+
+
+class Meshed(Partitioner):
+    """Rows over devices of which each is some process's."""
+
+    def __init__(self, processes_of_rows):
+        super().__init__()
+        object.__setattr__(self, "processes", processes_of_rows)
+
+    @property
+    def data_partitions(self):
+        return len(self.processes)
+
+    def sharding(self, *_):
+        return self
+
+    def devices_indices_map(self, shape):
+        assert shape == (len(self.processes),)
+        return {
+            Device(row, process): (slice(row, row + 1),)
+            for row, processes in enumerate(self.processes)
+            for process in processes
+        }
+
+
+@pytest.mark.parametrize(
+    ("processes", "held", "own"),
+    [
+        ([[0], [0], [1], [1]], [[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ([[0], [1], [0], [1]], [[0, 1, 4, 5], [2, 3, 6, 7]], [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        ([[0, 1], [0, 1]], [range(8), range(8)], [range(8), []]),
+        ([[0, 1], [1, 2]], [range(4), range(8), range(4, 8)], [range(4), range(4, 8), []]),
+    ],
+    ids=["in a row", "dealt out", "of a model over both", "overlapping"],
+)
+def test_the_rows_of_each_process_and_those_it_answers_for(monkeypatch, processes, held, own):
+    monkeypatch.setattr(jax, "process_count", lambda: len(held))
+    for index in range(len(held)):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        found = Meshed(processes).held_rows(8)
+        assert [rows.tolist() for rows in found] == [list(held[index]), list(own[index])]

@@ -50,6 +50,13 @@ def test_users_of_three_events_leave_nothing_to_learn_from(kind):
 
 
 @pytest.mark.usefixtures("domains")
+def test_a_stream_without_a_record_is_named():
+    message = "INPUT_STREAMS is 16, but the records of stream 0 give wholeshop_retrieval no sample"
+    with pytest.raises(UserError, match=message):
+        inputs.train_batches("wholeshop_retrieval", LENGTHS, 16, 0, streams=16)
+
+
+@pytest.mark.usefixtures("domains")
 @pytest.mark.parametrize("kind", OF_EVENTS)
 def test_one_empty_task_of_a_mixture_is_named(kind):
     name = f"some_{kind}"

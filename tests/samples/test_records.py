@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import subprocess
 import sys
 
@@ -116,6 +117,22 @@ def test_several_shards(domain, tmp_path, monkeypatch):
         for record in source.get_dataset("train", shuffle=False, shard_info=shard):
             targets[int(record["user"])] = int(record["target"])
     assert targets == dict(zip(split.users.tolist(), split.targets.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(("parts", "shuffle"), [(2, False), (3, True), (41, False)])
+def test_every_record_is_in_one_part_whatever_the_number_of_parts_and_files(
+    domain, tmp_path, monkeypatch, parts, shuffle
+):
+    monkeypatch.setattr(records, "RECORDS_PER_SHARD", 15)  # three files
+    source = records.Records("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
+    found = []
+    for index in range(parts):
+        part = seqio.ShardInfo(index, parts)
+        dataset = source.get_dataset("train", shuffle, seed=0, shard_info=part)
+        found.append([int(record["user"]) for record in dataset])
+    users = itertools.chain.from_iterable(found)
+    assert sorted(users) == sorted(domain.split("train").users.tolist())
+    assert {len(part) for part in found} <= {40 // parts, 40 // parts + 1}
 
 
 PROGRAM = """

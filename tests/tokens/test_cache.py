@@ -147,6 +147,23 @@ def test_any_batch_size_gives_the_same_rows(tokens):
     assert_same(next(whole), joined)
 
 
+def test_processes_read_their_rows_alone_and_one_writes_the_position_of_all(tokens, tmp_path):
+    """Also where a batch runs over the end of a pass."""
+    held = [np.array([0, 1, 4]), np.array([2, 3, 5])]
+    parts = [CachedBatches(str(tokens), 6, 0, rows, rows) for rows in held]
+    whole, place = CachedBatches(str(tokens), 6), np.argsort(np.concatenate(held))
+    for _ in range(6):
+        made = [next(part) for part in parts]
+        joined = {name: np.concatenate([m[name] for m in made])[place] for name in made[0]}
+        assert_same(joined, next(whole))
+    parts[1].save(tmp_path / "position")
+    assert not (tmp_path / "position").exists()
+    parts[0].save(tmp_path / "position")
+    again = CachedBatches(str(tokens), 6)
+    again.restore(tmp_path / "position")
+    assert_same(next(again), next(whole))
+
+
 def test_each_pass_has_every_row_once_in_an_order_of_the_seed(tokens):
     rows = metadata(str(tokens))["rows"]
     assert rows == 16

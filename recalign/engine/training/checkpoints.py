@@ -38,9 +38,8 @@ class InputPositionHandler(ocp.CheckpointHandler):
     """Saves an iterator that has `save(path)` and `restore(path)`, as CLU's iterators have."""
 
     def save(self, directory: epath.Path, args: "InputPosition") -> None:
-        """Writes the position, which is the same in every process."""
-        if ocp.multihost.process_index() == 0:
-            args.iterator.save(directory / "position")
+        """Writes the position: each process the part of it that its iterator answers for."""
+        args.iterator.save(directory / "position")
 
     def restore(self, directory: epath.Path, args: "InputPosition") -> Any:
         """Moves the iterator to the saved position."""
@@ -257,8 +256,9 @@ class Checkpoints:
         if not accept_changes:
             raise UserError(
                 f"{said}{why}: was it saved with another mixture, PACK, BATCH_SIZE, "
-                "TASK_FEATURE_LENGTHS or TensorFlow? Go on with those, or call again with "
-                "--accept_changes: the parameters and the optimiser go on, the input starts anew"
+                "INPUT_STREAMS, TASK_FEATURE_LENGTHS or TensorFlow? Go on with those, or call "
+                "again with --accept_changes: the parameters and the optimiser go on, the input "
+                "starts anew"
             )
         iterator.reset()
         log.warning("%s%s", said, why)

@@ -94,7 +94,8 @@ def train(
 
     Args:
       trainer: makes and updates the state.
-      train_input: endless batches; its position is saved where it has `save` and `restore`.
+      train_input: endless batches, in each process the rows of them that `Partitioner.held_rows`
+        tells; its position is saved where it has `save` and `restore`.
       model_dir: TensorBoard events are written here.
       checkpoints: of the run; closed at the end.
       total_steps: the step to stop at, steps of earlier calls included.
@@ -155,10 +156,10 @@ def train(
         stack.enter_context(logging_redirect_tqdm())
         for step in range(first + 1, total_steps + 1):
             batch = next(train_input)
-            if step == first + 1:
-                log.info("a batch:\n%s", format_arrays(batch))
             profiler.begin(step)
-            placed = trainer.partitioner.put_batch(batch)
+            placed = trainer.partitioner.put_rows(batch)
+            if step == first + 1:
+                log.info("a batch:\n%s", format_arrays(placed))
             with jax.transfer_guard("disallow"):
                 state, sums = step_fn(state, placed)
             meter.add(step, batch, sums)
@@ -299,10 +300,11 @@ class _Meter:
         for step, batch, finite in self._recent:
             if float(finite):
                 continue
-            rows = self._trainer.nonfinite_rows(params, batch)
+            placed = self._trainer.partitioner.put_rows(batch)
+            rows = self._trainer.nonfinite_rows(params, placed)
             which = f"rows {rows.tolist()}" if len(rows) else "the gradient, in no row alone"
             what = f"the loss or gradient is not finite at step {step} ({which})"
-            hint = self._on_nonfinite(step, batch, rows)
+            hint = self._on_nonfinite(step, processes.gather(placed), rows)
             if self._nonfinite == "stop":
                 raise UserError(f"{what}. {hint}".strip())
             log.warning("%s; the batch was skipped. %s", what, hint)

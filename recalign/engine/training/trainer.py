@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,12 +71,17 @@ class Trainer:
             return math.nan
         return float(optimizer.learning_rate(step - 1))
 
-    def nonfinite_rows(self, params: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The rows of a batch, int[…], whose loss without dropout is not finite."""
+    def nonfinite_rows(self, params: Any, batch: Batch) -> np.ndarray:
+        """The rows of a batch, int[…], whose loss without dropout is not finite.
+
+        Args:
+          params: before the step.
+          batch: as `Partitioner.put_batch` lays it out.
+        """
         losses_of = self.partitioner.compile(
             self.model.row_losses, out_shardings=self.partitioner.sharding()
         )
-        losses = losses_of(params, self.partitioner.put_batch(batch))
+        losses = losses_of(params, batch)
         return np.flatnonzero(~np.isfinite(jax.device_get(losses)))
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
