@@ -10,6 +10,7 @@ SMALL_NETWORK = (
     "--gin.T5Config.emb_dim=16",
     "--gin.T5Config.num_encoder_layers=1",
     "--gin.T5Config.num_decoder_layers=1",
+    "--gin.Inference.length_multiple=256",  # questions of one shape
 )
 
 

@@ -32,6 +32,7 @@ SHRUNK = [
     "--gin.T5Config.num_heads=1",
     "--gin.T5Config.num_encoder_layers=1",
     "--gin.T5Config.num_decoder_layers=1",
+    "--gin.Inference.length_multiple=256",  # questions of one shape
 ]
 
 

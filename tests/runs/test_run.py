@@ -117,7 +117,9 @@ def test_a_checkpoint_that_is_not_there_is_told(trained, step, message):
 
 def test_a_best_metric_that_is_not_measured_is_told(shop, tmp_path, caplog):
     folder = f"--gin.MODEL_DIR={tmp_path}"
-    run("train", "--gin_file=toyshop.gin", folder, *SMALL, "--gin.BEST_METRIC='full/ndcg@50'")
+    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.BEST_METRIC='full/ndcg@50'"]
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
+    run("train", "--gin_file=toyshop.gin", folder, *options)
     assert "BEST_METRIC is 'full/ndcg@50', which is not measured" in caplog.text
     assert "toyshop_retrieval full/ndcg@10" in caplog.text
 
@@ -185,6 +187,7 @@ def test_patience_ends_a_run_and_lets_it_go_on_only_as_far(shop, tmp_path, caplo
 def test_tasks_are_evaluated_in_periods_of_their_own(shop, tmp_path):
     periods = "--gin.EVAL_PERIODS={'ranking': 2}"
     options = [*SMALL, "--gin.EVAL_PERIOD=3", "--gin.TRAIN_STEPS=5", periods]
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_recommendation"]
     arguments = ("train", "--gin_file=toyshop.gin", *options, "--profile=2:2")
     run(*arguments, f"--gin.MODEL_DIR={tmp_path}")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -381,6 +384,7 @@ def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
 
 def test_fewer_than_ten_beams_leave_out_what_is_deeper(shop, tmp_path):
     options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=5"]
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
     run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
     found = {name for name in metrics(tmp_path) if name.startswith("toyshop_retrieval/test/full/")}
     depths = {int(name.partition("@")[2]) for name in found if "hr@" in name or "ndcg@" in name}
