@@ -1,5 +1,6 @@
 """tasks/README.md is followed to the letter, with a small shop and few steps."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from recalign.domains.readers import toyshop
+from recalign.samples.registry import register_domain
+from tests.commands import run
 from tests.runs.test_run import SMALL
 
 PAGE = (Path(__file__).parents[2] / "tasks/README.md").read_text()
@@ -20,22 +23,11 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def shell(folder, line):
-    """Runs a line of the page, `recalign …`, in a folder; gives what it prints."""
+def arguments_of(line):
+    """Those of a line of the page, `recalign …`."""
     program, *arguments = shlex.split(line)
     assert program == "recalign"
-    small = SMALL if arguments[0] == "train" else []
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {
-        "RECALIGN_DATA_DIR": str(folder / "data"),
-        "PYTHONPATH": f"{folder}{os.pathsep}{root}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "recalign", *arguments, *small],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return arguments + (SMALL if arguments[0] == "train" else [])
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +38,12 @@ def folder(tmp_path_factory):
     raw.interactions.to_csv(path / "orders.csv", index=False)
     raw.items.rename(columns={"key": "item"}).to_csv(path / "items.csv", index=False)
     [commands] = blocks("bash")
-    lines = commands.splitlines()
-    assert len(lines) == 4
-    (path / "printed").write_text("\n".join(shell(path, line) for line in lines))
+    prepare, *others = commands.splitlines()
+    assert len(others) == 3
+    with contextlib.chdir(path):
+        run(*arguments_of(prepare))
+        register_domain("my_shop")  # as a new process would
+        (path / "printed").write_text("\n".join(run(*arguments_of(line)) for line in others))
     return path
 
 
@@ -63,7 +58,16 @@ def test_a_task_of_ones_own_takes_ten_lines(folder):
     [code] = blocks("python")
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 10
     (folder / "my_tasks.py").write_text(code)
-    shown = shell(folder, "recalign tasks my_shop_long --module my_tasks --examples 20")
-    lengths = [int(n) for n in re.findall(r"^inputs  \((\d+) tokens\)", shown, re.MULTILINE)]
+    arguments = arguments_of("recalign tasks my_shop_long --module my_tasks --examples 20")
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "recalign", *arguments],
+        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{root}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lengths = [int(n) for n in re.findall(r"^inputs  \((\d+) tokens\)", done.stdout, re.MULTILINE)]
     assert len(lengths) == 20
     assert min(lengths) > 12
