@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import SMALL_NETWORK, run
+
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
@@ -108,13 +110,12 @@ def test_two_processes_under_slurm_train_as_one(programs, tmp_path, monkeypatch)
         'for pid in "${pids[@]}"; do wait "$pid" || exit 1; done',
     )
     monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path / "data"))
-    prepare = ["-m", "recalign", "prepare", "toyshop", "--users", "60", "--items", "40"]
-    subprocess.run([sys.executable, *prepare], check=True, capture_output=True)
+    run("prepare", "toyshop", "--users", 60, "--items", 40)
     done = submit(
         tmp_path,
         *(f"--gin_search_paths={ROOT / 'gin'}", "--gin_file=toyshop.gin"),
-        *(f"--gin.MODEL_DIR={tmp_path / 'run'}", "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=4"),
-        *("--gin.EVAL_EXAMPLES=4", "--gin.T5Config.emb_dim=16"),
+        *(f"--gin.MODEL_DIR={tmp_path / 'run'}", "--gin.TRAIN_STEPS=2", "--gin.EVAL_EXAMPLES=4"),
+        *("--gin.MIXTURE_OR_TASK_NAME=toyshop_recommendation", *SMALL_NETWORK),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run/metrics.json").exists()

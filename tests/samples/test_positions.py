@@ -6,20 +6,26 @@ import pytest
 from recalign.samples import inputs
 
 
-def batches(name="testshop_aligned", *, pack=True, rows=4, length=256):
+def batches(name="testshop_recommendation", *, pack=True, rows=4, length=256):
     lengths = {"inputs": length, "targets": 32}
     return inputs.train_batches(name, lengths, rows, seed=0, pack=pack)
 
 
-@pytest.fixture(scope="module")
-def saved(shop, tmp_path_factory):
-    """A position after three batches, and the fourth."""
-    path = tmp_path_factory.mktemp("position") / "position"
-    subject = batches()
+def save(path, **options):
+    """Saves the position after three batches; gives the fourth."""
+    subject = batches(**options)
     for _ in range(3):
         next(subject)
     subject.save(path)
-    return path, next(subject)
+    return next(subject)
+
+
+@pytest.fixture(scope="module")
+def saved(shop, tmp_path_factory):
+    """A position."""
+    path = tmp_path_factory.mktemp("position") / "position"
+    save(path)
+    return path
 
 
 def assert_same(one, other):
@@ -28,10 +34,10 @@ def assert_same(one, other):
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
-def test_the_same_input_goes_on(saved):
-    path, expected = saved
-    subject = batches()
-    subject.restore(path)
+def test_the_same_input_goes_on(shop, tmp_path):
+    expected = save(tmp_path / "position", name="testshop_aligned")
+    subject = batches("testshop_aligned")
+    subject.restore(tmp_path / "position")
     assert_same(next(subject), expected)
 
 
@@ -51,7 +57,7 @@ def test_another_input_refuses_it_and_may_start_anew(saved, changed):
     for _ in range(2):
         subject = batches(**changed)
         with pytest.raises(Exception, match=r"Failed to restore|Incompatible shapes"):
-            subject.restore(saved[0])
+            subject.restore(saved)
         subject.reset()
         first.append(next(subject))
     assert_same(*first)  # what it starts with follows from the seed
