@@ -183,7 +183,7 @@ np.testing.assert_allclose(accumulated, one, rtol=1e-5)
 def test_layouts_give_the_losses_of_one_device_send_what_they_must_and_restore_any_other(tmp_path):
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
