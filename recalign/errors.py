@@ -23,7 +23,7 @@ class Preempted(BaseException):
         return "told to stop (SIGTERM); call the same command again to go on from the checkpoint"
 
 
-class ProcessLost(Exception):
+class ProcessLostError(Exception):
     """Another of several processes that train as one has ended, and none can go on without it.
 
     The command line prints the message alone, and exits with code 1, whatever the other's was: who

@@ -23,7 +23,7 @@ from recalign.cli.report import report
 from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
-from recalign.errors import Preempted, ProcessLost, UserError
+from recalign.errors import Preempted, ProcessLostError, UserError
 
 
 @click.group(
@@ -70,7 +70,7 @@ def main() -> None:
     except Preempted as error:
         click.echo(f"recalign: {error}", err=True)
         sys.exit(Preempted.EXIT_CODE)
-    except ProcessLost as error:
+    except ProcessLostError as error:
         click.echo(f"recalign: {error}", err=True)
         sys.stdout.flush()
         # The first process answers the others until they have said the same. At exit JAX would wait

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from recalign.engine import preemption
-from recalign.errors import ProcessLost, UserError
+from recalign.errors import ProcessLostError, UserError
 
 # What transports and JAX's coordination service say of a process that is gone.
 _SIGNS_OF_LOSS = (
@@ -75,7 +75,7 @@ def telling_of_losses() -> Iterator[None]:
     is ended by JAX itself, when the lost process has not been heard of for its time: 100 seconds.
 
     Raises:
-      ProcessLost: another process has ended.
+      ProcessLostError: another process has ended.
     """
     try:
         yield
@@ -83,7 +83,7 @@ def telling_of_losses() -> Iterator[None]:
         if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
-        raise ProcessLost(
+        raise ProcessLostError(
             f"another of the {jax.process_count()} processes has ended, and this one cannot go on "
             f"without it: what it said last tells why. Call the same command again for all of "
             f"them, or for another number, to go on from the newest checkpoint ({reason})"
