@@ -141,9 +141,9 @@ else:
 whole = {"tokens": tokens(8, 4)}
 for layout in [(1, "replicated"), (4, "tensor_parallel")]:
     partitioner = Partitioner(*layout)
-    one, other = partitioner.put_rows(whole)["tokens"], partitioner.put_batch(whole)["tokens"]
-    assert one.sharding == other.sharding
-    np.testing.assert_array_equal(one, other)
+    rows, batch = partitioner.put_rows(whole)["tokens"], partitioner.put_batch(whole)["tokens"]
+    assert rows.sharding == batch.sharding
+    np.testing.assert_array_equal(rows, batch)
 
 class Position:
     def save(self, path): path.write_text("0")

@@ -55,7 +55,7 @@ def ranked(folder):
     found = recommender.recommend(HISTORIES, 1000, include_seen=True)
     return recommender, [
         dict(zip(items.tolist(), scores.tolist(), strict=True))
-        for items, scores in zip(*found, strict=True)
+        for items, scores in zip(found.items, found.scores, strict=True)
     ]
 
 

@@ -126,14 +126,15 @@ def test_all_that_histories_of_1_to_100_items_need_is_compiled_before(bigrams, c
     rng = np.random.default_rng(0)
     with compilations() as found:
         model.warm_up(params, histories=(1, 3), longest=24, most_excluded=100, depth=4)
-        # One history, or four, with inputs of 8, 16 or 24 tokens.
-        assert len(found) == 6
+        # One history, or four, with inputs of 8, 16 or 24 tokens: the ranking, then probabilities.
+        assert len(found) == 12
         for items in range(1, 101):
             inputs = [rng.integers(2, 24, min(items, 24)).astype(np.int32)] * 3
             excluded = [rng.choice(len(ITEMS), items, replace=False)] * 3
-            model.best(params, inputs[:1], excluded[:1], 4)
-            model.best(params, inputs, excluded, 4)
-        assert len(found) == 6
+            for few in (1, 3):
+                best = model.best(params, inputs[:few], excluded[:few], 4)
+                model.probabilities(params, inputs[:few], best.items)
+        assert len(found) == 12
 
 
 def test_long_histories_add_few_shapes(bigrams, compilations):
