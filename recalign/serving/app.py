@@ -208,11 +208,12 @@ class Service:
     async def why(self, request: Request) -> Response:
         """What the model looked at: `{"history": [ids], "item": id}`."""
         found = _fields(await self._body(request), {"history", "item"})
-        keys = [*histories.checked(found.get("history")), *histories.checked([found.get("item")])]
-        self._check_length(keys[1:])
-        *history, item = await self._look_up(self._recommender.history, keys)
-        if not history:
-            raise HTTPException(400, "a history needs at least one item")
+        keys = histories.checked(found.get("history"))
+        self._check_length(keys)
+        history, [item] = [
+            await self._look_up(self._recommender.history, each)
+            for each in (keys, histories.checked([found.get("item")]))
+        ]
         shares = await self._reasons.ask((history, item), self._limits.seconds)
         return JSONResponse({"looked_at": shares})
 

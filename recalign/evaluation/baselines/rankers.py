@@ -158,7 +158,7 @@ def checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarr
 
 
 def find_owners(offsets: np.ndarray) -> np.ndarray:
-    """The sequence that each event is of, int64[events]; offsets int[n + 1] from 0."""
+    """The sequence that each event is of, int64[events]; offsets int[n + 1]."""
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
@@ -170,8 +170,7 @@ def count_ages(offsets: np.ndarray) -> np.ndarray:
 def make_seen_impossible(scores: np.ndarray, histories: Histories, rows: slice) -> None:
     """Sets the scores float[rows, N] of what some rows of the histories hold to −∞, in place."""
     bounds = histories.offsets[rows.start : rows.stop + 1]
-    owners = np.repeat(np.arange(len(scores)), np.diff(bounds))
-    scores[owners, histories.events[bounds[0] : bounds[-1]]] = -np.inf
+    scores[find_owners(bounds), histories.events[bounds[0] : bounds[-1]]] = -np.inf
 
 
 def chunks(costs: np.ndarray, budget: int) -> list[slice]:

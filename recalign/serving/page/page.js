@@ -42,6 +42,13 @@ async function ask(url, options) {
   return answer;
 }
 
+const askAbout = (url, body, signal) => ask(url, {
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify({ history: bought.map((item) => item.id), ...body }),
+  signal,
+});
+
 // What is asked last counts: an answer that is overtaken is dropped.
 function latest(work) {
   let running = new AbortController();
@@ -98,12 +105,7 @@ function showExamples(examples) {
 // How much of the model's attention each item of the history had, beside it.
 const explain = latest(async (signal, item) => {
   asked = item;
-  const { looked_at } = await ask("/api/why", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ history: bought.map((one) => one.id), item: item.id }),
-    signal,
-  });
+  const { looked_at } = await askAbout("/api/why", { item: item.id }, signal);
   const lines = [...byId("history").children];
   if (looked_at.length !== lines.length) return; // the history has changed since
   const highest = Math.max(...looked_at);
@@ -127,16 +129,8 @@ const recommend = latest(async (signal) => {
   }
   byId("ranked").classList.add("waiting");
   try {
-    const { items } = await ask("/api/recommend", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({
-        history: bought.map((item) => item.id),
-        k: most.items,
-        include_seen: byId("seen").checked,
-      }),
-      signal,
-    });
+    const options = { k: most.items, include_seen: byId("seen").checked };
+    const { items } = await askAbout("/api/recommend", options, signal);
     showRanked(items);
     if (items.length) explain(items.find((item) => item.id === asked?.id) ?? items[0]);
   } finally {
