@@ -99,7 +99,13 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_data_dir():
-    """What one module makes of the environment does not reach the next."""
+    """What one module makes of the environment, or prepares, does not reach the next.
+
+    The toy shop alone is left: every module's is the same, and each would prepare it again.
+    """
     os.environ["RECALIGN_DATA_DIR"] = _DATA_DIR
     yield
     os.environ["RECALIGN_DATA_DIR"] = _DATA_DIR
+    for path in Path(_DATA_DIR).iterdir():
+        if path.name != "toyshop":
+            shutil.rmtree(path)
