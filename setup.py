@@ -31,6 +31,10 @@ setup(
         "clu>=0.0.12",
         "etils[epath]>=1.12",
         "flax>=0.12,<0.13",
+        # Buckets of Google's: in it a file is created only if there is none (`mode="create"`), on
+        # which the lock of a run there rests. Orbax's writes go by it too; TensorFlow's could not,
+        # in the tensor plane.
+        "gcsfs>=2026.10",
         "gin-config>=0.5.0",
         "implicit>=0.7.3",
         "jax>=0.10,<0.11",
@@ -81,6 +85,8 @@ setup(
         "serve": SERVE,
         "test": [
             "build>=1.2",
+            # A bucket of Google's on this machine.
+            "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
             "ir_measures>=0.3.7",
             # Checks the annotations of what `pyproject.toml` lists.

@@ -5,9 +5,14 @@ SeqIO samples; the tensor plane (`engine`) turns samples into a trained model an
 never imports TensorFlow; `evaluation` turns ranked items into metrics, with numpy alone.
 """
 
+import os
 from pathlib import Path
 
 __version__ = "0.1.0"
+
+# `epath`, by which Orbax too reads and writes, asks once how to go to a bucket: by gcsfs, as
+# `recalign.files` does, and not by TensorFlow where that is installed; the tensor plane has none.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 # In a wheel `recalign.tasks` and `recalign.gin` lie inside this package, in a checkout beside it.
 # `gin` can have no __init__.py, which would shadow gin-config, and an editable install maps only

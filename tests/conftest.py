@@ -18,6 +18,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # small as these no faster. A flag that the caller sets comes later and wins.
 _FLAG = "--xla_backend_optimization_level=1"
 os.environ["XLA_FLAGS"] = f"{_FLAG} {os.environ.get('XLA_FLAGS', '').replace(_FLAG, '')}".strip()
+# As importing recalign before all else does.
+os.environ.setdefault("EPATH_USE_TF", "false")
 # The domains that the user has prepared are none of the tests' business.
 _DATA_DIR = os.environ["RECALIGN_DATA_DIR"] = tempfile.mkdtemp(prefix="recalign-data-")
 # How long one example takes says more of what else the machine does than of our code.
@@ -47,6 +49,23 @@ def shared() -> Path:
     if not (path / "golden").is_dir():
         pytest.skip(f"no real data or golden values at {path} (set RECALIGN_SHARED)")
     return path
+
+
+@pytest.fixture(scope="session")
+def _bucket_server():
+    """One for the whole process: TensorStore asks once where it is."""
+    from tests.buckets import serving
+
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(_bucket_server):
+    """An empty bucket gs://bucket, see `tests.buckets`."""
+    _bucket_server.empty()
+    yield _bucket_server
+    _bucket_server.empty()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import click
 
 from recalign.cli.options import data_dir_option, modules_option, output_folder
 from recalign.errors import UserError
-from recalign.files import read_bytes
+from recalign.files import read_bytes, resolve
 
 if TYPE_CHECKING:
     from recalign.engine.weights.conversion import Weights
@@ -117,14 +117,12 @@ def _new_tokens(domain: str) -> "tuple[NewTokens, bytes]":
 
 def _vocabulary_of(weights: "Weights", modules: Sequence[str]) -> bytes | None:
     """The vocabulary of the run that a checkpoint is of; where there is none, that is told."""
-    from etils import epath
-
     from recalign.engine.training.checkpoints import read_provenance
     from recalign.runs.directory import CONFIG
 
     if weights.has_vocabulary:
         return None  # it is copied
-    checkpoint = epath.Path(weights.path)
+    checkpoint = resolve(weights.path)
     run = next((path for path in checkpoint.parents[:3] if (path / CONFIG).exists()), None)
     advice = "no vocabulary is written beside the parameters: give it as --vocabulary FILE"
     if run is None:

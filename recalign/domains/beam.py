@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from recalign.domains.scratch import Scratch
 from recalign.domains.sharded import Stages
 from recalign.errors import UserError
+from recalign.files import resolve
 
 
 @contextlib.contextmanager
@@ -37,7 +36,7 @@ def open_stages(options: str, folder: Path) -> Iterator[tuple[Scratch, Stages]]:
     given = [option.strip().removeprefix("--") for option in options.split(",") if option.strip()]
     flags = pipeline_options.PipelineOptions([f"--{option}" for option in given])
     place = flags.view_as(pipeline_options.GoogleCloudOptions).temp_location
-    scratch = Scratch(epath.Path(place or folder) / f".shards-{uuid.uuid4().hex[:8]}")
+    scratch = Scratch(resolve(place or folder) / f".shards-{uuid.uuid4().hex[:8]}")
     scratch.path.mkdir(parents=True)
 
     def run(function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[Any]:

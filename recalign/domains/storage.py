@@ -21,7 +21,7 @@ from recalign.domains.codes import Codes
 from recalign.domains.digest import digest
 from recalign.domains.domain import CANDIDATE_SPLITS, Domain
 from recalign.errors import UserError
-from recalign.files import read_parquet
+from recalign.files import in_bucket, locate, read_parquet
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARK = "recalign_version"
@@ -38,7 +38,7 @@ def data_dir(given: str | os.PathLike | None = None) -> epath.Path:
     local disk and copied there.
     """
     path = given or os.environ.get("RECALIGN_DATA_DIR") or "~/.cache/recalign"
-    return epath.Path(path).expanduser()
+    return locate(path) if in_bucket(path) else epath.Path(path).expanduser()
 
 
 _root = data_dir  # for where a parameter has that name
@@ -55,7 +55,7 @@ def check_name(name: str) -> None:
 
 def check_local(folder: Path) -> None:
     """Raises a UserError where a domain is to be written into a bucket."""
-    if "://" in os.fspath(folder):
+    if in_bucket(folder):
         raise UserError(
             f"{folder}: domains are prepared on local disk; prepare it there and copy its folder"
         )

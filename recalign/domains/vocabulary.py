@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import sentencepiece
-from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from recalign import prompts
 from recalign.errors import UserError
-from recalign.files import read_bytes
+from recalign.files import locate, read_bytes
 
 FILE_NAME = "spiece.model"
 T5 = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -37,7 +36,7 @@ def copy(source: str | os.PathLike, folder: Path, pieces: Sequence[str] = ()) ->
     Raises:
       UserError: the file cannot be read, or is no SentencePiece model with T5's special ids.
     """
-    model = read_bytes(epath.Path(source))
+    model = read_bytes(locate(source))
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from etils import epath
 
 from recalign.domains import Domain
 from recalign.engine.partitioning import put
@@ -17,6 +16,7 @@ from recalign.engine.weights.growth import NewTokens
 from recalign.engine.weights.tokenizer import count_added
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import RetrievalExamples
+from recalign.files import resolve
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
 from recalign.runs.item_tokens import ItemTokens, new_tokens
 
@@ -70,7 +70,7 @@ def _catalogues(data: Data) -> Iterator[tuple[Domain, np.ndarray]]:
 
 def _new_tokens(checkpoint: str, options: ItemTokens, data: Data) -> NewTokens | None:
     """The tokens of the vocabulary that a checkpoint may lack; None where it is of a like run."""
-    made_from = read_provenance(epath.Path(open_weights(checkpoint).path))
+    made_from = read_provenance(resolve(open_weights(checkpoint).path))
     if made_from and made_from.get("vocabulary") == data.provenance().get("vocabulary"):
         return None
     vocabulary = data.vocabulary()

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import sentencepiece
-from etils import epath
 
 from recalign.engine.network.config import T5Config
 from recalign.engine.network.transformer import Transformer
@@ -17,6 +16,7 @@ from recalign.engine.search.trie import EOS, PAD
 from recalign.engine.weights import tokenizer
 from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
+from recalign.files import resolve
 
 LONGEST = 128  # tokens of a text; what comes after them says little of an item
 BATCH = 64
@@ -34,7 +34,7 @@ def encode_texts(checkpoint: str, texts: Sequence[str]) -> np.ndarray:
     """
     config, params = load_params(checkpoint)
     module = Transformer(T5Config(**config, dtype="float32", dropout_rate=0.0))
-    vocabulary = epath.Path(checkpoint) / tokenizer.VOCABULARY
+    vocabulary = resolve(checkpoint) / tokenizer.VOCABULARY
     if not vocabulary.exists():
         raise UserError(
             f"{checkpoint} has no vocabulary ({tokenizer.VOCABULARY}) beside its parameters: copy "

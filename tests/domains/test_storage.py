@@ -13,7 +13,7 @@ from recalign import domains
 from recalign.domains import storage
 from recalign.domains.assemble import assemble
 from recalign.errors import UserError
-from recalign.files import read_parquet
+from recalign.files import list_files, read_parquet
 
 
 def save(domain, folder):
@@ -199,6 +199,17 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
 
     with pytest.raises(UserError, match="cannot be written to"):
         write()
+
+
+def test_a_domain_in_a_bucket_is_the_same(small, tmp_path, bucket):
+    save(small, tmp_path / "small")
+    for name in list_files(tmp_path / "small"):
+        bucket.write(f"domains/small/{name}", (tmp_path / "small" / name).read_bytes())
+    here, there = domains.load("small", tmp_path), domains.load("small", "gs://bucket/domains")
+    same(here, there)
+    np.testing.assert_array_equal(here.candidates("test"), there.candidates("test"))
+    with pytest.raises(UserError, match="prepared there: small"):
+        domains.load("large", "gs://bucket/domains")
 
 
 def test_a_bucket_is_read_from_but_not_written_to():

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
-from etils import epath
 
 from recalign.errors import UserError, shown
+from recalign.files import in_bucket, locate
 from recalign.progress import Progress
 
 STANDARD_INPUT = Path("-")
@@ -77,7 +77,7 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     if path.is_dir():
         root, found = path, _walk(path)
     else:
-        fitting = path.parent.glob(path.name) if _in_bucket(path) else _glob(path)
+        fitting = path.parent.glob(path.name) if in_bucket(path) else _glob(path)
         root, found = None, [part for one in fitting for part in _walk(one)]
     files = [file for file in found if _is_part(file, root)]
     if not files:
@@ -87,12 +87,8 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     return sorted(set(fitting or files), key=_by_name)
 
 
-def _in_bucket(path: Path | str) -> bool:
-    return "://" in str(path)
-
-
 def _locate(path: Path | str) -> Path:
-    return epath.Path(path) if _in_bucket(path) else Path(path).expanduser()
+    return locate(path) if in_bucket(path) else Path(path).expanduser()
 
 
 def _glob(path: Path) -> Iterator[Path]:
@@ -103,7 +99,7 @@ def _walk(path: Path) -> Iterator[Path]:
     """What a folder holds, at any depth; of a file, itself."""
     if not path.is_dir():
         yield path
-    elif _in_bucket(path):
+    elif in_bucket(path):
         for one in path.iterdir():
             yield from _walk(one)
     else:
@@ -191,7 +187,7 @@ def _explain(path: Path, error: Exception) -> UserError:
 @contextlib.contextmanager
 def _reopen(path: Path) -> Iterator[IO[bytes]]:
     """A file from its beginning, also one that can be read only once."""
-    if path == STANDARD_INPUT or (not _in_bucket(path) and path.is_fifo()):
+    if path == STANDARD_INPUT or (not in_bucket(path) and path.is_fifo()):
         file = _keep(path, sys.stdin)
         file.seek(0)
         yield file

@@ -18,6 +18,7 @@ from recalign.engine.weights import hf, manifest, orbax, t5x, tokenizer
 from recalign.engine.weights.growth import HEAD, PAD_TOKEN, TABLE, NewTokens, check_grows, grow
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
+from recalign.files import make_folder, resolve
 from recalign.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Weights:
     @property
     def has_vocabulary(self) -> bool:
         """Whether a vocabulary lies beside the parameters, as in a folder of transformers'."""
-        return any((epath.Path(self.path) / name).exists() for name in tokenizer.FILES)
+        return any((resolve(self.path) / name).exists() for name in tokenizer.FILES)
 
 
 def open_weights(path: str) -> Weights:
@@ -60,7 +61,7 @@ def open_weights(path: str) -> Weights:
         UserError: there is none, or not one of a T5, or it is damaged. Reading a tensor raises it
             too.
     """
-    folder = _find_checkpoint(epath.Path(path).expanduser().resolve())
+    folder = _find_checkpoint(resolve(path))
     for module in FORMATS.values():
         if module.found(folder):
             with _unreadable_is_told(folder):
@@ -280,16 +281,16 @@ def write_weights(
     """
     if to not in FORMATS:
         raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
-    folder = epath.Path(destination).expanduser().resolve()
+    folder = resolve(destination)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{destination} is there already and not empty: name another folder")
     if vocabulary is not None and to == "hf":
         tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if to != "hf":
         FORMATS[to].write(folder, weights.tensors, weights.config)
         return
-    source = epath.Path(weights.path) if weights.path else None
+    source = resolve(weights.path) if weights.path else None
     source = source if source and hf.found(source) else None
     if vocabulary is not None:
         tokenizer.write(folder, vocabulary)

@@ -1,26 +1,43 @@
-"""What the files of a checkpoint were when it was written: `manifest.json`, sizes and SHA-256.
+"""What the files of a checkpoint were when it was written: `manifest.json`, sizes and hashes.
 
-It is written before the folder gets its final name, so that a folder without it has lost it.
+It is written before the folder gets its final name, so that a folder without it has lost it. In a
+bucket, which renames no folder, Orbax writes `commit_success.txt` after it, and a folder without
+that one is none yet. The hashes are SHA-256; those of a bucket are MD5, which it knows by itself:
+to write them, or to compare them there, nothing is read back.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from etils import epath
 
+from recalign.files import hash_file, in_bucket, list_files, write_text
+
 MANIFEST = "manifest.json"
-_BLOCK = 2**22  # bytes read at a time
+COMMITTED = "commit_success.txt"
+_UNNAMED = "sha256"  # the hash that stands in a manifest without its name
+
+
+def list_steps(directory: Path | epath.Path) -> list[int]:
+    """The steps that a directory holds complete checkpoints of, whole or damaged, ascending."""
+    if in_bucket(directory):
+        files = [name.split("/") for name in list_files(directory)]
+        names = {name for name, *rest in files if rest == [COMMITTED]}
+    else:
+        names = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def write_manifest(folder: Path) -> None:
     """Records the files in the subfolders of `folder`; at the top Orbax has yet to write some."""
-    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
+    kind, name_of_kind = ("md5", "md5 ") if in_bucket(folder) else (_UNNAMED, "")
     manifest = {
-        str(path.relative_to(folder)): (path.stat().st_size, _sha256(path)) for path in files
+        name: (size, name_of_kind + hash_file(folder / name, kind))
+        for name, size in list_files(folder).items()
+        if "/" in name
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_text(folder / MANIFEST, json.dumps(manifest))
 
 
 def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = True) -> str | None:
@@ -29,7 +46,7 @@ def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = Tr
     Args:
       folder: of the checkpoint.
       parts: the subfolders that are to be read; all if empty.
-      hashes: compares contents too, which reads all of them; else sizes alone.
+      hashes: compares contents too, which on local disk reads all of them; else sizes alone.
 
     Raises:
       OSError: they cannot be read, which says nothing of whether they are whole.
@@ -51,14 +68,7 @@ def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = Tr
             return f"{name} is missing"
         if path.stat().length != size:
             return f"{name} has {path.stat().length} bytes where {size} were written"
-        if hashes and _sha256(path) != digest:
+        kind, _, digits = digest.rpartition(" ")
+        if hashes and hash_file(path, kind or _UNNAMED) != digits:
             return f"{name} is not what was written"
     return None
-
-
-def _sha256(path: Path | epath.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

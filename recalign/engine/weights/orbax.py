@@ -9,8 +9,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from recalign.engine.weights.manifest import COMMITTED
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
+from recalign.files import in_bucket
 
 METADATA = "_METADATA"
 STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)_)?(\d+)")  # a folder among several checkpoints
@@ -26,6 +28,8 @@ def found(path: epath.Path) -> bool:
 
 def _items(path: epath.Path) -> list[epath.Path]:
     """The checkpoint itself, or the items that a manager wrote beside each other in a step."""
+    if in_bucket(path) and not (path / COMMITTED).exists():
+        return []  # it is being written, or was never finished
     if (path / METADATA).exists():
         return [path]
     if not path.is_dir():

@@ -1,0 +1,98 @@
+"""A file in a bucket is there whole, the old one or the new one, whatever happens to the upload."""
+
+import contextlib
+import hashlib
+
+import pytest
+
+from recalign import files
+from recalign.errors import UserError
+from tests.buckets import cutting, muting, refusing, slow
+
+BUCKET = files.locate("gs://bucket")
+LARGE = bytes(range(256)) * 4000
+
+
+@pytest.mark.parametrize(
+    "fault", [refusing(2), refusing(1, 429), cutting(2), muting(1), slow(0.05)], ids=str
+)
+def test_a_bucket_that_falters_is_asked_again(bucket, fault):
+    path = BUCKET / "run/file"
+    with bucket.failing(fault):
+        files.write_bytes(path, LARGE)
+        assert files.read_bytes(path) == LARGE
+        with files.replacing(path) as draft:
+            draft.write_bytes(LARGE + b"more")
+        assert files.read_bytes(path) == LARGE + b"more"
+    assert bucket.names() == ["run/file"]
+
+
+def test_an_upload_that_never_ends_leaves_the_old_file(bucket):
+    path = BUCKET / "run/file"
+    files.write_text(path, "old")
+    with bucket.failing(cutting(100)) as struck:
+        with pytest.raises(OSError, match="gs://bucket/run/file"):
+            files.write_text(path, "new")
+        with pytest.raises(OSError, match="gs://bucket/run/file"), files.replacing(path) as draft:
+            draft.write_text("new")
+    assert len(struck) > 5
+    assert path.read_text() == "old"
+    assert bucket.names() == ["run/file"]
+
+
+def test_a_block_that_fails_writes_nothing(bucket):
+    with contextlib.suppress(ZeroDivisionError), files.replacing(BUCKET / "file") as draft:
+        draft.write_text("half")
+        raise ZeroDivisionError
+    with contextlib.suppress(ZeroDivisionError), files.filling(BUCKET) as folder:
+        (folder / "file").write_text("half")
+        raise ZeroDivisionError
+    assert bucket.names() == []
+
+
+def test_what_is_refused_for_good_is_told(bucket):
+    with bucket.failing(refusing(100, 403)):
+        with pytest.raises(UserError, match="gs://bucket/file: cannot be read: Forbidden"):
+            files.read_bytes(BUCKET / "file")
+        with pytest.raises(OSError, match="Forbidden"):
+            files.write_text(BUCKET / "file", "text")
+
+
+@pytest.mark.parametrize("place", ["local", "bucket"])
+def test_folders_there_and_here(bucket, tmp_path, place):
+    folder = tmp_path / "folder" if place == "local" else BUCKET / "folder"
+    files.make_folder(folder)
+    with files.filling(folder) as local:
+        (local / "deep").mkdir()
+        (local / "deep/one").write_bytes(LARGE)
+        (local / "two").touch()
+    assert files.list_files(folder) == {"deep/one": len(LARGE), "two": 0}
+    with files.fetched(folder) as local:
+        assert (local / "deep/one").read_bytes() == LARGE
+    for kind in ("md5", "sha256"):
+        expected = hashlib.new(kind, LARGE).hexdigest()
+        assert files.hash_file(folder / "deep/one", kind) == expected
+    assert files.list_files(folder / "none") == {}
+
+
+def test_a_bucket_tells_a_hash_without_being_read(bucket):
+    files.write_bytes(BUCKET / "file", LARGE)
+    with bucket.failing(refusing(9, 403, lambda request: request.query.get("alt") == "media")):
+        assert files.hash_file(BUCKET / "file", "md5") == hashlib.md5(LARGE).hexdigest()
+        with pytest.raises(OSError, match="Forbidden"):
+            files.hash_file(BUCKET / "file", "sha256")
+
+
+def test_of_several_that_create_a_file_one_does(bucket):
+    assert files.create(BUCKET / "file", "one")
+    assert not files.create(BUCKET / "file", "other")
+    assert (BUCKET / "file").read_text() == "one"
+    with bucket.failing(muting(1)):
+        assert not files.create(BUCKET / "silent", "one")
+    assert (BUCKET / "silent").read_text() == "one"
+
+
+def test_a_path_in_a_bucket_stays_one():
+    for path in (files.locate("gs://bucket/a/b"), files.resolve("gs://bucket/a/b")):
+        assert str(path) == "gs://bucket/a/b"
+        assert str(path / "c") == "gs://bucket/a/b/c"
