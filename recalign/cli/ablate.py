@@ -32,7 +32,7 @@ from recalign.engine import preemption
     help="Files ablations/NAME.gin, included after the recipe; `recipe` is the recipe as it is.",
 )
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="N,N")
-@output_option("The folder of the runs.", folder=True)
+@output_option("The folder of the runs.", folder=True, buckets=True)
 @split_option(
     "validation",
     "What the table is of. Decide on validation; test is looked at once, at the end.",

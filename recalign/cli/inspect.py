@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from recalign.cli.options import SOURCE
+
 
 @click.command(epilog="\b\nExample:\n  recalign inspect runs/toyshop")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=SOURCE)
 @click.option(
     "--verify",
     is_flag=True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recalign.errors import UserError
+from recalign.files import in_bucket, locate
 
 if TYPE_CHECKING:
     from recalign.runs.run import Run
@@ -28,23 +29,25 @@ step_option = click.option(
 
 
 class _Source(click.ParamType):
-    """What is read: a local path, or one in a bucket, of which `Path` would take a slash away."""
+    """What is read: a path, local or in a bucket."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        if "://" not in str(value):
-            return Path(value)
-        from etils import epath
-
-        return epath.Path(value)
+        return locate(value)
 
 
 class _Output(click.Path):
-    """What is written, on local disk alone."""
+    """What is written, on local disk alone or also in a bucket."""
+
+    def __init__(self, buckets: bool):
+        super().__init__(path_type=Path)
+        self._buckets = buckets
 
     def convert(self, value: Any, param: click.Parameter, ctx: click.Context) -> Path:
-        if "://" in str(value):
+        if in_bucket(value):
+            if self._buckets:
+                return locate(value)
             raise UserError(
                 f"{param.opts[0]} {value}: only local disk is written to; copy it to a bucket "
                 "afterwards"
@@ -75,12 +78,15 @@ def split_option(default: str = "test", help: str | None = None) -> Callable[[Ca
 
 
 def output_option(
-    help: str, folder: bool = False, required: bool = True
+    help: str, folder: bool = False, required: bool = True, buckets: bool = False
 ) -> Callable[[Callable], Callable]:
-    """`--output`, a file or a folder; what is wrong with it is told before any work."""
+    """`--output`, a file or a folder; what is wrong with it is told before any work.
+
+    With `buckets` it may be a folder in a bucket.
+    """
     check = output_folder if folder else output_file
     return click.option(
-        "--output", required=required, type=_Output(path_type=Path), callback=check, help=help
+        "--output", required=required, type=_Output(buckets), callback=check, help=help
     )
 
 
@@ -139,6 +145,8 @@ def output_folder(context: click.Context, option: click.Parameter, path: Path) -
       UserError: there is a file in its way, or no folder can be made there.
     """
     del context
+    if in_bucket(path):
+        return path
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     _check_writable(option, path, there)
     return path

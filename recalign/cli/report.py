@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, output_option
+from recalign.cli.options import SOURCE, data_dir_option, output_option
 
 
 @click.command(
@@ -13,7 +13,7 @@ from recalign.cli.options import data_dir_option, output_option
     "  recalign report runs/toyshop --output report.html\n"
     "  recalign report runs/one runs/other --output compared.html"
 )
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=SOURCE)
 @output_option("The .html file.")
 @data_dir_option
 def report(runs: tuple[Path, ...], output: Path) -> None:

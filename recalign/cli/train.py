@@ -1,12 +1,11 @@
 """`recalign train`."""
 
-from pathlib import Path
-
 import click
 
 from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
 from recalign.engine import preemption
 from recalign.errors import UserError
+from recalign.files import locate
 
 
 @click.command(
@@ -93,7 +92,8 @@ def train(
     made = run.make()
     text = str(made.report("test", made.train(accept_changes, steps)))
     if processes.is_first():
-        report.write_in(Path(made.model_dir), [Path(made.model_dir)])
+        folder = locate(made.model_dir)
+        report.write_in(folder, [folder])
     return text
 
 

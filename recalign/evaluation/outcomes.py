@@ -15,6 +15,7 @@ order of the split (of `Domain.split`; ratings by user and item):
 """
 
 import dataclasses
+import io
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 from recalign.errors import UserError
 from recalign.evaluation import metrics
 from recalign.evaluation.intervals import ENDS, intervals, name_end, resampled_means
-from recalign.files import replacing
+from recalign.files import make_folder, replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +270,7 @@ def write(path: Path, tasks: Mapping[str, tuple[str, Outcomes]]) -> None:
                 arrays[f"{task}/{protocol}/depth"] = np.array(part.depth, np.int32)
             else:
                 arrays[f"{task}/{protocol}/errors"] = np.asarray(part.errors, np.float64)
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     with replacing(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -282,7 +283,7 @@ def read(path: Path) -> dict[str, tuple[str, dict[str, Ranks | Errors]]]:
     """
     found: dict[str, tuple[str, dict[str, Ranks | Errors]]] = {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored}
         for name, array in arrays.items():
             task, *rest = name.split("/")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recalign.errors import UserError
 from recalign.evaluation.intervals import ENDS, name_end
-from recalign.files import write_text
+from recalign.files import locate, write_text
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
 """Columns of a ranking table. Below them stand the rates that say what the lists are made of."""
@@ -128,7 +128,7 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
       metrics: full names and numbers; one that is not finite, which JSON cannot hold, becomes null.
     """
     text = json.dumps(_numbers(metrics), indent=2, sort_keys=True, allow_nan=False)
-    write_text(Path(path), text + "\n")
+    write_text(locate(path), text + "\n")
 
 
 def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:
@@ -137,10 +137,10 @@ def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str
     A line that a killed run left unfinished is dropped.
     """
     record = {"step": int(step), "split": split} | _numbers(metrics)
-    before = read_metrics(path) if Path(path).exists() else []
+    before = read_metrics(path) if locate(path).exists() else []
     records = [r for r in before if (r.get("step"), r.get("split")) != (step, split)]
     lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
-    write_text(Path(path), "".join(lines))
+    write_text(locate(path), "".join(lines))
 
 
 def read_metrics(path: Path | str) -> list[dict]:
@@ -150,7 +150,7 @@ def read_metrics(path: Path | str) -> list[dict]:
       UserError: a finished line is not JSON.
     """
     records = []
-    lines = _whole_lines(Path(path).read_bytes()).decode().splitlines()
+    lines = _whole_lines(locate(path).read_bytes()).decode().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))

@@ -15,6 +15,7 @@ from recalign.errors import UserError
 from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import Evaluated, summarise
 from recalign.evaluation.report import format_ends, markdown
+from recalign.files import locate
 from recalign.progress import track
 from recalign.runs import configuration
 from recalign.runs.directory import FREE, RunDirectory
@@ -100,7 +101,7 @@ def run(
             made.train()
         if split == "test" and not (result and result.test):
             made.report(split)
-        folder = Path(made.model_dir)
+        folder = locate(made.model_dir)
         found.setdefault(name, []).append(Trained(read(folder), folder))
     return found
 
@@ -130,7 +131,7 @@ def check(
 
 def _finished(made: Run) -> Result | None:
     """The result of the very run that is configured, if it came to its end."""
-    result = read(Path(made.model_dir))
+    result = read(locate(made.model_dir))
     # A run that was to be shorter is not finished.
     free = [name for name in FREE if name != "TRAIN_STEPS"]
     now = configuration.current()

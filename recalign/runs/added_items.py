@@ -10,13 +10,13 @@ the domain itself, the checkpoints and the evaluations stay what they were:
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import pandas as pd
 
 from recalign.domains import Domain, additions, storage
 from recalign.engine.training.checkpoints import read_provenance
 from recalign.errors import UserError
+from recalign.files import in_bucket, locate, resolve
 from recalign.runs.directory import RunDirectory
 from recalign.runs.run import Run
 
@@ -25,7 +25,7 @@ FOLDER, PROVENANCE = "added_items", "provenance.json"
 
 def with_added_items(run: Run) -> Run:
     """The run over a catalogue that has the items that were added; itself if none were."""
-    folder = Path(run.model_dir) / FOLDER
+    folder = locate(run.model_dir) / FOLDER
     if not folder.exists():
         return run
     provenance = json.loads((folder / PROVENANCE).read_text())
@@ -47,6 +47,7 @@ def add(run: Run, items: pd.DataFrame, name: str | None = None) -> Domain:
       UserError: the run has no checkpoint, or its domain is another by now; it is not clear which
         domain is meant; or items cannot be added, see `additions.add_items`.
     """
+    _check_local(run.model_dir)
     if not hasattr(run.data, "of_domains_in"):
         raise UserError(
             f"{run.model_dir} was trained from a folder of tokens, which holds no text plane to "
@@ -62,7 +63,7 @@ def add(run: Run, items: pd.DataFrame, name: str | None = None) -> Domain:
     if name is not None and name not in found:
         raise UserError(f"{run.model_dir} has no domain {name!r}; it has {', '.join(found)}")
     domain = additions.add_items(found[name or next(iter(found))], items)
-    folder = Path(run.model_dir) / FOLDER
+    folder = locate(run.model_dir) / FOLDER
     with storage.replacing(folder, overwrite=True) as draft:
         for other in folder.glob("*/") if folder.exists() else ():
             if other.name != domain.name:
@@ -78,10 +79,19 @@ def remove(model_dir: str) -> None:
     Raises:
       UserError: there are none.
     """
-    folder = Path(model_dir) / FOLDER
+    _check_local(model_dir)
+    folder = locate(model_dir) / FOLDER
     if not folder.exists():
         raise UserError(f"no items were added to {model_dir}")
     shutil.rmtree(folder)
+
+
+def _check_local(model_dir: str) -> None:
+    if in_bucket(model_dir):
+        raise UserError(
+            f"{model_dir}: items are added on local disk alone: copy the run here (gcloud storage "
+            f"rsync --recursive {model_dir} …) and add them to the copy"
+        )
 
 
 def _check_checkpoint(run: Run) -> None:
@@ -89,7 +99,7 @@ def _check_checkpoint(run: Run) -> None:
     steps = RunDirectory(run.model_dir).checkpoints()
     if not steps:
         raise UserError(f"{run.model_dir} holds no checkpoint: train it first")
-    made_from = read_provenance(Path(run.model_dir) / "checkpoints" / str(steps[-1]))
+    made_from = read_provenance(resolve(run.model_dir) / "checkpoints" / str(steps[-1]))
     for what, now in run.data.provenance().items():
         if made_from.get(what, now) != now:
             raise UserError(

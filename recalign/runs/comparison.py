@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from recalign.errors import UserError
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.kept import content
 from recalign.evaluation.examples import Examples
 from recalign.evaluation.outcomes import Outcomes
+from recalign.files import locate
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.result import read
 
@@ -37,7 +37,7 @@ def other_side(against: str, examples: Sequence[Examples]) -> Other:
       UserError: there is no such run or baseline; it cannot do any of the tasks; or the run was
         not evaluated on the split, or on another domain's content.
     """
-    if (Path(against) / CONFIG).exists():
+    if (locate(against) / CONFIG).exists():
         return _of_run(against, examples)
     known = [*baselines.RANKERS, *baselines.RATERS]
     if against not in known:

@@ -1,26 +1,21 @@
 """The folder of a run: one process at a time, one configuration, and what was measured when."""
 
-import contextlib
-import fcntl
 import json
 import os
-import socket
-import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
+from recalign.engine.weights.manifest import list_steps
 from recalign.errors import UserError
 from recalign.evaluation import report
-from recalign.files import write_text
+from recalign.files import locate, write_text
 from recalign.runs import configuration
 
 if TYPE_CHECKING:
     from recalign.evaluation.outcomes import Outcomes
 
 CONFIG = "config.gin"
-LOCK = ".lock"
-LOOKING = 0.1  # seconds; more than it takes to see who holds the lock
 METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
 OUTCOMES = "outcomes"
 
@@ -31,7 +26,7 @@ LOWER_IS_BETTER = ("rmse", "mae", "invalid_rate", "duplicate_rate")
 
 
 class RunDirectory:
-    """What a run keeps beside its checkpoints.
+    """What a run keeps beside its checkpoints, on local disk or in a bucket (gs://…).
 
     config.gin, metrics.json, metrics.jsonl; outcomes/, see `recalign.evaluation.outcomes`;
     seconds.json (how long it took to each checkpoint, over all calls); calls.jsonl, see
@@ -40,48 +35,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes from training here; the lock of a dead process is gone with it.
-
-        Raises:
-          UserError: another process trains here, which is named; or no folder can be made here.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK).open("a+")
-        except OSError as error:
-            raise UserError(
-                f"MODEL_DIR is {self.path}, where no run can be written: {error.strerror}"
-            ) from error
-        with lock as file:
-            try:
-                _lock(file)
-            except OSError as error:
-                file.seek(0)
-                raise UserError(
-                    f"{self.path}: another process trains here ({file.read().strip()}): stop it "
-                    "first, or name another MODEL_DIR"
-                ) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
-
-    def holder(self) -> str | None:
-        """The process that trains here now, as it wrote itself down; None where none does."""
-        try:
-            file = (self.path / LOCK).open()
-        except FileNotFoundError:
-            return None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "a process"
-        return None
+        self.path = locate(path)
 
     def check_config(self, text: str) -> None:
         """Refuses a configuration that is not the one that this run began with.
@@ -201,8 +155,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[int]:
         """The steps that there are checkpoints of, ascending."""
-        folder = self.path / "checkpoints"
-        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+        return list_steps(self.path / "checkpoints")
 
     def record_seconds(self, step: int, seconds: float) -> None:
         """Writes down how long it took to come to a step."""
@@ -236,12 +189,3 @@ class RunDirectory:
     def _history(self) -> list[dict]:
         path = self.path / HISTORY
         return report.read_metrics(path) if path.exists() else []
-
-
-def _lock(file: IO) -> None:
-    """Takes the lock; who only asks for its `holder` has it for a moment, which is waited for."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(LOOKING)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

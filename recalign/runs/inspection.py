@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from etils import epath
-
 from recalign.engine.weights.manifest import find_damage
 from recalign.errors import UserError
 from recalign.evaluation import report
+from recalign.files import list_files, resolve
 from recalign.progress import duration, readable
 from recalign.runs import calls, configuration
 from recalign.runs.directory import CONFIG, HISTORY, METRICS, RunDirectory
+from recalign.runs.lock import find_holder
 from recalign.runs.result import Result, read
 
 _PROVENANCE = Path("provenance", "metadata")  # in a checkpoint, as JSON
@@ -192,7 +192,7 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
         or (known[-1]["provenance"] if known else {}),
         best_step=directory.best_step(macros.get("BEST_METRIC")) if history else None,
         seconds=seconds,
-        holder=directory.holder(),
+        holder=find_holder(path),
         problems=problems,
     )
 
@@ -235,8 +235,8 @@ def _checkpoint(folder: Path, hashes: bool) -> Checkpoint | None:
     """None for one that training has removed meanwhile."""
     size = 0
     try:
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        damage = find_damage(epath.Path(folder), hashes=hashes)
+        size = sum(list_files(folder).values())
+        damage = find_damage(resolve(folder), hashes=hashes)
     except OSError as error:
         damage = str(error)
     return Checkpoint(int(folder.name), size, damage) if folder.exists() else None

@@ -33,7 +33,7 @@ from recalign.evaluation.baselines.rows import Rows
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples
 from recalign.evaluation.outcomes import Evaluated, subtract, summarise
-from recalign.files import replacing
+from recalign.files import in_bucket, locate, make_folder, replacing
 from recalign.runs import calls, configuration, details, macros, safety
 from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
@@ -41,6 +41,7 @@ from recalign.runs.evaluation import Evaluation, Report, name_metrics
 from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
 from recalign.runs.item_tokens import ItemTokens
+from recalign.runs.lock import locked
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
@@ -97,10 +98,10 @@ class Run:
     bindings: Bindings = dataclasses.field(default_factory=Bindings.in_force, repr=False)
 
     def __post_init__(self):
-        if "://" in self.model_dir:
+        if in_bucket(self.model_dir) and not self.model_dir.startswith("gs://"):
             raise UserError(
-                f"MODEL_DIR is {self.model_dir}, but must be a local folder; copy it to a bucket "
-                "afterwards"
+                f"MODEL_DIR is {self.model_dir}, but must be a local folder, or one in a bucket of "
+                "Google's (gs://…)"
             )
         macros.check(
             {
@@ -138,10 +139,17 @@ class Run:
             something is configured that nothing uses; another process trains in the folder, or
             the run in it began with another configuration.
         """
-        with self._directory.locked() if processes.is_first() else contextlib.nullcontext():
-            return self._train(accept_changes, profile)
+        folder = self._directory.path
+        if profile and in_bucket(folder):
+            raise UserError(
+                f"--profile: JAX writes traces to local disk alone, and MODEL_DIR is {folder}"
+            )
+        with locked(folder) if processes.is_first() else contextlib.nullcontext() as check:
+            return self._train(accept_changes, profile, check)
 
-    def _train(self, accept_changes: bool, profile: range) -> TrainState:
+    def _train(
+        self, accept_changes: bool, profile: range, check: Callable[[], None] | None
+    ) -> TrainState:
         started = time.monotonic()
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
@@ -171,6 +179,7 @@ class Run:
                 calls.record(self._directory.path, step, self.data.provenance(), devices)
 
         def on_metrics(step: int, _: Mapping[str, float]) -> None:
+            processes.decide_once(check)
             self._record(step, validation, evaluated)
             evaluated.clear()
 
@@ -187,6 +196,7 @@ class Run:
                 self.checkpoints_to_keep,
                 lambda: self._directory.best_step(self.best_metric),
                 self.data.provenance(),
+                check=check,
             ),
             total_steps=self.total_steps,
             checkpoint_period=self.checkpoint_period,
@@ -380,7 +390,7 @@ class Run:
         """Writes the rows of a batch, or all of them, as text; tells where."""
         path = self._directory.path / "nonfinite" / f"step_{step}.txt"
         if processes.is_first():
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
             with replacing(path) as draft:
                 draft.write_text(
@@ -484,7 +494,7 @@ def load(model_dir: str, step: str = "newest", modules: Sequence[str] = ()) -> R
     Raises:
       UserError: there is no run, or its configuration may not be read.
     """
-    config = Path(model_dir) / CONFIG
+    config = locate(model_dir) / CONFIG
     if not config.exists():
         raise UserError(f"{model_dir} holds no run: there is no {config}")
     configuration.parse_saved(config, modules)

@@ -21,6 +21,7 @@ from etils import epath
 
 from recalign.engine.search.trie import EOS
 from recalign.errors import UserError
+from recalign.files import in_bucket
 
 STORED = (
     "encoder_input_tokens",
@@ -111,8 +112,13 @@ def metadata(directory: str) -> dict:
     """What `recalign cache` wrote of a folder.
 
     Raises:
-      UserError: it wrote none, or did not finish.
+      UserError: it wrote none, or did not finish; or the folder is in a bucket.
     """
+    if in_bucket(directory):
+        raise UserError(
+            f"TOKENS_DIR is {directory}, but must be a local folder: its arrays are mapped into "
+            "memory; copy it here first (gcloud storage rsync --recursive …)"
+        )
     path = Path(directory) / METADATA
     try:
         return json.loads(path.read_text())

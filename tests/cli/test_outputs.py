@@ -59,12 +59,18 @@ def test_a_run_is_not_begun_where_it_cannot_be_written():
     assert told == "MODEL_DIR is file/run, where no run can be written: Not a directory"
 
 
-@pytest.mark.parametrize("command", ["infer", "baseline", "cache", "ablate"])
+@pytest.mark.parametrize("command", ["infer", "baseline", "cache"])
 def test_what_is_written_is_on_local_disk(command, tmp_path):
     told = message(*(FILES | FOLDERS)[command], "gs://bucket/new")
     assert told.startswith("--output gs://bucket/new: ")
     assert "local disk" in told
     assert not (tmp_path / "gs:").exists()
+
+
+def test_runs_may_be_in_a_bucket():
+    assert "nowhere.gin" in message(*FOLDERS["ablate"], "gs://bucket/new")
+    told = message("train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=s3://bucket/run")
+    assert told.startswith("MODEL_DIR is s3://bucket/run, but must be a local folder, or one in a ")
 
 
 def test_a_domain_is_prepared_on_local_disk(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from recalign.errors import UserError
 from recalign.runs.directory import RunDirectory
+from recalign.runs.lock import locked
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_a_file_in_the_way_of_a_run_is_named(tmp_path, there):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"MODEL_DIR is .*, where no run can be written"),
-        RunDirectory(tmp_path / there).locked(),
+        locked(tmp_path / there),
     ):
         pass
 

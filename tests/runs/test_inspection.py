@@ -10,6 +10,7 @@ import pytest
 from recalign.errors import UserError
 from recalign.runs import calls
 from recalign.runs.inspection import inspect
+from recalign.runs.lock import find_holder, locked
 from tests.commands import run
 from tests.runs.folders import PROVENANCE, snapshot, write_run
 
@@ -80,7 +81,7 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_not_damaged(directory, 
 
 def test_who_trains_is_told_and_is_not_hindered_by_who_looks(directory):
     assert inspect(directory.path).holder is None
-    with directory.locked():
+    with locked(directory.path):
         found = inspect(directory.path)
         assert found.holder.startswith("process ")
         assert found.state.startswith("in training by process ")
@@ -89,13 +90,13 @@ def test_who_trains_is_told_and_is_not_hindered_by_who_looks(directory):
 
     def look():
         while not looks.is_set():
-            directory.holder()
+            find_holder(directory.path)
 
     thread = threading.Thread(target=look)
     thread.start()
     try:
         for _ in range(20):
-            with directory.locked():
+            with locked(directory.path):
                 pass
     finally:
         looks.set()

@@ -1,19 +1,19 @@
 """Checkpoints with Orbax: train state, position in the input, and what they were made from.
 
-A step's folder appears only once it is complete, with a manifest of its files in it, by which
-damage is noticed when it is read. Reading answers in three ways: what the manifest condemns is
-passed over; what cannot be read although it is whole is raised as it is, for it may be readable
-elsewhere; and a position that does not fit the input is told with what to do.
+A step's folder appears, or in a bucket counts, only once it is complete, with a manifest of its
+files in it, by which damage is noticed when it is read. Reading answers in three ways: what the
+manifest condemns is passed over; what cannot be read although it is whole is raised as it is, for
+it may be readable elsewhere; and a position that does not fit the input is told with what to do.
 """
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from recalign.engine import processes
 from recalign.engine.network.config import check_shapes
 from recalign.engine.weights import manifest
 from recalign.errors import UserError
+from recalign.files import fetched, filling, in_bucket, resolve
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ class InputPositionHandler(ocp.CheckpointHandler):
 
     def save(self, directory: epath.Path, args: "InputPosition") -> None:
         """Writes the position: each process the part of it that its iterator answers for."""
-        args.iterator.save(directory / "position")
+        with filling(directory) as folder:  # TensorFlow's writes its own to local disk
+            args.iterator.save(folder / "position")
 
     def restore(self, directory: epath.Path, args: "InputPosition") -> Any:
         """Moves the iterator to the saved position."""
-        args.iterator.restore(directory / "position")
+        with fetched(directory) as folder:
+            args.iterator.restore(folder / "position")
         return args.iterator
 
 
@@ -65,6 +68,8 @@ class Checkpoints:
       provenance: what the parameters belong to ("vocabulary", "domain …") and its fingerprint,
         "KIND DIGEST"; a checkpoint of another provenance is refused.
       read_only: only looks, so that a run that is writing is not disturbed.
+      check: called in the first process before each save; raises a UserError where the directory
+        has become another process's.
     """
 
     def __init__(
@@ -74,11 +79,13 @@ class Checkpoints:
         best_step: Callable[[], int | None] = lambda: None,
         provenance: Provenance | None = None,
         read_only: bool = False,
+        check: Callable[[], None] = lambda: None,
     ):
-        self.directory = epath.Path(directory).resolve()  # Orbax takes no relative path
+        self.directory = resolve(directory)  # Orbax takes no relative path
         self._keep = keep
         self._best_step = best_step
         self._provenance = dict(provenance or {})
+        self._check = check
         self._saving = None  # the step that is being written
         self._filter = _FullDiskFilter()
         self._manager = None if read_only else self._start_manager()
@@ -94,6 +101,7 @@ class Checkpoints:
             },
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
+                create=not in_bucket(self.directory),  # a bucket would be made if there were none
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             ),
         )
@@ -115,11 +123,14 @@ class Checkpoints:
                 }
             )
             self._saving = step
-            processes.decide_once(lambda: self._check_room(state))
+            processes.decide_once(lambda: self._check_before_save(state))
             self._manager.save(step, args=items)
 
-    def _check_room(self, state: Any) -> None:
+    def _check_before_save(self, state: Any) -> None:
         """Raises before anything is written: TensorStore's threads print what they run into."""
+        self._check()
+        if in_bucket(self.directory):
+            return
         needed = sum(array.nbytes for array in jax.tree.leaves(state)) + BESIDE_ARRAYS
         if needed > shutil.disk_usage(self.directory).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
@@ -228,14 +239,14 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """The complete checkpoints as the folder has them, the newest first."""
-        if not self.directory.exists():
-            return []
-        names = [path.name for path in self.directory.iterdir()]
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        return manifest.list_steps(self.directory)[::-1]
 
     def _set_aside(self, damaged: list[int]) -> None:
         for step in damaged if self._manager else ():
-            (self.directory / str(step)).rename(self.directory / f"damaged_{step}")
+            name, again = f"damaged_{step}", itertools.count(2)
+            while (self.directory / name).exists():  # it was written anew, and is damaged again
+                name = f"damaged_{step}_{next(again)}"
+            (self.directory / str(step)).rename(self.directory / name)
 
     def _move(self, iterator: Any, step: int, accept_changes: bool) -> bool:
         """Moves an iterator to its saved position, or has it start anew; tells which."""
@@ -289,9 +300,11 @@ class Checkpoints:
                 )
 
     def _write_manifest(self) -> None:
-        """Adds the manifest to the folder that Orbax is about to give its final name."""
+        """Adds the manifest to the folder that Orbax is about to give its final name, or commit."""
         if processes.is_first():
-            [folder] = Path(self.directory).glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            folder = self.directory / str(self._saving)
+            if not in_bucket(folder):
+                [folder] = self.directory.glob(f"{folder.name}.orbax-checkpoint-tmp*")
             manifest.write_manifest(folder)
 
     def _prune(self) -> None:
@@ -299,6 +312,9 @@ class Checkpoints:
         if self._keep is None:
             return
         for step in processes.decide_once(self._superfluous):
+            if in_bucket(self.directory) and processes.is_first():
+                # First of all: what is left of it if this is cut off is no checkpoint.
+                (self.directory / str(step) / manifest.COMMITTED).unlink()
             self._manager.delete(step)
 
     def _superfluous(self) -> list[int]:

@@ -17,6 +17,7 @@ from recalign.engine import preemption, processes
 from recalign.engine.training import batch_statistics
 from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.checkpoints import Checkpoints
+from recalign.engine.training.events import open_writer
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.overview import format_arrays
 from recalign.engine.training.trainer import Trainer
@@ -122,9 +123,7 @@ def train(
         first = int(state.step)
         hooks.on_start(first)
         stack.enter_context(preemption.deferred())
-        writer = stack.enter_context(
-            SummaryWriter(str(model_dir), purge_step=first + 1, write_to_disk=processes.is_first())
-        )
+        writer = stack.enter_context(open_writer(str(model_dir), first))
         meter = _Meter(writer, trainer, nonfinite, hooks.on_nonfinite)
 
         def is_due(step: int, period: int) -> bool:

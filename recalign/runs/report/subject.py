@@ -9,6 +9,7 @@ from recalign import domains
 from recalign.domains import Domain
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Outcomes
+from recalign.files import resolve
 from recalign.runs.details import read as read_details
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import Inspection, inspect, rows_by_task
@@ -143,7 +144,7 @@ def _step_shown(found: Inspection, split: str) -> int | None:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """The paths without what all of them begin with."""
-    parts = [path.absolute().parts for path in paths]
+    parts = [resolve(path).parts for path in paths]
     shared = 0
     while len({part[: shared + 1] for part in parts}) == 1 and shared < min(map(len, parts)) - 1:
         shared += 1
