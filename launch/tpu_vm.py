@@ -205,7 +205,7 @@ class Machine:
             f"--accelerator-type={options.accelerator_type}",
             f"--runtime-version={options.runtime_version or runtime(options.accelerator_type)}",
             f"--labels={LABEL}={self._token}",
-            # The worker mounts the bucket as the machine's service account.
+            # The worker goes to the bucket as the machine's service account.
             "--scopes=https://www.googleapis.com/auth/cloud-platform",
         ]
         flags += ["--spot"] if options.spot else []
@@ -415,14 +415,14 @@ def upload_domains(gcloud: Gcloud, options: argparse.Namespace) -> None:
 
 
 def install(gcloud: Gcloud, machine: Machine, options: argparse.Namespace) -> None:
-    """Installs this tree on every worker and mounts the bucket."""
+    """Installs this tree on every worker."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path("" if gcloud.dry_run else folder) / "recalign-tree.tar.gz"
         if not gcloud.dry_run:
             pack_tree(archive)
         machine.copy(archive)
     machine.shell("tar", "xzf", "recalign-tree.tar.gz")
-    machine.shell(WORKER, "setup", options.bucket)
+    machine.shell(WORKER, "setup")
 
 
 def follow(gcloud: Gcloud, machine: Machine) -> int | None:
@@ -456,7 +456,7 @@ def attempt(
                 return None
             install(gcloud, machine, options)
         recipe = ("train", "--multiprocess", *options.recipe)
-        machine.shell(WORKER, "start", str(number), options.name, *recipe)
+        machine.shell(WORKER, "start", str(number), options.bucket, options.name, *recipe)
         code = follow(gcloud, machine)
     except GcloudError:
         if machine.state() == "ACTIVE":

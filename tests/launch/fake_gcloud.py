@@ -71,7 +71,7 @@ def switch_off():
 def on_worker(worker, command):
     home = CLOUD / "workers" / str(worker)
     work = home / "recalign"
-    if command.endswith("setup bucket"):  # an installation takes minutes and a network
+    if command.endswith("setup"):  # an installation takes minutes and a network
         program = work / "venv/bin/recalign"
         program.parent.mkdir(parents=True)
         shutil.copy(CLOUD / "trainer", program)
@@ -101,7 +101,7 @@ def do(arguments):
             queued_resources(verb, name, options)
         case ["compute", "tpus", "tpu-vm", verb, *rest]:
             tpu_vm(verb, rest, options)
-        case ["storage", "rsync", *_]:
+        case ["storage", "rsync" | "ls", *_]:
             pass
         case _:
             fail(f"Invalid choice: {arguments}", 2)

@@ -91,11 +91,12 @@ def test_a_run_on_every_worker_and_nothing_left(launch, cloud, capfdbinary):
     cloud.states("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
     assert launch(*RUN, "--spot", *RECIPE) == 0
     out = capfdbinary.readouterr().out.decode()
-    bucket = cloud.folder / "workers/0/recalign/bucket"
     assert (
         "worker 0: train --multiprocess --gin_file=toyshop.gin "
-        f"--gin.MODEL_DIR={bucket}/runs/job\n" in out
+        "--gin.MODEL_DIR=gs://bucket/runs/job\n" in out
     )
+    domains = [str(cloud.folder / f"workers/{worker}/recalign/domains") for worker in range(2)]
+    assert [call[-1] for call in cloud.calls("gs://bucket/domains", "rsync")] == domains
     other = (cloud.folder / "workers/1/recalign/log").read_text()
     assert other.startswith("worker 1: train --multiprocess")
     [create] = cloud.calls("create")
