@@ -81,8 +81,8 @@ def telling_of_losses() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # Gloo's are the latter
-        if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+    except Exception as error:
+        if not is_loss(error):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ProcessLostError(
@@ -90,6 +90,12 @@ def telling_of_losses() -> Iterator[None]:
             f"without it: what it said last tells why. Call the same command again for all of "
             f"them, or for another number, to go on from the newest checkpoint ({reason})"
         ) from error
+
+
+def is_loss(error: BaseException | None) -> bool:
+    """Whether an error comes of another process's end."""
+    kinds = (RuntimeError, ValueError)  # Gloo's are the latter
+    return isinstance(error, kinds) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
 
 
 def is_first() -> bool:
