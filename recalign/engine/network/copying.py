@@ -58,7 +58,7 @@ def see_before(
 
 def find_present(tokens: Array, vocab_size: int) -> Array:
     """Which tokens of the vocabulary are among int[...,N], bool[...,V]; padding never is."""
-    rows = tokens.reshape(-1, tokens.shape[-1])
+    rows = tokens.reshape(-1, tokens.shape[-1]).astype(jnp.int32)
     present = jnp.zeros((rows.shape[0], vocab_size), bool)
     present = present.at[jnp.arange(rows.shape[0])[:, None], rows].set(True)
     return present.at[:, 0].set(False).reshape(*tokens.shape[:-1], vocab_size)

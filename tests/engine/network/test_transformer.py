@@ -118,6 +118,15 @@ def any_model(request):
     return request.getfixturevalue(request.param)
 
 
+def test_tokens_may_be_floats_as_where_t5x_initialises(any_model):
+    model, params = any_model
+    ones = jnp.ones((1, 2), jnp.float32)
+    made = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), ones, ones, ones, enable_dropout=False)
+    )
+    assert jax.tree.map(jnp.shape, made["params"]) == jax.tree.map(jnp.shape, params)
+
+
 def test_a_copy_gate_moves_what_stands_before_and_nothing_else(gated_model):
     """By one number at each position; against a loop over positions and tokens."""
     model, params = gated_model
