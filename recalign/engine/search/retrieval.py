@@ -233,3 +233,41 @@ def rank_exactly(
     """
     scores = score_all_items(*asked, **options)
     return tuple(best_items(scores, num_beams, excluded) for excluded in exclusions)
+
+
+def recommend(
+    rank: Callable,
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    index: CatalogueIndex,
+    given: jax.Array | None = None,
+    *,
+    excluded: jax.Array | None = None,
+    renormalise: bool = False,
+    **options: Any,
+) -> tuple[Ranked, jax.Array]:
+    """One ranking of the catalogue, and how likely each of its items is among all.
+
+    What both read of a history is written here twice and computed once: XLA sees that it is equal.
+
+    Args:
+        rank: `retrieve` or `rank_exactly`, of which all other arguments are.
+        module: the network.
+        variables: `{"params": …}`.
+        encoder_input_tokens: int32[B, S], 0 padded.
+        index: the catalogue.
+        given: int32[B, G], 0 padded.
+        excluded: int32[B, E], -1 padded: what the ranking leaves out.
+        renormalise: as in `beam_search`.
+        options: the others of `rank`.
+
+    Returns:
+        The ranking, and float32[B, num_beams], of which all items of the catalogue have the sum 1.
+    """
+    asked = module, variables, encoder_input_tokens, index
+    options["renormalise"] = renormalise
+    [found] = rank(*asked, given, exclusions=(excluded,), **options)
+    if renormalise:
+        return found, jnp.exp(found.scores)
+    return found, jnp.exp(score_items(*asked, found.items, given, renormalise=True))
