@@ -83,7 +83,9 @@ def evaluate(
 @click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
 @output_option("A .jsonl file.")
 @data_dir_option
-def infer(load_run, split: str, task: str | None, output: Path) -> None:
+@preemption.listening()
+@multiprocess_options
+def infer(load_run, split: str, task: str | None, output: Path) -> str:
     """Writes the predictions for every example of a split.
 
     One JSON line an example, with the source's item ids. Retrieval and ranking, in the order of the
@@ -94,4 +96,4 @@ def infer(load_run, split: str, task: str | None, output: Path) -> None:
     from recalign.runs.added_items import with_added_items
 
     count = with_added_items(load_run()).predict(split, output, task)
-    click.echo(f"{count} predictions written to {output}")
+    return f"{count} predictions written to {output}"

@@ -1,8 +1,9 @@
 """Several processes that train as one, under `jax.distributed`.
 
 Every process runs the same program. Of each batch to train on it makes the rows that its devices
-take, and its part of the input's position is its own to write; what else is not a computation,
-files and messages, is the first process's business.
+take, and its part of the input's position is its own to write; of the examples that are evaluated
+it makes its share. What else is not a computation, files and messages, is the first process's
+business.
 """
 
 import contextlib
@@ -29,8 +30,9 @@ _SIGNS_OF_LOSS = (
     "coordination service",
     "CoordinationService",
 )
-PATIENCE = 24 * 60 * 60 * 1000  # milliseconds that processes wait for the first one's decision
-_numbers = itertools.count()  # of decisions: the same in every process
+PATIENCE = 24 * 60 * 60 * 1000  # milliseconds that processes wait for each other
+PIECE = 1 << 26  # bytes of each process that are exchanged at once: devices hold those of all
+_numbers = itertools.count()  # of meetings: the same in every process
 
 
 def describe_devices() -> str:
@@ -79,8 +81,8 @@ def telling_of_losses() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # Gloo's are the latter
-        if not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+    except Exception as error:
+        if not is_loss(error):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ProcessLostError(
@@ -88,6 +90,12 @@ def telling_of_losses() -> Iterator[None]:
             f"without it: what it said last tells why. Call the same command again for all of "
             f"them, or for another number, to go on from the newest checkpoint ({reason})"
         ) from error
+
+
+def is_loss(error: BaseException | None) -> bool:
+    """Whether an error comes of another process's end."""
+    kinds = (RuntimeError, ValueError)  # Gloo's are the latter
+    return isinstance(error, kinds) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
 
 
 def is_first() -> bool:
@@ -117,9 +125,7 @@ def decide_once(decide: Callable[[], Any]) -> Any:
         except Exception as error:
             raised = error
             outcome = {"error": str(error), "kind": type(error).__name__}
-    # Not a collective: those are given up after some seconds on CPUs.
-    wait = ocp.multihost.get_barrier_sync_fn()
-    wait(key=f"recalign_decision_{next(_numbers)}", timeout_ms=PATIENCE)
+    _meet()
     outcome = json.loads(_broadcast(json.dumps(outcome)))
     if raised:
         raise raised
@@ -128,6 +134,30 @@ def decide_once(decide: Callable[[], Any]) -> Any:
     if outcome["kind"] == UserError.__name__:
         raise UserError(outcome["error"])
     raise RuntimeError(f"the first process has raised {outcome['kind']}: {outcome['error']}")
+
+
+def exchange(made: bytes) -> list[bytes]:
+    """What each process has made, in their order; all of them call it, each with its own."""
+    if jax.process_count() == 1:
+        return [made]
+    _meet()
+    # In two numbers, of 32 bits each.
+    sizes = multihost_utils.process_allgather(np.array(divmod(len(made), PIECE), np.int32))
+    sizes = [int(pieces) * PIECE + int(rest) for pieces, rest in sizes]
+    found = [bytearray() for _ in sizes]
+    for start in range(0, max(sizes), PIECE):
+        own = np.frombuffer(made[start : start + PIECE], np.uint8)
+        padding = min(PIECE, max(sizes) - start) - len(own)
+        pieces = multihost_utils.process_allgather(np.pad(own, (0, padding)))
+        for whole, piece in zip(found, pieces, strict=True):
+            whole += piece.tobytes()
+    return [bytes(whole[:size]) for whole, size in zip(found, sizes, strict=True)]
+
+
+def _meet() -> None:
+    """Waits for all. It is no collective: those are given up after some seconds on CPUs."""
+    wait = ocp.multihost.get_barrier_sync_fn()
+    wait(key=f"recalign_meeting_{next(_numbers)}", timeout_ms=PATIENCE)
 
 
 def agree(here: bool) -> bool:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
-from recalign.evaluation.examples import Asked, Examples
+from recalign.evaluation.examples import ALONE, Asked, Examples, Share
 
 
 class Questions(Protocol):
@@ -60,7 +60,11 @@ class Data(Protocol):
         """
 
     def examples(
-        self, split: str, num_examples: int | None = None, task: str | None = None
+        self,
+        split: str,
+        num_examples: int | None = None,
+        task: str | None = None,
+        share: Share = ALONE,
     ) -> list[Examples]:
         """The examples of a split, of each task that can be evaluated.
 
@@ -68,6 +72,8 @@ class Data(Protocol):
           split: "validation" or "test".
           num_examples: at most so many of each task, the first ones; None takes all.
           task: this one alone.
+          share: what of them this process makes, where several ask for the same; whatever that
+            is, each gets all.
 
         Raises:
           UserError: no task can be evaluated, or not the one that is asked for.

@@ -1,9 +1,10 @@
 """What is asked of a model: the examples of a task and split, with what they are judged by."""
 
 import dataclasses
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -98,9 +99,10 @@ KINDS = {kind.__name__: kind for kind in (RetrievalExamples, RankingExamples, Ra
 _NAMES = ("task", "split")
 _OF_ALL = ("domain", "values", "stars")  # not of one example each
 _ENDS = ".ends"
+_HISTORIES = "histories"  # of `offsets` and `events`
 
 
-def save(examples: Examples, path: Path) -> None:
+def save(examples: Examples, file: Path | BinaryIO) -> None:
     """Writes examples as an .npz file, all but their domain, of which the name."""
     arrays: dict[str, Any] = {"kind": type(examples).__name__, "domain": examples.domain.name}
     for field in dataclasses.fields(examples):
@@ -110,12 +112,12 @@ def save(examples: Examples, path: Path) -> None:
         elif field.name not in arrays:
             arrays[field.name] = np.concatenate([np.zeros(0, np.int32), *value])
             arrays[field.name + _ENDS] = np.cumsum([len(row) for row in value], dtype=np.int64)
-    np.savez(path, **arrays)
+    np.savez(file, **arrays)
 
 
-def load(path: Path, domain: Callable[[str], Domain]) -> Examples:
+def load(file: Path | BinaryIO, domain: Callable[[str], Domain]) -> Examples:
     """Reads what `save` wrote; `domain` gives the domain of a name."""
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(file, allow_pickle=False) as stored:
         kind = KINDS[str(stored["kind"])]
         names = [field.name for field in dataclasses.fields(kind)]
         values = {name: stored[name] for name in names if name in stored}  # once none was given
@@ -131,32 +133,79 @@ def load(path: Path, domain: Callable[[str], Domain]) -> Examples:
 
 def first(examples: Examples, number: int) -> Examples:
     """The first so many examples, or all where there are fewer."""
-    if number >= len(examples):
-        return examples
-    changed = {
-        field.name: getattr(examples, field.name)[:number]
-        for field in dataclasses.fields(examples)
-        if field.name not in (*_NAMES, *_OF_ALL)
-    }
-    if isinstance(examples, RetrievalExamples):
-        changed["offsets"] = examples.offsets[: number + 1]
-        changed["events"] = examples.events[: examples.offsets[number]]
-    return dataclasses.replace(examples, **changed)
+    return examples if number >= len(examples) else select(examples, np.arange(number))
 
 
-def select(examples: RetrievalExamples, rows: np.ndarray) -> RetrievalExamples:
+def select(examples: Examples, rows: np.ndarray) -> Examples:
     """The examples of some rows int[k], in their order."""
-    changed: dict[str, Any] = {}
-    for field in dataclasses.fields(examples):
-        value = getattr(examples, field.name)
-        of_each = field.name not in (*_NAMES, *_OF_ALL, "offsets", "events")
-        if of_each and len(value):  # `given` may be () for all
-            changed[field.name] = (
-                value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
-            )
-    histories = np.split(examples.events, examples.offsets[1:-1])
-    chosen = [histories[row] for row in rows]
-    lengths = [len(history) for history in chosen]
-    changed["events"] = np.concatenate([examples.events[:0], *chosen])
-    changed["offsets"] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return _replace_rows(
+        examples,
+        {
+            name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+            for name, values in _rows(examples).items()
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one of several processes makes of the examples that all of them need.
+
+    Example e is made by process e modulo `count`; so all have as many to make, whatever they hold.
+
+    Attributes:
+      index: which process, from 0.
+      count: how many there are.
+      exchange: told by every process what it has made, gives that of all, in their order.
+    """
+
+    index: int = 0
+    count: int = 1
+    exchange: Callable[[bytes], Sequence[bytes]] = lambda made: [made]
+
+    def complete(self, made: Examples) -> Examples:
+        """All examples, in their order, where each process calls it with those that it made."""
+        if self.count == 1:
+            return made
+        file = io.BytesIO()
+        save(made, file)
+        parts = [
+            load(io.BytesIO(part), lambda _: made.domain) for part in self.exchange(file.getvalue())
+        ]
+        places = np.concatenate([p + self.count * np.arange(len(e)) for p, e in enumerate(parts)])
+        rows = [_rows(part) for part in parts if len(part)] or [{}]
+        joined = {name: _join([row[name] for row in rows]) for name in rows[0]}
+        return select(_replace_rows(made, joined), np.argsort(places))
+
+
+ALONE = Share()
+
+
+def _rows(examples: Examples) -> dict[str, Any]:
+    """Every field that has a row for each example, histories among them."""
+    beside = (*_NAMES, *_OF_ALL, "offsets", "events")
+    found = {
+        field.name: getattr(examples, field.name)
+        for field in dataclasses.fields(examples)
+        if field.name not in beside
+    }
+    if isinstance(examples, RetrievalExamples) and len(examples):
+        found[_HISTORIES] = np.split(examples.events, examples.offsets[1:-1])
+    return {name: values for name, values in found.items() if len(values)}  # `given` may be ()
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    """One after the other: arrays as an array, lists as a list."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [row for part in parts for row in part]
+
+
+def _replace_rows(examples: Examples, rows: dict[str, Any]) -> Examples:
+    """The examples with other rows in the fields that `_rows` gives."""
+    changed = dict(rows)
+    if _HISTORIES in changed:
+        histories = changed.pop(_HISTORIES)
+        changed["offsets"] = np.cumsum([0, *map(len, histories)], dtype=np.int64)
+        changed["events"] = np.concatenate([np.zeros(0, np.int32), *histories])
     return dataclasses.replace(examples, **changed)

@@ -69,7 +69,7 @@ class RetrievalJudge:
         """`history`, `target`, and `items` with `scores`, best first, seen ones among them."""
         keys = examples.domain.items["key"].to_numpy()
         depth = min(PREDICTED, self._model.num_beams)
-        ranked = self._model.best(params, examples.inputs, None, depth, given=examples.given)
+        ranked = self._model.best(params, examples.inputs, depth, examples.given)
         for record, items, scores in zip(_questions(examples), *ranked, strict=True):
             found = items >= 0
             yield record | {"items": keys[items[found]].tolist(), "scores": scores[found].tolist()}

@@ -1,5 +1,6 @@
 """A run: one configuration, trained, evaluated and asked for predictions."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 
 import recalign
@@ -31,7 +33,7 @@ from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.rows import Rows
 from recalign.evaluation.data import Data
-from recalign.evaluation.examples import Examples, RetrievalExamples
+from recalign.evaluation.examples import Examples, RetrievalExamples, Share
 from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import in_bucket, locate, make_folder, replacing
 from recalign.runs import calls, configuration, details, macros, safety
@@ -155,7 +157,7 @@ class Run:
         with self.bindings.active():  # what is used is written down as the data is read
             [batch_size, _] = self.data.batch_shapes()["encoder_input_tokens"]
             train_input = self.data.train_batches(*self.trainer.partitioner.held_rows(batch_size))
-            validation = self.data.examples("validation", self.eval_examples)
+            validation = self._examples("validation", self.eval_examples)
             evaluated: dict[str, Evaluated] = {}  # by the evaluation that is under way
             evaluators = self.evaluation.evaluators(
                 validation, self.eval_period, self.eval_periods, evaluated.update
@@ -240,7 +242,7 @@ class Run:
         log.info("%s: the checkpoint at step %d", split, step)
         at_hand = last is not None and int(last.step) == step
         params = last.params if at_hand else self._restore(step)[1]
-        report = self._report(self.data.examples(split), step, params)
+        report = self._report(self._examples(split), step, params)
         if split == "test" and processes.is_first() and (known := read(self._directory.path)):
             found = self._directory.measured(step, split)
             dataclasses.replace(known, test=found).write(self._directory.path)
@@ -284,7 +286,7 @@ class Run:
         Raises:
           UserError: as for `restore`, `comparison.other_side` and `baselines.check_ranker`.
         """
-        found = self.data.examples(split)
+        found = self._examples(split)
         mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
         if together_with and not mixed:
             self.retrieval_examples(split, 1)  # says that there is none
@@ -295,7 +297,7 @@ class Run:
         step, params = self.restore()
         made = self._report(found, step, params, other)
         for examples in mixed:
-            [held] = self.data.examples("validation", mixing.JUDGED, examples.task)
+            [held] = self._examples("validation", mixing.JUDGED, examples.task)
             rows = self.evaluation.mix(params, examples, held, together_with)
             table = made.tables[examples.task]
             made.tables[examples.task] = {"recalign": table["recalign"], **rows, **table}
@@ -315,14 +317,17 @@ class Run:
         Raises:
           UserError: there is no such task, or it is not clear which.
         """
-        found = self.data.examples(split, task=task)
+        found = self._examples(split, task=task)
         if len(found) > 1:
             names = ", ".join(examples.task for examples in found)
             raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
         [examples] = found
+        predictions = self.evaluation.predictions(self.restore()[1], examples)
+        if not processes.is_first():
+            collections.deque(predictions, maxlen=0)  # computed by all, and written by one
+            return len(examples)
         with replacing(output) as draft, draft.open("w") as file:
-            for record in self.evaluation.predictions(self.restore()[1], examples):
-                file.write(json.dumps(record) + "\n")
+            file.writelines(json.dumps(record) + "\n" for record in predictions)
         return len(examples)
 
     def retrieval_examples(self, split: str, num_examples: int | None) -> RetrievalExamples:
@@ -331,7 +336,7 @@ class Run:
         Raises:
           UserError: the run has none.
         """
-        for examples in self.data.examples(split, num_examples):
+        for examples in self._examples(split, num_examples):
             if type(examples) is RetrievalExamples:
                 return examples
         raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
@@ -350,6 +355,13 @@ class Run:
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
         return checkpoints.restore_params(self.trainer.abstract_state().params, step)
+
+    def _examples(
+        self, split: str, num_examples: int | None = None, task: str | None = None
+    ) -> list[Examples]:
+        """See `Data.examples`; of several processes each makes its share."""
+        share = Share(jax.process_index(), jax.process_count(), processes.exchange)
+        return self.data.examples(split, num_examples, task, share)
 
     def _has_enough(self) -> bool:
         """Whether validation has not improved for `patience` evaluations."""

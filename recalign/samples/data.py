@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 
 from recalign.bindings import Bindings
-from recalign.evaluation.examples import Examples
+from recalign.evaluation.examples import ALONE, Examples, Share
 from recalign.samples import inputs, judged
 from recalign.samples.items import item_texts
 from recalign.samples.questions import Questions
@@ -113,11 +113,17 @@ class SeqioData:
             )
 
     def examples(
-        self, split: str, num_examples: int | None = None, task: str | None = None
+        self,
+        split: str,
+        num_examples: int | None = None,
+        task: str | None = None,
+        share: Share = ALONE,
     ) -> list[Examples]:
         """See `Data`; those of retrieval, ranking and rating tasks."""
         with self._active():
-            return judged.examples(self.name, self._lengths, split, self.module, num_examples, task)
+            return judged.examples(
+                self.name, self._lengths, split, self.module, num_examples, task, share
+            )
 
     def item_tokens(self, task: str) -> np.ndarray:
         """See `Data`."""

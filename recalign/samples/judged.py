@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import seqio
+import tensorflow as tf
 
 from recalign import domains
 from recalign.errors import UserError
 from recalign.evaluation.examples import (
+    ALONE,
     Examples,
     RankingExamples,
     RatingExamples,
     RetrievalExamples,
+    Share,
+    select,
 )
 from recalign.progress import track
 from recalign.samples.inputs import Lengths, mixture_or_task, tasks_of
@@ -31,6 +35,7 @@ def examples(
     module: str | None = None,
     num_examples: int | None = None,
     task: str | None = None,
+    share: Share = ALONE,
 ) -> list[Examples]:
     """The examples of a split, of each task of a mixture that can be judged.
 
@@ -43,6 +48,7 @@ def examples(
       module: imported first, so that it can register tasks.
       num_examples: at most so many of each task, the first ones; None takes all.
       task: this one alone.
+      share: what of them is made here, see `Data.examples`.
 
     Raises:
       UserError: if no task can be judged, not the one that is asked for, or no number of them is.
@@ -64,9 +70,17 @@ def examples(
     found = []
     for t in tasks_of(provider):
         if t.name in judged and task in (None, t.name):
-            records = _read(t, task_feature_lengths, split, num_examples)
-            found.append(judged[t.name](t, split, loaded[domain_of(t)], records))
+            records = _read(t, task_feature_lengths, split, num_examples, share)
+            made = judged[t.name](t, split, loaded[domain_of(t)], records)
+            found.append(_by_user(share.complete(made)))
     return found
+
+
+def _by_user(made: Examples) -> Examples:
+    """Ratings by user and item; a split's other examples are in the order of users as they are."""
+    if not isinstance(made, RatingExamples):
+        return made
+    return select(made, np.lexsort((made.items, made.users)))
 
 
 def _kind(task: seqio.Task) -> Callable[..., Examples] | None:
@@ -75,10 +89,26 @@ def _kind(task: seqio.Task) -> Callable[..., Examples] | None:
     return kinds.get(task.name.rsplit("_", 1)[-1]) if domain_of(task) else None
 
 
-def _read(task: seqio.Task, lengths: Mapping[str, int], split: str, number: int | None) -> Records:
-    dataset = task.get_dataset(dict(lengths), split, shuffle=False, seed=0, try_in_mem_cache=False)
-    taken = dataset.take(-1 if number is None else number).as_numpy_iterator()
-    return list(track(taken, f"reading {split} of {task.name}", "example", number))
+def _read(
+    task: seqio.Task, lengths: Mapping[str, int], split: str, number: int | None, share: Share
+) -> Records:
+    """Writes the samples of a share; the records are read whole, for their order."""
+
+    def take_share(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        return dataset.take(-1 if number is None else number).shard(share.count, share.index)
+
+    to_predict, *to_text = task.preprocessors
+    part = seqio.Task(
+        task.name,
+        source=task.source,
+        output_features=task.output_features,
+        preprocessors=[to_predict, take_share, *to_text],
+    )
+    samples = part.get_dataset(dict(lengths), split, shuffle=False, seed=0, try_in_mem_cache=False)
+    total = None if number is None else len(range(share.index, number, share.count))
+    what = f"reading {split} of {task.name}"
+    shown = track(samples.as_numpy_iterator(), what, "example", total, shown=share.index == 0)
+    return list(shown)
 
 
 def _retrieval(
@@ -91,7 +121,7 @@ def _ranking(
     task: seqio.Task, split: str, domain: domains.Domain, records: Records
 ) -> RankingExamples:
     return RankingExamples(
-        candidates=np.stack([record["candidates"] for record in records]),
+        candidates=np.array([record["candidates"] for record in records], np.int32),
         **_next_item(task, split, domain, records),
     )
 
@@ -116,7 +146,6 @@ def _rating(
     task: seqio.Task, split: str, domain: domains.Domain, records: Records
 ) -> RatingExamples:
     vocabulary = task.output_features["targets"].vocabulary
-    records = sorted(records, key=lambda record: (record["user"], record["item"]))
     return RatingExamples(
         task=task.name,
         split=split,

@@ -93,9 +93,10 @@ class Recommender:
         excluded = [() if include_seen else history for history in histories]
         depth = min(k, self.domain.num_items)
         inputs, given = self._ask(histories)
-        best = self._model.best(self._params, inputs, excluded, depth, self._exact, given)
-        items, scores = map(np.asarray, best)
-        return Ranking(items, scores, self._model.probabilities(self._params, inputs, items, given))
+        found, probabilities = self._model.recommend(
+            self._params, inputs, excluded, depth, self._exact, given
+        )
+        return Ranking(*map(np.asarray, found), np.asarray(probabilities))
 
     def looked_at(self, asked: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         """How much of the decoder's attention each item of a history has as it writes an item.

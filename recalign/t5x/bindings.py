@@ -52,9 +52,15 @@ def _refuse(name: str, **_: Any) -> None:
 
 
 def t5x_config(config: T5Config) -> Any:
-    """The same architecture for T5X's own network, which knows no scan and no remat."""
+    """The same architecture for T5X's own network, which knows no scan and no remat.
+
+    Raises:
+      UserError: it has a copy gate, which T5X's network cannot have.
+    """
     from t5x.examples.t5 import network
 
+    if config.copy_gate:
+        raise UserError("T5X's own network has no copy gate: T5Config.copy_gate = False trains it")
     known = network.T5Config.__dataclass_fields__.keys()
     return network.T5Config(
         **{name: value for name, value in vars(config).items() if name in known}

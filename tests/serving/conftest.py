@@ -37,7 +37,8 @@ class Ranking:
     def warm_up(self, *bounds) -> None:
         """There is nothing to compile."""
 
-    def best(self, params, inputs, excluded, depth, exact=None, given=()) -> Ranked:
+    def recommend(self, params, inputs, excluded, depth, exact=None, given=()):
+        """The first item of the catalogue has the probability of a half, the next one a quarter."""
         time.sleep(params["seconds"])
         params["calls"].append(len(inputs))
         items = np.full((len(inputs), depth), -1, np.int32)
@@ -46,12 +47,7 @@ class Ranking:
             found = [item for item in range(len(TITLES)) if item not in set(gone)][:depth]
             items[row, : len(found)] = found
             scores[row, : len(found)] = [-item - len(history) for item in found]
-        return Ranked(items, scores)
-
-    def probabilities(self, params, inputs, items, given=()) -> np.ndarray:
-        """The first item has a half, the next one a quarter, and so on."""
-        del params, inputs, given
-        return np.where(items >= 0, 0.5 ** (items + 1.0), 0)
+        return Ranked(items, scores), np.where(items >= 0, 0.5 ** (items + 1.0), 0)
 
     def attention(self, params, inputs, given, items) -> np.ndarray:
         """All on the first token of the question."""

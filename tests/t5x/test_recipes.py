@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.weights.conversion import load_params
+from tests.engine.weights.saving import save_params
 
 GIN = Path(__file__).parents[2] / "gin"
 RECIPES = sorted(path.name for path in GIN.glob("*.gin"))
@@ -131,6 +133,60 @@ def test_both_engines_begin_an_answer_with_what_is_given(
     compared = {name: value for name, value in found.items() if "/full_unseen/" not in name}
     assert compared == pytest.approx({name: built_in[name] for name in compared})
     assert len([name for name in compared if "/full/" in name or "/cand" in name]) > 10
+
+
+def test_both_engines_judge_a_copy_gate_alike(t5x, recalign, shop, shrunk, tmp_path):
+    sizes = {name: value for name, value in shrunk.items() if name.startswith("T5Config")}
+    sizes["T5Config.copy_gate"] = True
+    recalign(
+        *("train", f"--gin_search_paths={GIN}", "--gin_file=toyshop.gin"),
+        **{"BATCH_SIZE": 4, "EVAL_EXAMPLES": 20, "TRAIN_STEPS": 3, "EVAL_PERIOD": 0, **sizes},
+        MODEL_DIR=tmp_path / "run",
+    )
+    built_in = json.loads((tmp_path / "run/metrics.json").read_text())
+    recalign("convert", tmp_path / "run", tmp_path / "checkpoint_3", "--to", "t5x")
+    t5x(
+        *("eval", "toyshop.gin", "t5x/eval.gin"),
+        **{"EVAL_EXAMPLES": 20, "CHECKPOINT_PATH": tmp_path / "checkpoint_3", **sizes},
+        EVAL_OUTPUT_DIR=tmp_path,
+    )
+    found = metrics(tmp_path, "toyshop")
+    compared = {name: value for name, value in found.items() if "/full_unseen/" not in name}
+    assert compared == pytest.approx({name: built_in[name] for name in compared})
+    assert len([name for name in compared if "/full/" in name]) > 5
+
+
+def test_t5x_trains_from_a_table_that_has_grown(t5x, recalign, shared, shrunk, tmp_path):
+    """T5's vocabulary of 32,128 rows and the tokens of 40 items."""
+    recalign(
+        *("prepare", "toyshop", "--users", 60, "--items", 40, "--name", "grown", "--item_tokens"),
+        *("--vocabulary", shared / "vocab/t5/spiece.model"),
+    )
+    sizes = {name: value for name, value in shrunk.items() if name.startswith("T5Config")}
+    fields = {name.removeprefix("T5Config."): value for name, value in sizes.items()}
+    shapes = parameter_shapes(T5Config(32_128, **fields))
+    rng = np.random.default_rng(0)
+    flat = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_params(traverse_util.unflatten_dict(flat, sep="/"), tmp_path / "small", "t5x")
+    recalign(
+        "convert", tmp_path / "small", tmp_path / "large", "--to", "t5x", "--item_tokens=grown"
+    )
+    t5x(
+        *("train", "t5x/toyshop.gin"),
+        **{**shrunk, "MIXTURE_OR_TASK_NAME": "grown_retrieval_only", "VOCAB_SIZE": 32_256},
+        **{"TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "CHECKPOINT_PERIOD": 2, "MODEL_DIR": tmp_path},
+        INITIAL_CHECKPOINT_PATH=tmp_path / "large",
+    )
+    start, large = parameters(tmp_path / "checkpoint_0"), parameters(tmp_path / "large")
+    for name, value in large.items():
+        np.testing.assert_array_equal(start[name], value, err_msg=name)
+    # Sentinels have moved behind the new tokens; all else is where it was.
+    table = "token_embedder/embedding"
+    np.testing.assert_array_equal(start[table][:32_000], flat[table][:32_000])
+    moved = parameters(tmp_path / "checkpoint_2")[table] - start[table]
+    assert np.abs(moved[32_000:32_040]).max(axis=1).all()
+    [line] = judged(tmp_path, "grown_retrieval")
+    assert line["full/invalid_rate"] == line["full/duplicate_rate"] == 0
 
 
 def test_both_engines_judge_ratings_alike(t5x, recalign, rated, shrunk, tmp_path):

@@ -30,6 +30,8 @@ class T5Config:
         mlp_activations: names in `flax.linen`, or 'linear'; their branches are multiplied.
         dropout_rate: everywhere, in training.
         logits_via_embedding: output projection tied to the embedding (T5 1.0).
+        copy_gate: what stands in the question or the answer already gets a logit more or less, see
+            `copying`; no T5 of others' has it.
         scan_layers: compile one layer of each stack and loop over them; changes no parameter's
             name, and no result but the draws of dropout.
         remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but products with
@@ -47,6 +49,7 @@ class T5Config:
     mlp_activations: Sequence[str] = ("gelu", "linear")
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
+    copy_gate: bool = False
     scan_layers: bool = False
     remat_policy: str = "none"
 
@@ -86,6 +89,8 @@ def parameter_shapes(config: T5Config) -> Shapes:
             shapes |= {f"{stack}/layers_{i}/{k}": v for k, v in layers[stack].items()}
     if not config.logits_via_embedding:
         shapes["decoder/logits_dense/kernel"] = (emb, config.vocab_size)
+    if config.copy_gate:
+        shapes["copy_gate/kernel"] = (emb, 1)
     return shapes
 
 
@@ -177,6 +182,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict:
         "mlp_dim": shape("encoder/layers_0/mlp/wo/kernel")[0],
         "mlp_activations": ("gelu", "linear") if gated else ("relu",),
         "logits_via_embedding": "decoder/logits_dense/kernel" not in shapes,
+        "copy_gate": "copy_gate/kernel" in shapes,
     }
     check_shapes(shapes, parameter_shapes(T5Config(**fields)), source)
     return fields

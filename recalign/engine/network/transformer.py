@@ -15,17 +15,31 @@ E ``emb_dim``, H ``num_heads``, D ``head_dim``, V ``vocab_size``.
 """
 
 import operator
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from recalign.engine.network.config import T5Config
+from recalign.engine.network.copying import TokenCache, find_present, see_before
 from recalign.engine.network.decoder import Decoder
 from recalign.engine.network.encoder import Encoder
-from recalign.engine.network.layers import Array, Embedding, KeysValues, mask_pairs, wide_einsum
+from recalign.engine.network.layers import (
+    Array,
+    Dense,
+    Embedding,
+    KeysValues,
+    mask_pairs,
+    wide_einsum,
+)
 
 __all__ = ["T5Config", "Transformer"]
+
+Cache = dict[str, Any]
+TOKENS = "tokens"
+"""The entry of a cache that holds the answer so far, for the copy gate."""
 
 
 class Transformer(nn.Module):
@@ -37,6 +51,9 @@ class Transformer(nn.Module):
         self.token_embedder = Embedding(self.config)
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
+        if self.config.copy_gate:
+            self.copy_gate = Dense(self.config.emb_dim, 1, ("embed", "copy"), "float32")
+            self.token_cache = TokenCache()
 
     def __call__(
         self,
@@ -133,27 +150,47 @@ class Transformer(nn.Module):
             deterministic=not enable_dropout,
             decode=decode,
         )
-        return self.logits(hidden)
+        if not self.config.copy_gate:
+            return self._logits(hidden)
+        if decode:
+            answer = self.token_cache(decoder_input_tokens)[:, None]
+            question = jnp.broadcast_to(
+                encoder_input_tokens[:, None], (answer.shape[0], 1, encoder_input_tokens.shape[1])
+            )
+            before = jnp.concatenate([question, answer], axis=-1)
+        else:
+            segments = (encoder_segment_ids, decoder_segment_ids)
+            before = see_before(encoder_input_tokens, decoder_input_tokens, *segments)
+        return self._logits(hidden, before)
 
-    def logits(self, hidden: Array, tokens: Array | None = None) -> Array:
+    def _logits(
+        self, hidden: Array, before: Array | None = None, alphabet: Array | None = None
+    ) -> Array:
         """Output logits of hidden states [...,E], float32[...,V].
 
         Args:
             hidden: the decoder's final states, [...,E].
-            tokens: int[N], a subset of the vocabulary; the logits are then [...,N], in its order.
+            before: int[...,N], the tokens that the copy gate is for, if there is one; 0 is none.
+            alphabet: int[A], a part of the vocabulary; the logits are then [...,A], in its order.
         """
         cfg = self.config
         if cfg.logits_via_embedding:
             kernel = self.token_embedder.embedding.T / np.sqrt(cfg.emb_dim)
         else:
             kernel = self.decoder.logits_dense.kernel
-        if tokens is not None:
-            kernel = jnp.take(kernel, tokens, axis=1)
+        if alphabet is not None:
+            kernel = jnp.take(kernel, alphabet, axis=1)
         # Factors in the activations' dtype, sums in float32: a TPU rounds the factors anyway. A
         # product of matrices, for the reason that `layers.Dense` gives.
         rows = hidden.reshape(-1, cfg.emb_dim)
         logits = wide_einsum("ne,ev->nv", rows, kernel.astype(rows.dtype))
-        return logits.reshape(*hidden.shape[:-1], kernel.shape[1])
+        logits = logits.reshape(*hidden.shape[:-1], kernel.shape[1])
+        if before is None:
+            return logits
+        present = find_present(before, cfg.vocab_size)
+        if alphabet is not None:
+            present = jnp.take(present, alphabet, axis=-1)
+        return logits + self.copy_gate(hidden) * present
 
     def project_encoded(self, encoded: Array) -> dict[str, KeysValues]:
         """Encoder keys and values of each decoder layer, computed once for all beams and steps.
@@ -167,25 +204,28 @@ class Transformer(nn.Module):
         return self.decoder.project_encoded(encoded)
 
     @nn.nowrap
-    def empty_cache(self, batch: int, beams: int, length: int) -> dict[str, KeysValues]:
-        """The cache before the first `decode_step`; every leaf is [B,K,T,H,D]."""
+    def empty_cache(self, batch: int, beams: int, length: int) -> Cache:
+        """The cache before the first `decode_step`; every leaf is [B,K,T,…] of five axes."""
         cfg = self.config
         shape = (batch, beams, length, cfg.num_heads, cfg.head_dim)
-        return {
+        cache: Cache = {
             f"layers_{i}": (jnp.zeros(shape, cfg.dtype), jnp.zeros(shape, cfg.dtype))
             for i in range(cfg.num_decoder_layers)
         }
+        if cfg.copy_gate:
+            cache[TOKENS] = jnp.zeros((batch, beams, length, 1, 1), jnp.int32)
+        return cache
 
     def decode_step(
         self,
         tokens: Array,
-        cache: dict[str, KeysValues],
+        cache: Cache,
         position: Array,
         cross_kv: dict[str, KeysValues],
-        encoder_mask: Array,
+        encoder_input_tokens: Array,
         first: Array | None = None,
-        return_hidden: bool = False,
-    ) -> tuple[Array, dict[str, KeysValues]]:
+        alphabet: Array | None = None,
+    ) -> tuple[Array, Cache]:
         """One decoding step for all beams.
 
         Args:
@@ -193,33 +233,49 @@ class Transformer(nn.Module):
             cache: from `empty_cache`, `prefill` or the step before.
             position: int32[], the same for all beams.
             cross_kv: from `project_encoded`.
-            encoder_mask: bool[B,S], True at real tokens.
+            encoder_input_tokens: int32[B,S], 0 padded.
             first: int32[B], the position of each example's start token, where they differ; what
                 the cache holds before it is not looked at. Positions are relative, so that a
                 later start changes nothing.
-            return_hidden: give the hidden states instead, for `logits` on fewer tokens.
+            alphabet: int[A], a part of the vocabulary, in which logits alone are wanted.
 
         Returns:
-            logits float32[B,K,V] (or hidden states [B,K,E]) and the new cache.
+            logits float32[B,K,V], or [B,K,A], and the new cache.
         """
-        x, cache = self.decoder.step(
-            self.token_embedder(tokens), cache, position, cross_kv, encoder_mask, first
+        hidden, new = self.decoder.step(
+            self.token_embedder(tokens), cache, position, cross_kv, encoder_input_tokens > 0, first
         )
-        return (x if return_hidden else self.logits(x)), cache
+        if not self.config.copy_gate:
+            return self._logits(hidden, alphabet=alphabet), new
+        new[TOKENS] = jax.lax.dynamic_update_slice_in_dim(
+            cache[TOKENS], tokens[:, :, None, None, None], position, axis=2
+        )
+        answer = new[TOKENS][..., 0, 0]
+        question = jnp.repeat(encoder_input_tokens[:, None], tokens.shape[1], axis=1)
+        before = jnp.concatenate([question, answer], axis=-1)
+        return self._logits(hidden, before, alphabet), new
 
     def prefill(
-        self, tokens: Array, first: Array, cross_kv: dict[str, KeysValues], encoder_mask: Array
-    ) -> dict[str, KeysValues]:
+        self,
+        tokens: Array,
+        first: Array,
+        cross_kv: dict[str, KeysValues],
+        encoder_input_tokens: Array,
+    ) -> Cache:
         """The cache after P given tokens of one hypothesis, in one pass.
 
         Args:
             tokens: int32[B,P], the decoder's inputs at positions 0 … P-1; each example's own ones
-                stand at the end.
+                stand at the end, after start tokens.
             first: int32[B], where they begin; P if there are none.
             cross_kv: from `project_encoded`.
-            encoder_mask: bool[B,S], True at real tokens.
+            encoder_input_tokens: int32[B,S], 0 padded.
 
         Returns:
-            As from `empty_cache`, [B,1,P,H,D]; `decode_step` goes on at position P.
+            As from `empty_cache`, of one beam and P positions; `decode_step` goes on at P.
         """
-        return self.decoder.prefill(self.token_embedder(tokens), first, cross_kv, encoder_mask)
+        embedded = self.token_embedder(tokens)
+        cache = self.decoder.prefill(embedded, first, cross_kv, encoder_input_tokens > 0)
+        if self.config.copy_gate:
+            cache[TOKENS] = tokens[:, None, :, None, None]
+        return cache

@@ -18,6 +18,7 @@ from recalign.engine.search.inference import Inference
 from recalign.engine.search.retrieval import (
     look_up_attention,
     rank_exactly,
+    recommend,
     retrieve,
     score_all_items,
     score_items,
@@ -83,13 +84,17 @@ class CatalogueModel:
             "chunk": options.chunk,
             "widths": chunk_widths(index, options.chunk, options.renormalise),
         }
-        self._rank = {  # by whether every item is scored
+        # By whether every item is scored.
+        self._rank = {
             False: compiled(retrieve, "num_beams", **beam),
             True: compiled(rank_exactly, "num_beams", **exact),
         }
+        self._recommend = {
+            False: compiled(functools.partial(recommend, retrieve), "num_beams", **beam),
+            True: compiled(functools.partial(recommend, rank_exactly), "num_beams", **exact),
+        }
         self._score_all = compiled(score_all_items, **exact)
         self._score = compiled(score_items, renormalise=options.scoring_renormalise)
-        self._probability = compiled(score_items, renormalise=True)
         self._look_up_attention = compiled(look_up_attention)
         self._generate = compiled(generate_greedily, "length")
 
@@ -113,7 +118,7 @@ class CatalogueModel:
         features = self._asked(inputs, given)
         features["seen"] = Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM)
         return self._compute(
-            self._search(exact),
+            self._rank[self._options.exact if exact is None else exact],
             params,
             features,
             self._options.batch_size,
@@ -125,32 +130,56 @@ class CatalogueModel:
         self,
         params: Any,
         inputs: Sequence[np.ndarray],
-        excluded: Sequence[Sequence[int]] | None,
         depth: int,
-        exact: bool | None = None,
         given: Sequence[np.ndarray] = (),
     ) -> Ranked:
-        """One ranking for each of m histories, without the items that are excluded for it.
-
-        Those are item indices for each history, none or more; None excludes none for any. A beam is
-        at least `num_beams` wide, and few histories are not padded to a whole batch.
+        """One ranking of all items for each of m histories.
 
         Returns:
           Items int32[m, depth], -1 in empty slots, and scores float32[m, depth].
         """
         beams = max(depth, self.num_beams)
-        features = self._asked(inputs, given)
-        if excluded is not None:
-            features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
         [found] = self._compute(
-            self._search(exact),
+            self._rank[self._options.exact],
+            params,
+            self._asked(inputs, given),
+            self._rows_for(len(inputs)),
+            "ranking",
+            lambda batch: {"num_beams": beams},
+        )
+        return Ranked(found.items[:, :depth], found.scores[:, :depth])
+
+    def recommend(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        excluded: Sequence[Sequence[int]],
+        depth: int,
+        exact: bool | None = None,
+        given: Sequence[np.ndarray] = (),
+    ) -> tuple[Ranked, np.ndarray]:
+        """One ranking for each of m histories, without the items that are excluded for it.
+
+        Those are item indices for each history, none or more. A beam is at least `num_beams` wide,
+        and few histories are not padded to a whole batch.
+
+        Returns:
+          Items int32[m, depth], -1 in empty slots, and scores float32[m, depth]; and how likely an
+          answer that is an item of the catalogue is each of them, float32[m, depth], of which all
+          items have the sum 1; 0 in empty slots.
+        """
+        beams = max(depth, self.num_beams)
+        features = self._asked(inputs, given)
+        features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
+        found, probabilities = self._compute(
+            self._recommend[self._options.exact if exact is None else exact],
             params,
             features,
             self._rows_for(len(inputs)),
             "ranking",
-            lambda batch: {"exclusions": (batch.get("excluded"),), "num_beams": beams},
+            lambda batch: {"excluded": batch["excluded"], "num_beams": beams},
         )
-        return Ranked(found.items[:, :depth], found.scores[:, :depth])
+        return Ranked(found.items[:, :depth], found.scores[:, :depth]), probabilities[:, :depth]
 
     def score(
         self,
@@ -160,29 +189,15 @@ class CatalogueModel:
         given: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
         """The log-probabilities float32[m, C] of items int32[m, C], EOS included if it ends any."""
-        rows = self._options.scoring_batch_size
-        return self._scores(self._score, params, inputs, items, given, rows)
-
-    def probabilities(
-        self,
-        params: Any,
-        inputs: Sequence[np.ndarray],
-        items: np.ndarray,
-        given: Sequence[np.ndarray] = (),
-    ) -> np.ndarray:
-        """How likely an answer that is an item of the catalogue is each of some, float32[m, C].
-
-        Of all items they have the sum 1; 0 where there is no item. The arguments are those of
-        `score`; few histories are not padded to a whole batch.
-        """
-        rows = self._rows_for(len(inputs))
-        return np.exp(self._scores(self._probability, params, inputs, items, given, rows))
-
-    def _scores(self, function, params, inputs, items, given, rows: int) -> np.ndarray:
         features = self._asked(inputs, given)
         features["items"] = Ragged(items, items.shape[1], NO_ITEM)
         return self._compute(
-            function, params, features, rows, "scoring", lambda batch: {"items": batch["items"]}
+            self._score,
+            params,
+            features,
+            self._options.scoring_batch_size,
+            "scoring",
+            lambda batch: {"items": batch["items"]},
         )
 
     def attention(
@@ -242,7 +257,7 @@ class CatalogueModel:
         exact: bool | None = None,
         given: int = 0,
     ) -> None:
-        """Compiles all that `best` may need within bounds.
+        """Compiles all that `recommend` may need within bounds.
 
         Args:
           params: the network's.
@@ -262,11 +277,7 @@ class CatalogueModel:
             inputs = np.full((rows, length), PAD, np.int32)
             excluded = np.full((rows, width), NO_ITEM, np.int32)
             begins = np.full((rows, given), PAD, np.int32)
-            found = self.best(params, inputs, excluded, depth, exact, begins)
-            self.probabilities(params, inputs, found.items, begins)
-
-    def _search(self, exact: bool | None) -> Callable:
-        return self._rank[self._options.exact if exact is None else exact]
+            self.recommend(params, inputs, excluded, depth, exact, begins)
 
     def _compute(
         self,

@@ -24,15 +24,15 @@ class Encoded(NamedTuple):
 
     Attributes:
         keys_values: `Transformer.project_encoded` of them.
-        mask: bool[B, S], True at real tokens.
-        cache: the decoder's, [B, 1, G, H, D], of the start token and all given ones but the last.
+        tokens: int32[B, S], the histories themselves.
+        cache: the decoder's, [B, 1, G, …], of the start token and all given ones but the last.
         first: int32[B], where these begin; None without given tokens, when G is 0.
         last: int32[B], the decoder's next input: the last given token, or else the start token;
             None likewise.
     """
 
     keys_values: Any
-    mask: jax.Array
+    tokens: jax.Array
     cache: Any
     first: jax.Array | None = None
     last: jax.Array | None = None
@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
         return jax.tree.leaves(self.cache)[0].shape[2]
 
     def grow(self, cache: Any, length: int) -> Any:
-        """A cache [B, k, T, H, D] with room for `length` positions after these."""
+        """A cache [B, k, T, …] with room for `length` positions after these."""
         wanted = self.length + length
 
         def longer(leaf: jax.Array) -> jax.Array:
@@ -61,12 +61,13 @@ def encode(
     """Runs the encoder over histories int32[B, S], and the decoder over `given` int32[B, G]."""
     encoded = module.apply(variables, encoder_input_tokens, enable_dropout=False, method="encode")
     keys_values = module.apply(variables, encoded, method="project_encoded")
-    mask = encoder_input_tokens > 0
     if given is None or not given.shape[1]:
-        return Encoded(keys_values, mask, module.empty_cache(mask.shape[0], 1, 0))
+        cache = module.empty_cache(encoder_input_tokens.shape[0], 1, 0)
+        return Encoded(keys_values, encoder_input_tokens, cache)
     tokens, first, last = _align(given)
-    cache = module.apply(variables, tokens, first, keys_values, mask, method="prefill")
-    return Encoded(keys_values, mask, cache, first, last)
+    read = (tokens, first, keys_values, encoder_input_tokens)
+    cache = module.apply(variables, *read, method="prefill")
+    return Encoded(keys_values, encoder_input_tokens, cache, first, last)
 
 
 def _align(answers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -104,7 +105,7 @@ def look_up_attention(
     """
     encoded = encode(module, variables, encoder_input_tokens)
     tokens, first, _ = _align(answers)
-    inputs = (tokens, first, encoded.keys_values, encoded.mask)
+    inputs = (tokens, first, encoded.keys_values, encoded.tokens)
     _, kept = module.apply(variables, *inputs, method="prefill", mutable=["intermediates"])
     layers = kept["intermediates"]["decoder"].values()
     found = [layer["encoder_decoder_attention"]["weights"][0] for layer in layers]
@@ -123,11 +124,8 @@ def decoder_step(
         if encoded.last is not None:
             tokens = jnp.where(position == 0, encoded.last[:, None], tokens)
         position += encoded.length
-        inputs = (tokens, cache, position, encoded.keys_values, encoded.mask, encoded.first)
-        if alphabet is None:
-            return module.apply(variables, *inputs, method="decode_step")
-        hidden, cache = module.apply(variables, *inputs, return_hidden=True, method="decode_step")
-        return module.apply(variables, hidden, alphabet, method="logits"), cache
+        inputs = (tokens, cache, position, encoded.keys_values, encoded.tokens, encoded.first)
+        return module.apply(variables, *inputs, alphabet, method="decode_step")
 
     return step
 
@@ -235,3 +233,41 @@ def rank_exactly(
     """
     scores = score_all_items(*asked, **options)
     return tuple(best_items(scores, num_beams, excluded) for excluded in exclusions)
+
+
+def recommend(
+    rank: Callable,
+    module: Transformer,
+    variables: Any,
+    encoder_input_tokens: jax.Array,
+    index: CatalogueIndex,
+    given: jax.Array | None = None,
+    *,
+    excluded: jax.Array | None = None,
+    renormalise: bool = False,
+    **options: Any,
+) -> tuple[Ranked, jax.Array]:
+    """One ranking of the catalogue, and how likely each of its items is among all.
+
+    What both read of a history is written here twice and computed once: XLA sees that it is equal.
+
+    Args:
+        rank: `retrieve` or `rank_exactly`, of which all other arguments are.
+        module: the network.
+        variables: `{"params": …}`.
+        encoder_input_tokens: int32[B, S], 0 padded.
+        index: the catalogue.
+        given: int32[B, G], 0 padded.
+        excluded: int32[B, E], -1 padded: what the ranking leaves out.
+        renormalise: as in `beam_search`.
+        options: the others of `rank`.
+
+    Returns:
+        The ranking, and float32[B, num_beams], of which all items of the catalogue have the sum 1.
+    """
+    asked = module, variables, encoder_input_tokens, index
+    options["renormalise"] = renormalise
+    [found] = rank(*asked, given, exclusions=(excluded,), **options)
+    if renormalise:
+        return found, jnp.exp(found.scores)
+    return found, jnp.exp(score_items(*asked, found.items, given, renormalise=True))

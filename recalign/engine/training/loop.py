@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,7 +119,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(preemption.listening())
         preemption.safe_point()
-        stack.callback(preemption.deferred()(checkpoints.close))
+        stack.push(functools.partial(_close, checkpoints))
         state = _first_state(trainer, checkpoints, train_input, hooks.initial_state, accept_changes)
         first = int(state.step)
         hooks.on_start(first)
@@ -179,6 +180,13 @@ def train(
                 break
         preemption.safe_point()
     return state
+
+
+@preemption.deferred()
+def _close(checkpoints: Checkpoints, _, error: BaseException | None, __) -> None:
+    """Waits for what is written, unless another process is lost, whose part nobody writes."""
+    if not processes.is_loss(error):
+        checkpoints.close()
 
 
 class _Profiler:

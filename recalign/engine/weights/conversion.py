@@ -276,16 +276,18 @@ def write_weights(
             parameters; without it, what lies beside them in such a folder already is kept.
 
     Raises:
-        UserError: the format is not known, the folder not empty, or the vocabulary too large for
-            the parameters.
+        UserError: the format is not known or cannot hold such a network, the folder is not empty,
+            or the vocabulary too large for the parameters.
     """
     if to not in FORMATS:
         raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
     folder = resolve(destination)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{destination} is there already and not empty: name another folder")
-    if vocabulary is not None and to == "hf":
-        tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
+    if to == "hf":
+        hf.check_writable(weights.config)
+        if vocabulary is not None:
+            tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
     make_folder(folder)
     if to != "hf":
         FORMATS[to].write(folder, weights.tensors, weights.config)

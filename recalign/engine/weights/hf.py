@@ -258,6 +258,15 @@ def _activations(config: dict, gated: bool, path: epath.Path) -> tuple[str, ...]
     return (_ACTIVATIONS[name], "linear") if gated else (_ACTIVATIONS[name],)
 
 
+def check_writable(config: dict) -> None:
+    """Raises a UserError if a network of these fields of `T5Config` is none of transformers."""
+    if config["copy_gate"]:
+        raise UserError(
+            "transformers has no T5 with a copy gate: convert to t5x or orbax, or train with "
+            "T5Config.copy_gate = False"
+        )
+
+
 def write(
     path: epath.Path,
     tensors: Flat,

@@ -106,6 +106,44 @@ def test_initial_scales():
         assert deviation[name] == pytest.approx(value, rel=0.15), name
 
 
+@pytest.fixture(scope="module")
+def gated_model(tiny_model):
+    """The same with a copy gate, which opens."""
+    model = Transformer(dataclasses.replace(tiny_model[0].config, copy_gate=True))
+    return model, initialise(model)["params"]
+
+
+@pytest.fixture(params=["tiny_model", "gated_model"])
+def any_model(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_tokens_may_be_floats_as_where_t5x_initialises(any_model):
+    model, params = any_model
+    ones = jnp.ones((1, 2), jnp.float32)
+    made = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), ones, ones, ones, enable_dropout=False)
+    )
+    assert jax.tree.map(jnp.shape, made["params"]) == jax.tree.map(jnp.shape, params)
+
+
+def test_a_copy_gate_moves_what_stands_before_and_nothing_else(gated_model):
+    """By one number at each position; against a loop over positions and tokens."""
+    model, params = gated_model
+    batch = random_batch()
+    logits = forward(model, params, batch)
+    shut = {**params, "copy_gate": jax.tree.map(jnp.zeros_like, params["copy_gate"])}
+    moved = np.asarray(logits - forward(model, shut, batch))
+    for row, question in enumerate(batch["encoder_input_tokens"]):
+        for position in range(moved.shape[1]):
+            answer = batch["decoder_input_tokens"][row, : position + 1]
+            present = sorted({*question, *answer} - {0})
+            by = moved[row, position, present]
+            assert abs(by[0]) > 1e-3
+            np.testing.assert_allclose(by, by[0], atol=1e-5)
+            assert not np.delete(moved[row, position], present).any()
+
+
 def step_through(model, params, batch, beams=1):
     """Logits [B,K,L,V] of `decode_step` fed with the decoder inputs, beam k's rolled by k."""
     variables = {"params": params}
@@ -118,7 +156,7 @@ def step_through(model, params, batch, beams=1):
     @jax.jit
     def step(tokens, cache, position):
         return model.apply(
-            variables, tokens, cache, position, cross_kv, source > 0, method="decode_step"
+            variables, tokens, cache, position, cross_kv, source, method="decode_step"
         )
 
     logits = []
@@ -128,12 +166,12 @@ def step_through(model, params, batch, beams=1):
     return np.stack(logits, axis=2), inputs
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_stepping_beams_equals_the_teacher_forced_pass(tied):
+@pytest.mark.parametrize(("tied", "gate"), [(False, False), (True, False), (True, True)])
+def test_stepping_beams_equals_the_teacher_forced_pass(tied, gate):
     model = Transformer(
         T5Config(
             40, emb_dim=16, num_heads=3, head_dim=4, mlp_dim=24, logits_via_embedding=tied,
-            num_encoder_layers=2, num_decoder_layers=2,
+            num_encoder_layers=2, num_decoder_layers=2, copy_gate=gate,
         )
     )  # fmt: skip
     params = initialise(model)["params"]
@@ -156,20 +194,18 @@ def test_cache_leaves_have_the_documented_shape(tiny_model):
         assert leaf.shape == (2, 5, 9, 3, 4)
 
 
-def test_logits_of_fewer_tokens(tiny_model):
-    model, params = tiny_model
+def test_logits_of_a_part_of_the_vocabulary(any_model):
+    model, params = any_model
     source = random_batch()["encoder_input_tokens"]
-    encoded = model.apply({"params": params}, source, enable_dropout=False, method="encode")
-    cross_kv = model.apply({"params": params}, encoded, method="project_encoded")
-    step = (jnp.zeros((3, 2), jnp.int32), model.empty_cache(3, 2, 4), 0, cross_kv, source > 0)
-    apply = lambda *args, **kw: model.apply({"params": params}, *args, **kw)  # noqa: E731
-    hidden, _ = apply(*step, return_hidden=True, method="decode_step")
+    apply = functools.partial(model.apply, {"params": params})
+    encoded = apply(source, enable_dropout=False, method="encode")
+    cross_kv = apply(encoded, method="project_encoded")
+    tokens = jnp.full((3, 2), 7, jnp.int32)
+    step = (tokens, model.empty_cache(3, 2, 4), 0, cross_kv, source)
     logits, _ = apply(*step, method="decode_step")
-    tokens = jnp.array([7, 3, 39])
-    assert hidden.shape == (3, 2, 16)
-    np.testing.assert_allclose(
-        apply(hidden, tokens, method="logits"), logits[..., tokens], rtol=1e-5, atol=1e-6
-    )
+    alphabet = jnp.array([7, 3, 39, *source[1, :2]])
+    some, _ = apply(*step, alphabet=alphabet, method="decode_step")
+    np.testing.assert_allclose(some, logits[..., alphabet], rtol=1e-5, atol=1e-6)
 
 
 def test_flax_cache_decodes_as_t5x_drives_it(golden, golden_model):
@@ -203,22 +239,22 @@ def test_flax_cache_decodes_as_t5x_drives_it(golden, golden_model):
     np.testing.assert_allclose(scores, golden["beam1/scores"], rtol=1e-5)
 
 
-def test_padding_changes_nothing(tiny_model):
+def test_padding_changes_nothing(any_model):
     batch = random_batch()
     longer = {k: np.pad(v, ((0, 0), (0, 4))) for k, v in batch.items()}
-    assert_close(forward(*tiny_model, longer)[:, :5], forward(*tiny_model, batch), 2e-6)
+    assert_close(forward(*any_model, longer)[:, :5], forward(*any_model, batch), 2e-6)
 
 
-def test_packed_examples_do_not_see_each_other(tiny_model):
+def test_packed_examples_do_not_see_each_other(any_model):
     one, two = random_batch(seed=1, batch=1), random_batch(seed=2, batch=1)
     one["encoder_input_tokens"][:] += one["encoder_input_tokens"] == 0
     two["encoder_input_tokens"][:] += two["encoder_input_tokens"] == 0
     packed = {k: np.concatenate([one[k], two[k]], axis=1) for k in one}
     packed["encoder_segment_ids"] = np.repeat([[1, 2]], 7, axis=1)
     packed["decoder_segment_ids"] = np.repeat([[1, 2]], 5, axis=1)
-    logits = forward(*tiny_model, packed)
-    assert_close(logits[:, :5], forward(*tiny_model, one), 2e-6)
-    assert_close(logits[:, 5:], forward(*tiny_model, two), 2e-6)
+    logits = forward(*any_model, packed)
+    assert_close(logits[:, :5], forward(*any_model, one), 2e-6)
+    assert_close(logits[:, 5:], forward(*any_model, two), 2e-6)
 
 
 def test_a_token_outside_the_vocabulary_gives_nan(tiny_model):

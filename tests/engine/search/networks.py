@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from recalign.engine.network.transformer import T5Config, Transformer
 
 
-def make_network(num_decoder_layers: int) -> tuple[Transformer, Any]:
+def make_network(num_decoder_layers: int, copy_gate: bool = False) -> tuple[Transformer, Any]:
     """The network, over 40 tokens, and its variables."""
     config = T5Config(
         vocab_size=40,
@@ -18,6 +18,7 @@ def make_network(num_decoder_layers: int) -> tuple[Transformer, Any]:
         mlp_dim=16,
         num_encoder_layers=1,
         num_decoder_layers=num_decoder_layers,
+        copy_gate=copy_gate,
     )
     module, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
     init = jax.jit(lambda key: module.init(key, one, one, one, enable_dropout=False))

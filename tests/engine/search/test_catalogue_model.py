@@ -105,15 +105,27 @@ def test_renormalised_scores_of_all_items_are_a_distribution(bigrams, exact):
     assert not np.allclose(plain.scores[:, 0], every.scores[:, 0], atol=0.1)
 
 
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"renormalise": True}])
+def test_what_is_recommended_comes_with_its_share_of_the_catalogue(bigrams, options):
+    model, params = over_bigrams(bigrams, num_beams=len(ITEMS), **options)
+    found, probabilities = model.recommend(params, QUESTIONS, EVENTS[:, None], 20)
+    assert not (found.items == EVENTS[:, None]).any()
+    total, last = sum(FIRST_ODDS.values()), sum(LAST_ODDS.values())
+    shares = [FIRST_ODDS[a] / total * (LAST_ODDS[b] / last if a in BROAD else 1) for a, b in ITEMS]
+    np.testing.assert_allclose(probabilities, np.array(shares)[found.items], rtol=1e-3)
+
+
 def test_a_choice_of_exact_holds_for_one_call(bigrams):
     model, params = over_bigrams(bigrams, num_beams=10, renormalise=True)
     asked = params, QUESTIONS, OFFSETS, EVENTS
     beam, exact = model.rank(*asked), model.rank(*asked, exact=True)
     assert not np.array_equal(beam[0].items, exact[0].items)
-    found = model.best(params, QUESTIONS, None, 10, exact=True)
+    none = [()] * len(QUESTIONS)
+    found, _ = model.recommend(params, QUESTIONS, none, 10, exact=True)
     np.testing.assert_array_equal(found.items, exact[0].items)
-    found = model.best(params, QUESTIONS, EVENTS[:, None], 10)
+    found, _ = model.recommend(params, QUESTIONS, EVENTS[:, None], 10)
     np.testing.assert_array_equal(found.items, beam[1].items)
+    np.testing.assert_array_equal(model.best(params, QUESTIONS, 10).items, beam[0].items)
 
 
 def test_a_ranking_needs_a_beam():
@@ -126,15 +138,13 @@ def test_all_that_histories_of_1_to_100_items_need_is_compiled_before(bigrams, c
     rng = np.random.default_rng(0)
     with compilations() as found:
         model.warm_up(params, histories=(1, 3), longest=24, most_excluded=100, depth=4)
-        # One history, or four, with inputs of 8, 16 or 24 tokens: the ranking, then probabilities.
-        assert len(found) == 12
+        assert len(found) == 6  # one history, or four, with inputs of 8, 16 or 24 tokens
         for items in range(1, 101):
             inputs = [rng.integers(2, 24, min(items, 24)).astype(np.int32)] * 3
             excluded = [rng.choice(len(ITEMS), items, replace=False)] * 3
             for few in (1, 3):
-                best = model.best(params, inputs[:few], excluded[:few], 4)
-                model.probabilities(params, inputs[:few], best.items)
-        assert len(found) == 12
+                model.recommend(params, inputs[:few], excluded[:few], 4)
+        assert len(found) == 6
 
 
 def test_long_histories_add_few_shapes(bigrams, compilations):

@@ -37,9 +37,9 @@ def rows(sequences, width):
     return np.array([[*row, *[PAD] * (width - len(row))] for row in sequences], np.int32)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return make_network(num_decoder_layers=2)
+@pytest.fixture(scope="module", params=[False, True], ids=["", "copy_gate"])
+def model(request):
+    return make_network(num_decoder_layers=2, copy_gate=request.param)
 
 
 @pytest.fixture(scope="module")

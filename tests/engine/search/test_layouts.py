@@ -44,7 +44,7 @@ def answers(partitioner):
     shapes = trainer_of(partitioner).abstract_state().params
     params = jax.device_put(initial, jax.tree.map(lambda leaf: leaf.sharding, shapes))
     return {
-        "best": model.best(params, questions, np.split(events, offsets[1:-1]), 6),
+        "recommend": model.recommend(params, questions, np.split(events, offsets[1:-1]), 6),
         "exact": model.rank(params, questions, offsets, events, exact=True),
         "scores": model.score(params, questions, candidates),
         "generated": model.generate(params, questions, 4),

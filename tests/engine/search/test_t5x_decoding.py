@@ -10,6 +10,7 @@ import pytest
 from recalign.engine.search.retrieval import retrieve
 from recalign.engine.search.trie import EOS, CatalogueIndex
 from recalign.t5x.decoding import constrained_decode_fn
+from tests.engine.search.networks import make_network
 
 HISTORIES = np.array([[7, 9, 30, 1, 0, 0], [5, 5, 12, 39, 8, 1]], np.int32)
 SEQUENCES = [[5, 6, EOS], [5, EOS], [9, 2, 3, EOS], [9, 3, EOS], [5, 6, 7, EOS]]
@@ -19,6 +20,14 @@ LENGTH, BEAMS = 6, 4
 @pytest.fixture(scope="module")
 def index():
     return jax.device_put(CatalogueIndex.build(SEQUENCES))
+
+
+@pytest.fixture(scope="module", params=["tiny_model", "copy_gate"])
+def any_model(request):
+    if request.param == "tiny_model":
+        return request.getfixturevalue("tiny_model")
+    module, variables = make_network(num_decoder_layers=1, copy_gate=True)
+    return module, variables["params"]
 
 
 def predict_batch(model, decode_fn, prompt=None, **decoder_params):
@@ -55,11 +64,11 @@ def predict_batch(model, decode_fn, prompt=None, **decoder_params):
     )
 
 
-def test_gives_what_retrieve_gives_best_last(tiny_model, index):
-    module, params = tiny_model
+def test_gives_what_retrieve_gives_best_last(any_model, index):
+    module, params = any_model
     excluded = jnp.array([[1], [-1]], jnp.int32)
     decode_fn = constrained_decode_fn(index)
-    predict = jax.jit(functools.partial(predict_batch, tiny_model, decode_fn))
+    predict = jax.jit(functools.partial(predict_batch, any_model, decode_fn))
     sequences, scores = predict(excluded=excluded)
     options = {"num_beams": BEAMS, "exclusions": (excluded,)}
     [wanted] = jax.jit(functools.partial(retrieve, module, index=index, **options))(
@@ -72,15 +81,15 @@ def test_gives_what_retrieve_gives_best_last(tiny_model, index):
 
 
 @pytest.mark.parametrize("prompt", [[[], [31]], [[12, 6], [5]], [[7, 8], [9, 3]]])
-def test_answers_that_begin_with_given_tokens(tiny_model, index, prompt):
+def test_answers_that_begin_with_given_tokens(any_model, index, prompt):
     """Each example with a number of its own: T5X counts one position for all."""
-    module, params = tiny_model
+    module, params = any_model
     given = np.array([[*row, *[0] * (2 - len(row))] for row in prompt], np.int32)
     [wanted] = jax.jit(functools.partial(retrieve, module, index=index, num_beams=BEAMS))(
         {"params": params}, HISTORIES, given=given
     )
     decode_fn = constrained_decode_fn(index)
-    predict = jax.jit(functools.partial(predict_batch, tiny_model, decode_fn))
+    predict = jax.jit(functools.partial(predict_batch, any_model, decode_fn))
     sequences, scores = predict(prompt=np.pad(given, ((0, 0), (1, LENGTH - 3))))
     np.testing.assert_allclose(scores, wanted.scores[:, ::-1], atol=1e-4)
     rows = np.asarray([[*row, *[0] * (LENGTH - len(row))] for row in SEQUENCES])

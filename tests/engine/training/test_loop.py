@@ -123,6 +123,24 @@ def test_evaluations_come_at_their_period_and_at_the_end(tmp_path):
     assert len({metrics["norm"] for _, metrics in seen if "norm" in metrics}) == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "waited"), [("Gloo all-reduce failed: Connection closed by peer", 0), ("no such", 1)]
+)
+def test_who_lost_another_process_does_not_wait_for_its_part_of_a_checkpoint(
+    tmp_path, monkeypatch, said, waited
+):
+    closed = []
+    monkeypatch.setattr(Checkpoints, "close", lambda self: closed.append(self))
+
+    class Lost(CopyTask):
+        def __next__(self):
+            raise ValueError(said)
+
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, 3, Lost())
+    assert len(closed) == waited
+
+
 def test_a_run_that_has_enough_ends_after_an_evaluation_and_stays_ended(tmp_path):
     found = []
     hooks = Hooks(

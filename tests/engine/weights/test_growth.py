@@ -110,7 +110,7 @@ def test_a_search_over_new_tokens_finds_what_scoring_them_all_does(tmp_path, new
     questions = [np.array(row, np.int32) for row in ([7, FIRST + 1, 9, 1], [3, 1])]
     options = Inference(num_beams=len(items), batch_size=2, length_multiple=4)
     model = CatalogueModel(module, Partitioner(), items, options)
-    ranked = model.best(found, questions, None, len(items))
+    ranked = model.best(found, questions, len(items))
     forced = jax.jit(lambda *tokens: module.apply({"params": found}, *tokens, enable_dropout=False))
     targets = np.array([[*item, *[0] * (4 - len(item))] for item in items])
     shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]

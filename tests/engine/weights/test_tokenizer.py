@@ -166,7 +166,7 @@ def test_an_extended_model_answers_in_transformers(tmp_path, extended):
     wanted = [items.index(answer[1:].tolist()) for answer in answers]
     search = Inference(num_beams=10, length_multiple=8)
     model = CatalogueModel(module, Partitioner(), items, search)
-    best = model.best(params, [inputs[0].astype(np.int32)], None, 10)
+    best = model.best(params, [inputs[0].astype(np.int32)], 10)
     assert best.items[0].tolist() == wanted
 
 

@@ -1,0 +1,64 @@
+"""A gate by which the decoder favours, or avoids, what stands before it already: its inputs.
+
+The tokens of the question and of the answer so far get a logit more, or less, than the others: one
+number for all of them, which the decoder's state decides. So a network can say "never the same item
+twice" or "one of these candidates" in one parameter, where it would else have to learn it item by
+item. It is RepeatNet's choice between repeating and exploring (Ren et al., AAAI 2019,
+arXiv:1812.02646), added to the logits. T5 has none: `T5Config.copy_gate` adds it.
+
+Shapes are those of `transformer`.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from recalign.engine.network.layers import Array
+
+
+class TokenCache(nn.Module):
+    """The answer so far in the collection ``cache``, as `decoder.StepCache` keeps what is read."""
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        """int32[B,L]: the first call makes room, each later one takes a position and gives all."""
+        live = self.has_variable("cache", "cached_tokens")
+        kept = self.variable("cache", "cached_tokens", jnp.zeros, tokens.shape, tokens.dtype)
+        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        if not live:
+            return tokens
+        kept.value = kept.value.at[:, index.value].set(tokens[:, 0])
+        index.value += 1
+        return kept.value
+
+
+def see_before(
+    question: Array,
+    answer: Array,
+    question_segments: Array | None = None,
+    answer_segments: Array | None = None,
+) -> Array:
+    """What each position of an answer has before it, and its own input, int[B,L,S+L]; 0 is nothing.
+
+    Args:
+        question: int[B,S], 0 padded.
+        answer: int[B,L], the decoder's inputs.
+        question_segments: int[B,S], for packed examples.
+        answer_segments: int[B,L], for packed examples.
+    """
+    steps = jnp.arange(answer.shape[1])
+    earlier = steps[:, None] >= steps
+    within = jnp.ones((1, 1, 1), bool)
+    if answer_segments is not None:
+        earlier = earlier & (answer_segments[:, :, None] == answer_segments[:, None])
+        within = answer_segments[:, :, None] == question_segments[:, None]
+    seen = jnp.where(within, question[:, None], 0), jnp.where(earlier, answer[:, None], 0)
+    shape = (*answer.shape, question.shape[1])
+    return jnp.concatenate([jnp.broadcast_to(seen[0], shape), seen[1]], axis=-1)
+
+
+def find_present(tokens: Array, vocab_size: int) -> Array:
+    """Which tokens of the vocabulary are among int[...,N], bool[...,V]; padding never is."""
+    rows = tokens.reshape(-1, tokens.shape[-1]).astype(jnp.int32)
+    present = jnp.zeros((rows.shape[0], vocab_size), bool)
+    present = present.at[jnp.arange(rows.shape[0])[:, None], rows].set(True)
+    return present.at[:, 0].set(False).reshape(*tokens.shape[:-1], vocab_size)
