@@ -136,8 +136,9 @@ def list_files(folder: Path) -> dict[str, int]:
             found = _system(folder).find(str(folder), detail=True)
         start = len(str(folder).partition("://")[2]) + 1
         return {name[start:]: found[name]["size"] for name in sorted(found)}
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    root = Path(folder)  # an `epath.Path` looks no deeper than one folder
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
 
 
 def hash_file(path: Path, kind: str) -> str:
