@@ -60,7 +60,7 @@ def test_a_run_that_was_killed_ends_as_one_on_local_disk(
     found = inspect(locate(FOLDER), hashes=True)
     assert (found.state, found.step, found.problems) == ("ended", 24, [])
     assert inspect(tmp_path / "copy", hashes=True).problems == []
-    assert run("eval", "--model_dir", FOLDER, "--step", "best") == table
+    assert run("eval", "--model_dir", FOLDER) == table
     page = tmp_path / "page.html"
     run("report", FOLDER, tmp_path / "copy", "--output", page)
     assert page.read_text().count("<svg") > 2
