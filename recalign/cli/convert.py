@@ -27,7 +27,7 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     "Examples:\n"
     "  recalign convert runs/my_shop my_shop_t5 --to hf\n"
     "  recalign convert flan_t5_base_t5x flan_t5_base --to hf --vocabulary spiece.model\n"
-    "  recalign convert flan_t5_base_t5x grown --to t5x --item_tokens beauty"
+    "  recalign convert flan_t5_base_t5x grown/checkpoint_0 --to t5x --item_tokens beauty"
 )
 @click.argument("source")
 @click.argument("destination", callback=_destination)
@@ -71,8 +71,9 @@ def convert(
     SOURCE is a checkpoint of T5X, a folder of Hugging Face's transformers (config.json and
     safetensors), an Orbax checkpoint or the folder of a run, of which the newest checkpoint is
     taken; its format and architecture are recognised. DESTINATION is a folder that is empty or
-    does not exist. Both may be in a bucket (gs://…). Values stay the same bit by bit. A folder for
-    transformers holds the vocabulary as well, so that it needs nothing else.
+    does not exist; T5X reads one only by a name like checkpoint_0. Both may be in a bucket
+    (gs://…). Values stay the same bit by bit. A folder for transformers holds the vocabulary as
+    well, so that it needs nothing else.
     """
     from recalign.engine.weights.conversion import convert as write
     from recalign.engine.weights.growth import rows_for
