@@ -108,7 +108,8 @@ def do(arguments):
 
 
 def main(arguments):
-    with (CLOUD / "calls.jsonl").open("a") as log:
+    caller = "worker_calls" if "WORKER" in os.environ else "calls"
+    with (CLOUD / f"{caller}.jsonl").open("a") as log:
         log.write(json.dumps(arguments) + "\n")
     rules = load("rules.json", [])
     for rule in rules:
