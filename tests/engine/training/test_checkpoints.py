@@ -199,7 +199,7 @@ def test_files_that_cannot_be_read_are_not_damaged(save, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(5, os.strerror(5))
 
-    monkeypatch.setattr(manifest, "_sha256", fail)
+    monkeypatch.setattr(manifest, "hash_file", fail)
     with pytest.raises(OSError, match="Input/output error"):
         Checkpoints(tmp_path).restore(STATE)
     assert names(tmp_path) == ["2", "4"]
