@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONFIG = "config.gin"
 LOCK = ".lock"
 LOOKING = 0.1  # seconds; more than it takes to see who holds the lock
+TRIES = 5  # each after so long; one who looks again and again may be met more than once
 METRICS, HISTORY, SECONDS = "metrics.json", "metrics.jsonl", "seconds.json"
 OUTCOMES = "outcomes"
 
@@ -240,8 +241,9 @@ class RunDirectory:
 
 def _lock(file: IO) -> None:
     """Takes the lock; who only asks for its `holder` has it for a moment, which is waited for."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         time.sleep(LOOKING)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
