@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 LOOKING = 0.1  # seconds; more than it takes to see who holds the lock
+TRIES = 5  # each after so long; one who looks again and again may be met more than once
 LEASE, BEAT = 60.0, 15.0  # seconds
 _FREE = ""  # what its holder makes of a lease in the end; numbers never go back
 
@@ -86,11 +87,12 @@ def find_holder(folder: Path) -> str | None:
 
 def _lock(file: IO) -> None:
     """Takes the lock; who only asks for its holder has it for a moment, which is waited for."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         time.sleep(LOOKING)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class _Lease:

@@ -6,6 +6,7 @@ run here, is in `NOT_HERE` with the reason.
 
 import contextlib
 import json
+import os
 import re
 import shlex
 
@@ -50,6 +51,7 @@ def is_run(call):
 def folder(tmp_path_factory):
     """Where the commands that can be were run, one after the other; `printed.json` is theirs."""
     path = tmp_path_factory.mktemp("readme")
+    os.environ["RECALIGN_DATA_DIR"] = str(path / "data")  # others have a shop of this name too
     raw = toyshop.generate(users=60, items=50)
     names = {"user": "customer", "item": "sku", "timestamp": "ordered_at"}
     orders = raw.interactions.rename(columns=names)

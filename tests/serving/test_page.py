@@ -20,9 +20,12 @@ def page(browser, port, shown):
 
 
 def wait(browser, condition):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 20).until(lambda _: condition())
+    # An element that the page has just replaced is looked for again.
+    wait = WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException])
+    wait.until(lambda _: condition())
 
 
 def titles(browser, part):
