@@ -4,7 +4,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -96,6 +96,8 @@ class RatingExamples(Examples):
 
 
 KINDS = {kind.__name__: kind for kind in (RetrievalExamples, RankingExamples, RatingExamples)}
+Some = TypeVar("Some", bound=Examples)
+
 _NAMES = ("task", "split")
 _OF_ALL = ("domain", "values", "stars")  # not of one example each
 _ENDS = ".ends"
@@ -136,7 +138,7 @@ def first(examples: Examples, number: int) -> Examples:
     return examples if number >= len(examples) else select(examples, np.arange(number))
 
 
-def select(examples: Examples, rows: np.ndarray) -> Examples:
+def select(examples: Some, rows: np.ndarray) -> Some:
     """The examples of some rows int[k], in their order."""
     return _replace_rows(
         examples,
@@ -201,7 +203,7 @@ def _join(parts: Sequence[Any]) -> Any:
     return [row for part in parts for row in part]
 
 
-def _replace_rows(examples: Examples, rows: dict[str, Any]) -> Examples:
+def _replace_rows(examples: Some, rows: dict[str, Any]) -> Some:
     """The examples with other rows in the fields that `_rows` gives."""
     changed = dict(rows)
     if _HISTORIES in changed:
