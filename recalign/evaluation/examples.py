@@ -55,6 +55,11 @@ class RetrievalExamples(Examples):
     targets: np.ndarray
 
     @property
+    def histories(self) -> list[np.ndarray]:
+        """The whole history of each example, int32[items]."""
+        return np.split(self.events, self.offsets[1:-1])[: len(self)]
+
+    @property
     def users(self) -> np.ndarray:
         """int32[m], whose histories they are: examples are the first ones of the domain's split."""
         return self.domain.split(self.split).users[: len(self)]
@@ -191,8 +196,8 @@ def _rows(examples: Examples) -> dict[str, Any]:
         for field in dataclasses.fields(examples)
         if field.name not in beside
     }
-    if isinstance(examples, RetrievalExamples) and len(examples):
-        found[_HISTORIES] = np.split(examples.events, examples.offsets[1:-1])
+    if isinstance(examples, RetrievalExamples):
+        found[_HISTORIES] = examples.histories
     return {name: values for name, values in found.items() if len(values)}  # `given` may be ()
 
 
