@@ -4,7 +4,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class RetrievalExamples(Examples):
     targets: np.ndarray
 
     @property
+    def histories(self) -> list[np.ndarray]:
+        """The whole history of each example, int32[items]."""
+        return np.split(self.events, self.offsets[1:-1])[: len(self)]
+
+    @property
     def users(self) -> np.ndarray:
         """int32[m], whose histories they are: examples are the first ones of the domain's split."""
         return self.domain.split(self.split).users[: len(self)]
@@ -96,6 +101,8 @@ class RatingExamples(Examples):
 
 
 KINDS = {kind.__name__: kind for kind in (RetrievalExamples, RankingExamples, RatingExamples)}
+Some = TypeVar("Some", bound=Examples)
+
 _NAMES = ("task", "split")
 _OF_ALL = ("domain", "values", "stars")  # not of one example each
 _ENDS = ".ends"
@@ -136,7 +143,7 @@ def first(examples: Examples, number: int) -> Examples:
     return examples if number >= len(examples) else select(examples, np.arange(number))
 
 
-def select(examples: Examples, rows: np.ndarray) -> Examples:
+def select(examples: Some, rows: np.ndarray) -> Some:
     """The examples of some rows int[k], in their order."""
     return _replace_rows(
         examples,
@@ -189,8 +196,8 @@ def _rows(examples: Examples) -> dict[str, Any]:
         for field in dataclasses.fields(examples)
         if field.name not in beside
     }
-    if isinstance(examples, RetrievalExamples) and len(examples):
-        found[_HISTORIES] = np.split(examples.events, examples.offsets[1:-1])
+    if isinstance(examples, RetrievalExamples):
+        found[_HISTORIES] = examples.histories
     return {name: values for name, values in found.items() if len(values)}  # `given` may be ()
 
 
@@ -201,7 +208,7 @@ def _join(parts: Sequence[Any]) -> Any:
     return [row for part in parts for row in part]
 
 
-def _replace_rows(examples: Examples, rows: dict[str, Any]) -> Examples:
+def _replace_rows(examples: Some, rows: dict[str, Any]) -> Some:
     """The examples with other rows in the fields that `_rows` gives."""
     changed = dict(rows)
     if _HISTORIES in changed:

@@ -165,6 +165,5 @@ class RatingJudge:
 def _questions(examples: RetrievalExamples) -> Iterator[dict]:
     """`history` and `target` of each example, as the source's item ids."""
     keys = examples.domain.items["key"].to_numpy()
-    histories = np.split(examples.events, examples.offsets[1:-1])
-    for history, target in zip(histories, examples.targets, strict=True):
+    for history, target in zip(examples.histories, examples.targets, strict=True):
         yield {"history": keys[history].tolist(), "target": keys[target]}

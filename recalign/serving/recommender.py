@@ -96,7 +96,7 @@ class Recommender:
         found, probabilities = self._model.recommend(
             self._params, inputs, excluded, depth, self._exact, given
         )
-        return Ranking(*map(np.asarray, found), np.asarray(probabilities))
+        return Ranking(*map(np.asarray, (*found, probabilities)))
 
     def looked_at(self, asked: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         """How much of the decoder's attention each item of a history has as it writes an item.

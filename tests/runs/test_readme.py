@@ -51,7 +51,8 @@ def is_run(call):
 def folder(tmp_path_factory):
     """Where the commands that can be were run, one after the other; `printed.json` is theirs."""
     path = tmp_path_factory.mktemp("readme")
-    os.environ["RECALIGN_DATA_DIR"] = str(path / "data")  # others have a shop of this name too
+    # A vocabulary is loaded once a process, by its path, and others have a shop of this name.
+    os.environ["RECALIGN_DATA_DIR"] = str(path / "data")
     raw = toyshop.generate(users=60, items=50)
     names = {"user": "customer", "item": "sku", "timestamp": "ordered_at"}
     orders = raw.interactions.rename(columns=names)

@@ -79,7 +79,7 @@ def shop(recalign):
     return domains.load("toyshop")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # what a module prepares ends with it
 def rated(tmp_path_factory):
     """A small domain with ratings, prepared where T5X will look for it."""
     folder = Path(os.environ["RECALIGN_DATA_DIR"])

@@ -32,6 +32,11 @@ def metrics(folder, domain):
     }
 
 
+def sizes_of(shrunk):
+    """Those overrides that are of the network."""
+    return {name: value for name, value in shrunk.items() if name.startswith("T5Config")}
+
+
 def parameters(checkpoint):
     return traverse_util.flatten_dict(load_params(str(checkpoint))[1], sep="/")
 
@@ -81,8 +86,7 @@ def test_both_engines_judge_the_same_parameters_alike(
     files = ["toyshop.gin", "t5x/eval.gin", *(["t5x/network.gin"] if network == "t5x" else [])]
     sizes = {
         f"recalign.engine.network.transformer.{name}": value
-        for name, value in shrunk.items()
-        if name.startswith("T5Config")
+        for name, value in sizes_of(shrunk).items()
     }
     t5x(
         *("eval", *files),
@@ -124,8 +128,7 @@ def test_both_engines_begin_an_answer_with_what_is_given(
         EVAL_OUTPUT_DIR=tmp_path,
         **{
             f"recalign.engine.network.transformer.{name}": value
-            for name, value in shrunk.items()
-            if name.startswith("T5Config")
+            for name, value in sizes_of(shrunk).items()
         },
         **answers,
     )
@@ -136,8 +139,7 @@ def test_both_engines_begin_an_answer_with_what_is_given(
 
 
 def test_both_engines_judge_a_copy_gate_alike(t5x, recalign, shop, shrunk, tmp_path):
-    sizes = {name: value for name, value in shrunk.items() if name.startswith("T5Config")}
-    sizes["T5Config.copy_gate"] = True
+    sizes = {**sizes_of(shrunk), "T5Config.copy_gate": True}
     recalign(
         *("train", f"--gin_search_paths={GIN}", "--gin_file=toyshop.gin"),
         **{"BATCH_SIZE": 4, "EVAL_EXAMPLES": 20, "TRAIN_STEPS": 3, "EVAL_PERIOD": 0, **sizes},
@@ -164,11 +166,7 @@ def test_t5x_trains_from_a_table_that_has_grown(t5x, recalign, shared, shrunk, t
     )
     sizes = {"num_heads": 2, "head_dim": 4, "mlp_dim": 24}
     shrunk = {**shrunk, **{f"T5Config.{name}": value for name, value in sizes.items()}}
-    fields = {
-        name.removeprefix("T5Config."): value
-        for name, value in shrunk.items()
-        if name.startswith("T5Config.")
-    }
+    fields = {name.removeprefix("T5Config."): v for name, v in sizes_of(shrunk).items()}
     shapes = parameter_shapes(T5Config(32_128, **fields))
     rng = np.random.default_rng(0)
     flat = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -181,10 +179,7 @@ def test_t5x_trains_from_a_table_that_has_grown(t5x, recalign, shared, shrunk, t
         **{"TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "CHECKPOINT_PERIOD": 2, "MODEL_DIR": tmp_path},
         INITIAL_CHECKPOINT_PATH=grown,
     )
-    start, large = (
-        parameters(tmp_path / "checkpoint_0"),
-        parameters(grown),
-    )
+    start, large = parameters(tmp_path / "checkpoint_0"), parameters(grown)
     for name, value in large.items():
         np.testing.assert_array_equal(start[name], value, err_msg=name)
     # Sentinels have moved behind the new tokens; all else is where it was.
@@ -208,7 +203,7 @@ def test_both_engines_judge_ratings_alike(t5x, recalign, rated, shrunk, tmp_path
     t5x(
         *("eval", "toyshop.gin", "t5x/eval.gin"),
         **{**mixture, "CHECKPOINT_PATH": tmp_path / "checkpoint_60", "EVAL_OUTPUT_DIR": tmp_path},
-        **{name: value for name, value in shrunk.items() if name.startswith("T5Config")},
+        **sizes_of(shrunk),
     )
     found = metrics(tmp_path, rated.name)
     built_in = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -224,7 +219,7 @@ def test_infer_gives_every_beam_with_its_score(t5x, trained, built_in, shrunk, s
         MIXTURE_OR_TASK_NAME="toyshop_retrieval",
         CHECKPOINT_PATH=trained / "checkpoint_6",
         INFER_OUTPUT_DIR=tmp_path,
-        **{name: value for name, value in shrunk.items() if name.startswith("T5Config")},
+        **sizes_of(shrunk),
     )
     [path] = tmp_path.glob("toyshop_retrieval-*-of-00001")
     lines = [json.loads(line) for line in path.read_text().splitlines()]

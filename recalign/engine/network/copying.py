@@ -1,4 +1,4 @@
-"""A gate by which the decoder favours, or avoids, what stands before it already: its inputs.
+"""A gate by which the decoder favours, or avoids, what it has read or written already.
 
 The tokens of the question and of the answer so far get a logit more, or less, than the others: one
 number for all of them, which the decoder's state decides. So a network can say "never the same item
@@ -10,25 +10,8 @@ Shapes are those of `transformer`.
 """
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from recalign.engine.network.layers import Array
-
-
-class TokenCache(nn.Module):
-    """The answer so far in the collection ``cache``, as `decoder.StepCache` keeps what is read."""
-
-    @nn.compact
-    def __call__(self, tokens: Array) -> Array:
-        """int32[B,L]: the first call makes room, each later one takes a position and gives all."""
-        live = self.has_variable("cache", "cached_tokens")
-        kept = self.variable("cache", "cached_tokens", jnp.zeros, tokens.shape, tokens.dtype)
-        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
-        if not live:
-            return tokens
-        kept.value = kept.value.at[:, index.value].set(tokens[:, 0])
-        index.value += 1
-        return kept.value
 
 
 def see_before(

@@ -32,28 +32,33 @@ def _from(first: Array, length: int) -> Array:
 
 
 class StepCache(nn.Module):
-    """Self-attention keys and values in the flax collection ``cache``, as T5X expects them.
+    """What later positions need of earlier ones, in the flax collection ``cache``.
 
-    The first call creates the (empty) variables in the shape that it is given; each later one
-    takes one position. All leaves but ``cache_index`` have the batch first.
+    With a key and a value it is self-attention's, as T5X expects it. The first call creates the
+    (empty) variables in the shapes that it is given; each later one takes one position. All leaves
+    but ``cache_index`` have the batch first.
     """
 
     @nn.compact
-    def __call__(self, key: Array, value: Array) -> tuple[KeysValues, Array | None]:
-        """Returns keys and values [B,T,H,D] so far, and the position just written (or None)."""
-        live = self.has_variable("cache", "cached_key")
-        keys = self.variable("cache", "cached_key", jnp.zeros, key.shape, key.dtype)
-        values = self.variable("cache", "cached_value", jnp.zeros, value.shape, value.dtype)
+    def __call__(self, **new: Array) -> tuple[tuple[Array, ...], Array | None]:
+        """Returns what there is so far, [B,T,…] each, and the position just written (or None)."""
+        live = self.has_variable("cache", "cache_index")
+        kept = [
+            self.variable("cache", f"cached_{name}", jnp.zeros, x.shape, x.dtype)
+            for name, x in new.items()
+        ]
         index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
         if not live:
-            return (key, value), None
-        if key.shape[1] != 1:
-            raise ValueError(f"decode=True takes one position a call, got {key.shape[1]}")
+            return tuple(new.values()), None
         position = index.value
-        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, key, position, axis=1)
-        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, value, position, axis=1)
+        for variable, x in zip(kept, new.values(), strict=True):
+            if x.shape[1] != 1:
+                raise ValueError(f"decode=True takes one position a call, got {x.shape[1]}")
+            variable.value = jax.lax.dynamic_update_slice_in_dim(
+                variable.value, x, position, axis=1
+            )
         index.value = position + 1
-        return (keys.value, values.value), position
+        return tuple(variable.value for variable in kept), position
 
 
 class DecoderLayer(nn.Module):
@@ -86,7 +91,8 @@ class DecoderLayer(nn.Module):
         h = self.pre_self_attention_layer_norm(x)
         keys_values = self.self_attention.keys_values(h)
         if decode:
-            keys_values, position = self.step_cache(*keys_values)
+            key, value = keys_values
+            keys_values, position = self.step_cache(key=key, value=value)
             if position is not None:
                 self_mask = jnp.arange(keys_values[0].shape[1]) <= position
                 bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)

@@ -23,8 +23,8 @@ import numpy as np
 from flax import linen as nn
 
 from recalign.engine.network.config import T5Config
-from recalign.engine.network.copying import TokenCache, find_present, see_before
-from recalign.engine.network.decoder import Decoder
+from recalign.engine.network.copying import find_present, see_before
+from recalign.engine.network.decoder import Decoder, StepCache
 from recalign.engine.network.encoder import Encoder
 from recalign.engine.network.layers import (
     Array,
@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.decoder = Decoder(self.config)
         if self.config.copy_gate:
             self.copy_gate = Dense(self.config.emb_dim, 1, ("embed", "copy"), "float32")
-            self.token_cache = TokenCache()
+            self.token_cache = StepCache()
 
     def __call__(
         self,
@@ -153,11 +153,8 @@ class Transformer(nn.Module):
         if not self.config.copy_gate:
             return self._logits(hidden)
         if decode:
-            answer = self.token_cache(decoder_input_tokens)[:, None]
-            question = jnp.broadcast_to(
-                encoder_input_tokens[:, None], (answer.shape[0], 1, encoder_input_tokens.shape[1])
-            )
-            before = jnp.concatenate([question, answer], axis=-1)
+            (answer,), _ = self.token_cache(tokens=decoder_input_tokens)
+            before = jnp.concatenate([encoder_input_tokens, answer], axis=-1)[:, None]
         else:
             segments = (encoder_segment_ids, decoder_segment_ids)
             before = see_before(encoder_input_tokens, decoder_input_tokens, *segments)
