@@ -5,8 +5,10 @@ none such. There it is a lease, an object `.lock-N` that tells its holder and is
 `BEAT` seconds. Whoever wants to train looks on: a lease that changes has a living holder, one that
 has not changed for `LEASE` seconds has a dead one. Nobody's clock is asked. To take it is to create
 `.lock-<N+1>`, which a bucket lets one process do; the highest number counts, and each object is
-written by the process alone that created it. One that was held up for so long that its lease was
-taken finds the higher number at its next beat, and is stopped before it saves a checkpoint.
+written by the process alone that created it. Whoever takes a lease, or renews it, writes first and
+looks then: of two that do so at the same time one at least sees the other, and gives way. So one
+that was held up for so long that its lease was taken finds the higher number at its next beat, and
+is stopped before it saves a checkpoint, or commits the one that it was writing.
 """
 
 import contextlib
@@ -53,7 +55,7 @@ def locked(folder: Path) -> Iterator[Check]:
         make_folder(folder)
         lock = (folder / LOCK).open("a+")
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _unwritable(folder, error.strerror or str(error)) from error
     with lock as file:
         try:
             _lock(file)
@@ -67,7 +69,10 @@ def locked(folder: Path) -> Iterator[Check]:
 
 
 def find_holder(folder: Path) -> str | None:
-    """The process that trains in a folder now, as it wrote itself down; None where none does."""
+    """The process that trains in a folder now, as it wrote itself down; None where none does.
+
+    A lease is one for `LEASE` seconds here, by our clock and the bucket's: nothing rests on it.
+    """
     if in_bucket(folder):
         number, content = _newest(folder)
         if content == _FREE or time.time() - _path(folder, number).stat().mtime > LEASE:
@@ -102,7 +107,7 @@ class _Lease:
         self._folder = folder
         self._token = uuid.uuid4().hex
         self._number = 0
-        self._beaten = 0.0  # when it was last written, by this process's monotonic clock
+        self._beaten = 0.0  # when it was last renewed, by this process's monotonic clock
         self._taker: str | None = None
         self._ended = threading.Event()
         self._writing = threading.Lock()
@@ -116,8 +121,10 @@ class _Lease:
         """
         try:
             self._take()
+        except FileNotFoundError as error:  # a folder that is not there is an empty one
+            raise _unwritable(self._folder, "there is no such bucket") from error
         except OSError as error:
-            raise _unwritable(self._folder, error) from error
+            raise _unwritable(self._folder, str(error).strip()) from error
         heart = threading.Thread(target=self._beat_on, name="lease", daemon=True)
         heart.start()
         try:
@@ -167,13 +174,20 @@ class _Lease:
                 number, seen = newest
                 if seen != _FREE:
                     raise _busy(self._folder, _holder(seen))
+        begun = time.monotonic()
         self._number, own = number + 1, self._text()
         if not create(self._path, own) and (theirs := _read(self._path)) != own:
             raise _busy(self._folder, _holder(theirs))
-        self._beaten = time.monotonic()
+        self._beaten = begun
+        newest, theirs = _newest(self._folder)
+        faster = newest != self._number
+        back = not faster and (theirs := _read(_path(self._folder, number))) not in (seen, _FREE)
+        if faster or back:
+            _remove(self._folder, self._number)
+            raise _busy(self._folder, _holder(theirs))
         for older in _numbers(self._folder):
             if older < self._number:
-                _path(self._folder, older).unlink(missing_ok=True)
+                _remove(self._folder, older)
 
     def _beat_on(self) -> None:
         while not self._ended.wait(BEAT) and self._taker is None:
@@ -185,12 +199,14 @@ class _Lease:
     def _beat(self) -> None:
         """Writes the lease anew, or finds that it is another's."""
         with self._writing:
-            number, content = _newest(self._folder)
-            if number != self._number:
-                self._taker = _holder(content)
-                return
+            begun = time.monotonic()
             write_text(self._path, self._text())
-            self._beaten = time.monotonic()
+            number, content = _newest(self._folder)
+            if number == self._number:
+                self._beaten = begun
+                return
+            self._taker = _holder(content)
+            _remove(self._folder, self._number)
 
     def _free(self) -> None:
         if self._taker is None:
@@ -233,6 +249,12 @@ def _read(path: Path) -> str:
         return _FREE
 
 
+def _remove(folder: Path, number: int) -> None:
+    path = _path(folder, number)
+    with raising_os_errors(path):
+        path.unlink(missing_ok=True)
+
+
 def _holder(content: str) -> str:
     try:
         return str(json.loads(content)["holder"])
@@ -251,6 +273,5 @@ def _busy(folder: Path, holder: str) -> UserError:
     )
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    why = error.strerror or str(error).strip()
+def _unwritable(folder: Path, why: str) -> UserError:
     return UserError(f"MODEL_DIR is {folder}, where no run can be written: {why}")

@@ -43,7 +43,7 @@ from recalign.runs.evaluation import Evaluation, Report, name_metrics
 from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
 from recalign.runs.item_tokens import ItemTokens
-from recalign.runs.lock import locked
+from recalign.runs.lock import Check, locked
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
@@ -146,12 +146,11 @@ class Run:
             raise UserError(
                 f"--profile: JAX writes traces to local disk alone, and MODEL_DIR is {folder}"
             )
-        with locked(folder) if processes.is_first() else contextlib.nullcontext() as check:
+        nothing = contextlib.nullcontext(lambda: None)
+        with locked(folder) if processes.is_first() else nothing as check:
             return self._train(accept_changes, profile, check)
 
-    def _train(
-        self, accept_changes: bool, profile: range, check: Callable[[], None] | None
-    ) -> TrainState:
+    def _train(self, accept_changes: bool, profile: range, check: Check) -> TrainState:
         started = time.monotonic()
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read

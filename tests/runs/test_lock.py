@@ -17,8 +17,8 @@ FOLDER = locate("gs://bucket/run")
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(lock, "LEASE", 2.0)
-    monkeypatch.setattr(lock, "BEAT", 0.4)
+    monkeypatch.setattr(lock, "LEASE", 1.2)
+    monkeypatch.setattr(lock, "BEAT", 0.25)
 
 
 @pytest.fixture
@@ -76,14 +76,61 @@ def test_of_two_that_wait_for_a_dead_one_one_trains(dead, bucket):
 def test_one_that_slept_is_stopped_and_leaves_the_other_alone(bucket, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 1000.0)
     with locked(FOLDER) as check:
-        monkeypatch.setattr(lock, "BEAT", 0.4)
+        monkeypatch.setattr(lock, "BEAT", 0.25)
         with locked(FOLDER) as other:
-            with pytest.raises(UserError, match="gave no sign of life for 2 seconds"):
+            with pytest.raises(UserError, match="gave no sign of life for 1 seconds"):
                 check()
             other()
             lease = bucket.read("run/.lock-2")
     assert bucket.names() == ["run/.lock-2"]
     assert lease
+
+
+def at_upload(bucket, name, act):
+    """A fault: just before an object is written something else happens, once."""
+    todo = [act]
+
+    def fault(request):
+        if request.is_upload and request.object == name and todo:
+            todo.pop()()
+        return False
+
+    return bucket.failing(fault)
+
+
+OTHER = json.dumps({"holder": "process 9 on elsewhere", "token": "y"}).encode()
+
+
+def test_one_that_is_taken_over_as_it_wakes_up_is_stopped(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 1000.0)
+    with (
+        locked(FOLDER) as check,
+        at_upload(bucket, "run/.lock-1", lambda: bucket.write("run/.lock-2", OTHER)),
+    ):
+        time.sleep(lock.LEASE / 2 + 0.1)
+        with pytest.raises(UserError, match=r"another one trains here by now \(process 9 on"):
+            check()
+    assert bucket.names() == ["run/.lock-2"]
+
+
+def test_one_that_wakes_up_as_it_is_taken_over_is_left_alone(dead, bucket):
+    with (
+        at_upload(bucket, "run/.lock-5", lambda: bucket.write("run/.lock-4", OTHER)),
+        pytest.raises(UserError, match=r"another process trains here \(process 9 on elsewhere\)"),
+        locked(FOLDER),
+    ):
+        pass
+    assert bucket.names() == ["run/.lock-4"]
+
+
+def test_one_that_comes_late_leaves_the_one_that_was_faster_alone(bucket):
+    with (
+        at_upload(bucket, "run/.lock-1", lambda: bucket.write("run/.lock-2", OTHER)),
+        pytest.raises(UserError, match=r"another process trains here \(process 9 on elsewhere\)"),
+        locked(FOLDER),
+    ):
+        pass
+    assert bucket.names() == ["run/.lock-2"]
 
 
 def test_a_bucket_that_falters_loses_no_lease(bucket):
@@ -107,6 +154,23 @@ def test_a_bucket_that_is_not_ours_is_told(bucket):
         pytest.raises(
             UserError, match="MODEL_DIR is gs://bucket/run, where no run can be written: Forb"
         ),
+        locked(FOLDER),
+    ):
+        pass
+
+
+def test_what_is_no_bucket_is_told(bucket):
+    """Google's interface says no more than the path that it was asked for."""
+    wrong = "MODEL_DIR is gs://none/run, where no run can be written: there is no such bucket"
+    with pytest.raises(UserError, match=wrong), locked(locate("gs://none/run")):
+        pass
+
+
+def test_leases_that_may_not_be_removed_are_told(dead, bucket):
+    removals = refusing(10**6, 401, lambda request: request.command == "DELETE")
+    with (
+        bucket.failing(removals),
+        pytest.raises(UserError, match="where no run can be written: "),
         locked(FOLDER),
     ):
         pass
