@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 # `epath`, by which Orbax too reads and writes, asks once how to go to a bucket: by gcsfs, as
 # `recalign.files` does, and not by TensorFlow where that is installed; the tensor plane has none.
 os.environ.setdefault("EPATH_USE_TF", "false")
+# Otherwise gcsfs asks what kind of bucket it is, by gRPC, and has other ways with some kinds, which
+# it calls an experiment; nothing here tests them.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 # In a wheel `recalign.tasks` and `recalign.gin` lie inside this package, in a checkout beside it.
 # `gin` can have no __init__.py, which would shadow gin-config, and an editable install maps only

@@ -10,8 +10,10 @@ import base64
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -53,6 +55,37 @@ def raising_os_errors(path: Path) -> Iterator[None]:
         if not in_bucket(path):
             raise
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def telling_of_buckets() -> Iterator[None]:
+    """Within the block what a bucket refuses, whoever asked it, is told and no traceback.
+
+    Raises:
+      UserError: it refuses for good, or could not be reached for a minute.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (refusal := _find_refusal(error)) is None:
+            raise
+        what = f"{type(refusal).__name__}: {refusal}".strip().partition("\n")[0]
+        raise UserError(
+            f"a bucket refuses or does not answer ({what}): is it there, and may you read and "
+            "write it (gcloud auth application-default login)? Then call the same command again"
+        ) from error
+
+
+def _find_refusal(error: BaseException | None) -> BaseException | None:
+    """What gcsfs raised, among an error and what it came of; None where it raised nothing."""
+    while error is not None:
+        frames = traceback.walk_tb(error.__traceback__)
+        if any(frame.f_globals.get("__name__", "").startswith("gcsfs.") for frame, _ in frames):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def make_folder(path: Path) -> None:
@@ -112,7 +145,8 @@ def fetch(folder: Path, local: Path) -> None:
     for name in list_files(folder):
         copy = local / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes((folder / name).read_bytes())
+        with raising_os_errors(folder / name):
+            copy.write_bytes((folder / name).read_bytes())
 
 
 def create(path: Path, text: str) -> bool:
@@ -211,10 +245,12 @@ def _remote(path: str | os.PathLike) -> "epath.Path":
 
 @functools.cache
 def _set_up() -> None:
-    """Has no list of a folder kept: TensorStore and other processes write there too."""
+    """Has no list of a folder kept, and nothing logged that is raised too, traceback and all."""
     import fsspec
 
+    # TensorStore and other processes write there too.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def _system(path: Path) -> Any:

@@ -255,9 +255,9 @@ def muting(times: int) -> Fault:
     return _limited(times, _Handler.commit_silently, lambda handler: handler.is_upload)
 
 
-def slow(seconds: float) -> Fault:
-    """A fault: every answer comes late."""
-    return _limited(0, lambda handler: None, lambda handler: bool(time.sleep(seconds)))
+def slow(seconds: float, of: Callable[[_Handler], bool] = lambda _: True) -> Fault:
+    """A fault: answers come late."""
+    return lambda handler: of(handler) and bool(time.sleep(seconds))
 
 
 def _limited(times: int, act: Callable[[_Handler], None], of: Callable[[_Handler], bool]) -> Fault:
@@ -276,12 +276,8 @@ def _limited(times: int, act: Callable[[_Handler], None], of: Callable[[_Handler
 @contextlib.contextmanager
 def serving() -> Iterator[Bucket]:
     """A bucket gs://bucket that the clients of this process, and of what it starts, go to."""
-    told = {
-        # Another way to ask what kind of bucket it is goes by gRPC, which nothing here answers.
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-    }
     bucket = Bucket()
-    told |= {"STORAGE_EMULATOR_HOST": bucket.url, "TENSORSTORE_GCS_HTTP_URL": bucket.url}
+    told = {"STORAGE_EMULATOR_HOST": bucket.url, "TENSORSTORE_GCS_HTTP_URL": bucket.url}
     with mock.patch.dict(os.environ, told):
         import gcsfs.retry
 

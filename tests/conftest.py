@@ -20,6 +20,7 @@ _FLAG = "--xla_backend_optimization_level=1"
 os.environ["XLA_FLAGS"] = f"{_FLAG} {os.environ.get('XLA_FLAGS', '').replace(_FLAG, '')}".strip()
 # As importing recalign before all else does.
 os.environ.setdefault("EPATH_USE_TF", "false")
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 # The domains that the user has prepared are none of the tests' business.
 _DATA_DIR = os.environ["RECALIGN_DATA_DIR"] = tempfile.mkdtemp(prefix="recalign-data-")
 # How long one example takes says more of what else the machine does than of our code.

@@ -68,8 +68,8 @@ class Checkpoints:
       provenance: what the parameters belong to ("vocabulary", "domain …") and its fingerprint,
         "KIND DIGEST"; a checkpoint of another provenance is refused.
       read_only: only looks, so that a run that is writing is not disturbed.
-      check: called in the first process before each save; raises a UserError where the directory
-        has become another process's.
+      check: called in the first process before a checkpoint is removed or written, and again before
+        it counts; raises a UserError where the directory has become another process's.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class Checkpoints:
 
     def _start_manager(self) -> ocp.CheckpointManager:
         logging.getLogger("absl").addFilter(self._filter)
+        if processes.is_first():
+            self._remove_unfinished()
         return ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -100,11 +102,19 @@ class Checkpoints:
                 PROVENANCE: ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True,
                 create=not in_bucket(self.directory),  # a bucket would be made if there were none
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             ),
         )
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a process that was killed has left half written.
+
+        Orbax would, in a thread of its own, which may still be at it when the same step of another
+        `Checkpoints` is written into the same folder.
+        """
+        for unfinished in ocp.path.step.all_temporary_paths(self.directory):
+            unfinished.get().rmtree()
 
     def save(self, step: int, state: Any, iterator: Any) -> None:
         """Saves the state and the iterator's position; returns while arrays are still written.
@@ -302,6 +312,7 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         """Adds the manifest to the folder that Orbax is about to give its final name, or commit."""
         if processes.is_first():
+            self._check()  # whoever has the directory now may have removed some of the files
             folder = self.directory / str(self._saving)
             if not in_bucket(folder):
                 [folder] = self.directory.glob(f"{folder.name}.orbax-checkpoint-tmp*")
@@ -318,6 +329,7 @@ class Checkpoints:
             self._manager.delete(step)
 
     def _superfluous(self) -> list[int]:
+        self._check()
         best = self._best_step()
         return [step for step in self._steps()[self._keep :] if step != best]
 

@@ -17,9 +17,9 @@ from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights import manifest
 from recalign.engine.weights.conversion import open_weights, write_weights
 from recalign.errors import UserError
-from recalign.files import locate, resolve
+from recalign.files import list_files, locate, resolve
 from recalign.runs.report.events import read_scalars
-from tests.buckets import cutting, refusing
+from tests.buckets import cutting, refusing, slow
 
 CONFIG = T5Config(
     vocab_size=8,
@@ -145,6 +145,14 @@ def test_what_is_cut_off_is_no_checkpoint_and_makes_room_for_one(fresh, bucket):
     assert bucket.names("run/checkpoints/2/") == whole
 
 
+def test_what_was_cut_off_is_gone_before_anything_is_written(bucket):
+    bucket.write("run/checkpoints/4/state/_METADATA", b"{")
+    removals = slow(1.0, lambda r: r.command == "DELETE" or r.path.startswith("/batch/"))
+    with bucket.failing(removals):
+        Checkpoints(FOLDER).close()
+    assert bucket.names() == []
+
+
 def test_a_removal_that_is_cut_off_leaves_no_checkpoint(fresh, bucket):
     save(fresh, 2)
     removals = refusing(99, 403, lambda r: r.command == "DELETE" and "/state/" in r.object)
@@ -188,9 +196,51 @@ def test_a_directory_that_is_another_process_s_is_not_written_to(fresh, bucket):
     def check():
         raise UserError("another one trains here")
 
-    with pytest.raises(UserError, match="another one trains here"):
+    for step in (2, 4):
+        bucket.write(f"run/checkpoints/{step}/{manifest.COMMITTED}", b"")
+    there = bucket.names()
+    for saved in ((6,), ()):
+        with pytest.raises(UserError, match="another one trains here"):
+            save(fresh, *saved, keep=1, check=check)
+    assert bucket.names() == there
+
+
+def test_a_checkpoint_that_was_being_written_is_not_committed_by_who_lost_the_lease(fresh, bucket):
+    """Whoever has it by now may have removed half of the files."""
+    asked = []
+
+    def check():
+        asked.append(bucket.names("run/checkpoints/2/state/"))
+        if asked[-1]:
+            raise UserError("another one trains here by now")
+
+    with pytest.raises(UserError, match="another one trains here by now"):
         save(fresh, 2, check=check)
-    assert bucket.names() == []
+    assert [bool(files) for files in asked] == [False, True]
+    assert not [n for n in bucket.names() if n.endswith("manifest.json")]
+    assert steps() == []
+
+
+def test_a_position_that_cannot_be_read_is_not_one_that_does_not_fit(fresh, bucket):
+    save(fresh, 2)
+    position = refusing(99, 401, lambda r: r.query.get("alt") == "media" and "/input/" in r.object)
+    with bucket.failing(position) as struck, pytest.raises(OSError, match="HttpError"):
+        restore()
+    assert struck
+
+
+def test_a_run_on_local_disk_may_be_copied_into_a_bucket(fresh, bucket, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, numbered(fresh, 2), Position(2))
+    checkpoints.close()
+    for name in list_files(tmp_path):
+        bucket.write(f"run/checkpoints/{name}", (tmp_path / name).read_bytes())
+    assert manifest.find_damage(resolve(FOLDER) / "2") is None
+    state, position = restore()
+    assert_equal(state, numbered(fresh, 2))
+    assert position == 2
+    save(fresh, 4, keep=1)
+    assert steps() == [4]
 
 
 def test_curves_are_put_from_time_to_time_and_in_the_end(bucket, monkeypatch, caplog):
