@@ -31,9 +31,9 @@ setup(
         "clu>=0.0.12",
         "etils[epath]>=1.12",
         "flax>=0.12,<0.13",
-        # Buckets of Google's: in it a file is created only if there is none (`mode="create"`), on
-        # which the lock of a run there rests. Orbax's writes go by it too; TensorFlow's could not,
-        # in the tensor plane.
+        # Buckets of Google's, for us and, by epath, for Orbax; TensorFlow's way to them would bring
+        # TensorFlow into the tensor plane. It can create an object only if there is none
+        # (`mode="create"`), on which the lock of a run in a bucket rests.
         "gcsfs>=2026.10",
         "gin-config>=0.5.0",
         "implicit>=0.7.3",

@@ -24,6 +24,7 @@ from recalign.cli.serve import serve
 from recalign.cli.tasks import tasks
 from recalign.cli.train import train
 from recalign.errors import Preempted, ProcessLostError, UserError
+from recalign.files import telling_of_buckets
 
 
 @click.group(
@@ -66,7 +67,8 @@ def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
     silence_tensorflow()
     try:
-        recalign(prog_name="recalign")
+        with telling_of_buckets():
+            recalign(prog_name="recalign")
     except Preempted as error:
         click.echo(f"recalign: {error}", err=True)
         sys.exit(Preempted.EXIT_CODE)
