@@ -9,7 +9,7 @@ import click
 
 from recalign.cli.options import data_dir_option, modules_option, output_folder
 from recalign.errors import UserError
-from recalign.files import read_bytes, resolve
+from recalign.files import in_bucket, read_bytes, resolve
 
 if TYPE_CHECKING:
     from recalign.engine.weights.conversion import Weights
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
-    if "://" not in value:
+    if not in_bucket(value):
         output_folder(context, argument, Path(value))
     return value
 

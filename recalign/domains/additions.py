@@ -12,6 +12,7 @@ from recalign.domains.catalogue import TEXT_COLUMNS
 from recalign.domains.digest import digest
 from recalign.domains.domain import Domain
 from recalign.errors import UserError
+from recalign.files import in_bucket
 
 # Made for another catalogue, or of its own accord.
 _LEFT_OUT = ("index-*", "baselines", storage.STATISTICS, "items.parquet", codes.FILE_NAME)
@@ -80,7 +81,7 @@ def write(domain: Domain, folder: Path) -> None:
     Raises:
       UserError: the domain lies in a bucket.
     """
-    if "://" in str(domain.path):
+    if in_bucket(domain.path):
         raise UserError(f"{domain.path}: items are added to domains on local disk; copy it there")
     prepared = Path(str(domain.path))
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))

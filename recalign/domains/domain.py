@@ -13,7 +13,7 @@ import pandas as pd
 from recalign import prompts
 from recalign.domains import candidates, rating
 from recalign.domains.codes import Codes
-from recalign.files import read_parquet
+from recalign.files import in_bucket, read_parquet
 
 SPLITS = ("train", "validation", "test")
 CANDIDATE_SPLITS = ("validation", "test")
@@ -249,7 +249,7 @@ class Domain:
         if self.path is None:
             return np.concatenate([*self.draw_candidates(name)[1]])
         path = self.path / f"candidates_{name}.npy"
-        if "://" in str(path):
+        if in_bucket(path):
             return np.load(io.BytesIO(path.read_bytes()))
         return np.load(path, mmap_mode="r")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from recalign.engine.search.trie import CatalogueIndex, as_matrix, check
+from recalign.files import in_bucket
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def index_of(
         UserError: as for `CatalogueIndex.build`, whether or not the index is kept.
     """
     tokens = as_matrix(sequences)
-    if folder is None or "://" in str(folder):
+    if folder is None or in_bucket(folder):
         return CatalogueIndex.build(tokens, num_vocab)
     source = fingerprint(tokens)
     path = Path(folder) / f"index-{source}"

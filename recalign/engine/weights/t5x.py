@@ -12,6 +12,7 @@ from flax import serialization, traverse_util
 
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
+from recalign.files import in_bucket
 
 FILE = "checkpoint"
 CHUNK_BYTES = 64 * 2**20
@@ -63,7 +64,7 @@ def _tensor(path: epath.Path, name: str, leaf) -> Tensor:
 def _spec(folder: epath.Path) -> dict:
     """A zarr array in a folder, local or in a bucket (gs://, s3://)."""
     location = str(folder)
-    kvstore = location + "/" if "://" in location else {"driver": "file", "path": location + "/"}
+    kvstore = location + "/" if in_bucket(folder) else {"driver": "file", "path": location + "/"}
     return {"driver": "zarr", "kvstore": kvstore}
 
 

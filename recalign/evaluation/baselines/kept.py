@@ -18,7 +18,7 @@ import numpy as np
 import recalign
 from recalign.domains import Domain
 from recalign.domains.digest import digest
-from recalign.files import replacing
+from recalign.files import in_bucket, replacing
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def content(domain: Domain) -> str:
 
 def _path(domain: Domain, name: str, seed: int, model: object) -> Path | None:
     """Where a model is kept; None for a domain that is not on local disk."""
-    if domain.path is None or "://" in str(domain.path):
+    if domain.path is None or in_bucket(domain.path):
         return None
     simple = (int, float, str, tuple, dict)
     options = {
