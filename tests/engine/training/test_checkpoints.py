@@ -25,6 +25,7 @@ from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights import manifest
 from recalign.engine.weights.conversion import load_params, open_weights
 from recalign.errors import UserError
+from recalign.files import resolve
 from tests.survival.running import free_port
 
 CONFIG = T5Config(
@@ -322,10 +323,31 @@ except (RuntimeError if index else KeyError) as error:
     assert "lost" in str(error)
 else:
     raise AssertionError("nothing was raised")
+
+class Share(Position):
+    def save(self, path):
+        super().save(f"{path}-{index}")
+    def restore(self, path):
+        super().restore(f"{path}-{index}")
+
+def first_alone():
+    assert index == 0
+state, share = subject.init_state(), Share()
+share.position = index
+shared = Checkpoints("gs://bucket/run", keep=1, check=first_alone)
+for step in (2, 4):
+    shared.save(step, state, share)
+shared.close()
+share.position = 7
+found = Checkpoints("gs://bucket/run")
+found.restore(subject.abstract_state(), share)
+assert share.position == index
+found.close()
 """
 
 
-def test_two_processes_that_see_different_things_do_what_the_first_decides(save, tmp_path):
+def test_two_processes_that_see_different_things_do_what_the_first_decides(save, bucket, tmp_path):
+    """And in a bucket, which all see the same way, each writes its part, and the first the rest."""
     save(tmp_path / "whole", 2, 4)
     for index in range(2):
         for case, damaged in (
@@ -350,3 +372,8 @@ def test_two_processes_that_see_different_things_do_what_the_first_decides(save,
     for process in started:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]
+    assert manifest.list_steps(resolve("gs://bucket/run")) == [4]
+    assert manifest.find_damage(resolve("gs://bucket/run/4")) is None
+    whole = json.loads(bucket.read(f"run/4/{manifest.MANIFEST}"))
+    assert {"input/position-0", "input/position-1", "state/_METADATA"} <= whole.keys()
+    assert bucket.names("run/2/") == []
