@@ -3,18 +3,21 @@
 import bisect
 import dataclasses
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Self
 
 import gin
 import numpy as np
+import sentencepiece
 import seqio
 import tensorflow as tf
 
 from recalign import domains, prompts
 from recalign.domains import vocabulary
 from recalign.errors import UserError
+from recalign.files import read_bytes
 
 T5_VOCABULARY = vocabulary.T5
 SENTINELS = 100
@@ -117,9 +120,53 @@ def longest_beginning(title: str, fits: Callable[[str], bool]) -> str:
 
 def domain_vocabulary(name: str, data_dir: str | None = None) -> seqio.SentencePieceVocabulary:
     """The vocabulary a domain was prepared with: its own, or else the public T5 one."""
-    own = domains.data_dir(data_dir) / name / "spiece.model"
-    path = str(own) if own.exists() else T5_VOCABULARY
-    return seqio.SentencePieceVocabulary(path, extra_ids=SENTINELS)
+    own = domains.data_dir(data_dir) / name / vocabulary.FILE_NAME
+    if own.exists():
+        return OwnVocabulary(str(own), read_bytes(own))
+    return seqio.SentencePieceVocabulary(T5_VOCABULARY, extra_ids=SENTINELS)
+
+
+class OwnVocabulary(seqio.SentencePieceVocabulary):
+    """What a vocabulary's file holds now: SeqIO keeps for good what it once read of a path.
+
+    So a domain that is prepared again with another vocabulary has another one, also in a process
+    that has read the first.
+
+    Args:
+      path: of the file.
+      model: its bytes.
+    """
+
+    def __init__(self, path: str, model: bytes):
+        super().__init__(path, extra_ids=SENTINELS)
+        self.model = model  # part of its state, and so of what makes two of them equal
+
+    @property
+    def sp_model(self) -> bytes:
+        """With sentinels, as SeqIO adds them."""
+        return _with_sentinels(self.model)[0]
+
+    @property
+    def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
+        """That of `sp_model`."""
+        return _with_sentinels(self.model)[1]
+
+    def load_model(self) -> None:
+        """Reads it now."""
+        _with_sentinels(self.model)
+
+
+@functools.lru_cache(maxsize=8)
+def _with_sentinels(model: bytes) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
+    extended = vocabulary.Model.FromString(model)
+    for number in reversed(range(SENTINELS)):
+        extended.pieces.add(
+            piece=f"\u2581<extra_id_{number}>",
+            score=0.0,
+            type=vocabulary.Model.SentencePiece.USER_DEFINED,
+        )
+    written = extended.SerializeToString()
+    return written, sentencepiece.SentencePieceProcessor(model_proto=written)
 
 
 def check_readable(vocabulary: seqio.Vocabulary, owner: str) -> None:
@@ -172,7 +219,10 @@ def item_texts(
             "leave it out, or set item_texts.history_form to 'id'"
         )
     folder = str(domains.data_dir(data_dir))
-    return _item_texts(name, folder, history_form, target_form, max_title_words, add_eos, end_mark)
+    content = json.dumps(domains.statistics_of(name, folder))
+    return _item_texts(
+        name, folder, content, history_form, target_form, max_title_words, add_eos, end_mark
+    )
 
 
 def check_form(option: str, form: str) -> None:
@@ -181,16 +231,19 @@ def check_form(option: str, form: str) -> None:
         raise UserError(f"{option} is {form!r}, but must be one of {prompts.ITEM_FORMS}")
 
 
+# The statistics, `content`, tell what was prepared: items and vocabulary, by their hashes.
 @functools.lru_cache(maxsize=8)
 def _item_texts(
     name: str,
     data_dir: str,
+    content: str,
     history_form: str,
     target_form: str,
     max_title_words: int | None,
     add_eos: bool,
     end_mark: str,
 ) -> ItemTexts:
+    del content
     domain = domains.load(name, data_dir)
     titles = [" ".join(title.split()[:max_title_words]) for title in domain.items["title"]]
     ids = domain.item_ids
