@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import inspect
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import gin
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from recalign import domains
@@ -121,11 +123,11 @@ def _add_tasks(
             f"{name}_{kind}",
             source=records.Records(tfds_name=f"{build}:{records.VERSION}", tfds_data_dir=folder),
             preprocessors=[
-                examples,
+                _as_written(examples),
                 seqio.CacheDatasetPlaceholder(),
-                of_domain(to_sample),
+                _as_written(of_domain(to_sample)),
                 *finish,
-                answers.to_tokens,
+                _as_written(answers.to_tokens),
             ],
             output_features=features,
             **judged_by,
@@ -168,6 +170,20 @@ def _add_tasks(
         add("bpr", positions, bpr.bpr),
     ]
     return recommendation, auxiliary
+
+
+def _as_written(preprocessor: Callable[..., tf.data.Dataset]) -> Callable[..., tf.data.Dataset]:
+    """The same, of which AutoGraph makes no Python of its own.
+
+    That takes seconds of every start, and is for `if` and `for` over tensors, which ours have not.
+    """
+    plain = functools.partial(_call_as_written, preprocessor)
+    plain.__signature__ = inspect.signature(preprocessor)  # SeqIO gives what is asked for by name
+    return plain
+
+
+def _call_as_written(preprocessor: Callable[..., tf.data.Dataset], *arguments, **options):
+    return tf.autograph.experimental.do_not_convert(preprocessor)(*arguments, **options)
 
 
 def _add_mixtures(name: str, recommendation: list[str], auxiliary: list[str]) -> None:

@@ -1,7 +1,9 @@
 """What the samples of every task say, against the events that they come from."""
 
 import copy
+import inspect
 import itertools
+import pickle
 import re
 from collections import Counter
 
@@ -289,3 +291,16 @@ def test_a_vocabulary_of_a_domains_own_is_what_seqio_makes_of_its_file(shop):
     text = f"The toy box; {shop.items['title'][3]} <extra_id_0> é"
     assert ours.encode(text) == theirs.encode(text) == ours.encode_tf(text).numpy().tolist()
     assert ours == copy.deepcopy(ours) == domain_vocabulary("testshop", str(shop.path.parent))
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "mim", "mlm", "bpr"])
+def test_preprocessors_go_to_other_processes_and_ask_for_what_seqio_gives(shop, kind):
+    """As they do where Apache Beam caches a task."""
+    steps = seqio.TaskRegistry.get(f"testshop_{kind}").preprocessors
+    again = pickle.loads(pickle.dumps(steps))
+    assert len(again) == len(steps)
+    [_, _, to_sample, *_, to_tokens] = again
+    for step in (to_sample, to_tokens):
+        assert {"dataset", "sequence_length", "output_features"} <= {
+            *inspect.signature(step).parameters
+        }
