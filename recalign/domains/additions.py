@@ -14,7 +14,7 @@ from recalign.domains.domain import Domain
 from recalign.errors import UserError
 
 # What runs keep beside a domain, made of its catalogue.
-KEPT_BY_RUNS = ("index-*", "baselines")
+KEPT_BY_RUNS = ("index-*", "tokens", "baselines")
 # Made for another catalogue, or of its own accord.
 _LEFT_OUT = (*KEPT_BY_RUNS, storage.STATISTICS, "items.parquet", codes.FILE_NAME)
 

@@ -4,9 +4,8 @@ import bisect
 import dataclasses
 import functools
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Self
+from collections.abc import Callable, Collection
+from typing import Any, Self
 
 import gin
 import numpy as np
@@ -18,6 +17,7 @@ from recalign import domains, prompts
 from recalign.domains import vocabulary
 from recalign.errors import UserError
 from recalign.files import read_bytes
+from recalign.samples.catalogue_tokens import tell_apart, tokens_of
 
 T5_VOCABULARY = vocabulary.T5
 SENTINELS = 100
@@ -50,6 +50,8 @@ class ItemTexts:
     target: np.ndarray
     target_tokens: np.ndarray
     end: np.ndarray
+    # What tasks ask again and again, each for every dataset that is made of it.
+    _asked: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def target_lengths(self) -> np.ndarray:
@@ -63,6 +65,14 @@ class ItemTexts:
           marks: what stands after a mention without a space, such as "?"; may be "".
           vocabulary: counts; its pieces never cross a space, so that the last word decides.
         """
+        key = frozenset(marks)
+        if key not in self._asked:
+            self._asked[key] = self._count_most_tokens(key, vocabulary)
+        return self._asked[key]
+
+    def _count_most_tokens(
+        self, marks: Collection[str], vocabulary: seqio.Vocabulary
+    ) -> np.ndarray:
         last = [text.rpartition(" ")[2] for text in self.mention]
 
         def count(mark: str) -> np.ndarray:
@@ -86,9 +96,18 @@ class ItemTexts:
           marks: what may follow an item, see `most_tokens`.
           vocabulary: counts tokens.
         """
+        key = room, frozenset(marks)
+        if key not in self._asked:
+            self._asked[key] = self._shorten(room, marks, vocabulary)
+        return self._asked[key]
+
+    def _shorten(self, room: int, marks: Collection[str], vocabulary: seqio.Vocabulary) -> Self:
+        too_long = np.flatnonzero(self.most_tokens(marks, vocabulary) > room)
+        if not len(too_long):
+            return self
         titles, mention, history = self.titles.copy(), self.mention.copy(), self.history.copy()
         tokens = self.history_tokens.copy()
-        for item in np.flatnonzero(self.most_tokens(marks, vocabulary) > room):
+        for item in too_long:
 
             def write(title: str, id_text: str = self.ids[item]) -> str:
                 return prompts.item_text(self.form, id_text, title)
@@ -249,7 +268,6 @@ def _item_texts(
     ids = domain.item_ids
     vocabulary = domain_vocabulary(name, data_dir)
     check_readable(vocabulary, name)
-    tokenizer = vocabulary.tokenizer
 
     def write(form: str) -> list[str]:
         pairs = zip(ids, titles, strict=True)
@@ -258,13 +276,10 @@ def _item_texts(
     mention = write(history_form)
     history = [text + end_mark for text in mention]
     target = write(target_form)
-    tokens = tokenizer.encode(target)
-    written_alike = Counter(map(tuple, tokens))
-    for item, sequence in enumerate(tokens):
-        if written_alike[tuple(sequence)] > 1:
-            target[item] += f" {ids[item]}"
-            tokens[item] = tokenizer.encode(target[item])
     end = [vocabulary.eos_id] if add_eos else []
+    tokens = tokens_of(ids, target, history, end, vocabulary, domain.path)
+    for item in np.flatnonzero(tokens.alike):
+        target[item] = tell_apart(target[item], ids[item])
     return ItemTexts(
         form=history_form,
         ids=ids,
@@ -272,16 +287,8 @@ def _item_texts(
         mention=np.array(mention, dtype=object),
         end_mark=end_mark,
         history=np.array(history, dtype=object),
-        history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
+        history_tokens=tokens.history,
         target=np.array(target, dtype=object),
-        target_tokens=pad([[*sequence, *end] for sequence in tokens]),
+        target_tokens=tokens.target,
         end=np.array(end, np.int32),
     )
-
-
-def pad(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """Sequences of token ids as int32[n, L], 0 padded to the longest."""
-    lengths = np.array([len(sequence) for sequence in sequences])
-    padded = np.zeros((len(lengths), lengths.max(initial=0)), np.int32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
-    return padded
