@@ -37,6 +37,9 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     means = np.empty((resamples, values.shape[1]))
     one_by_one = len(distinct) * COST_OF_A_CATEGORY > users
     rows = np.repeat(distinct, counts, axis=0) if one_by_one else distinct
+    # One by one: a product of matrices may round equal columns unlike, and what one has of itself
+    # is nothing.
+    columns = np.ascontiguousarray(rows.T)
     at_once = max(1, AT_ONCE // len(rows))
     for start in range(0, resamples, at_once):
         size = min(at_once, resamples - start)
@@ -45,7 +48,9 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
             drawn = np.bincount(places.ravel(), minlength=size * users).reshape(size, users)
         else:
             drawn = rng.multinomial(users, counts / users, size=size)
-        means[start : start + size] = drawn @ rows / users
+        drawn = drawn.astype(np.float64)
+        for quantity, column in enumerate(columns):
+            means[start : start + size, quantity] = drawn @ column / users
     return means
 
 
