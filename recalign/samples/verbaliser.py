@@ -192,10 +192,8 @@ class Verbaliser:
 
     def fill(self, template: tf.Tensor, **fields: tf.Tensor) -> tf.Tensor:
         """The template with index `template`, its fields filled in, string[]."""
-        texts, order = _split(self.templates, [*fields])
-        values = tf.gather(tf.stack([*fields.values(), ""]), tf.constant(order)[template])
-        pieces = tf.stack([tf.constant(texts)[template], values], axis=1)
-        return tf.strings.reduce_join(pieces)
+        branches = [lambda t=t: _format(t, fields) for t in self.templates]
+        return tf.switch_case(template, branches)
 
     def around_history(self, template: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What a template with `{history}` alone says before and after it, two string[]."""
@@ -217,15 +215,9 @@ def _tell_shortened(task: str, number: int, of: int, room: int) -> None:
         )
 
 
-def _split(templates: Sequence[str], fields: Sequence[str]) -> tuple[list[list[str]], np.ndarray]:
-    """What templates say before each of their fields and after the last, and which field that is.
-
-    Returns:
-      Texts str[t, k] and int32[t, k], the place in `fields` or, where none follows, beyond them.
-    """
-    parsed = [[*string.Formatter().parse(template)] for template in templates]
-    longest = max(map(len, parsed))
-    padded = [pieces + [("", None, None, None)] * (longest - len(pieces)) for pieces in parsed]
-    place = {name: place for place, name in enumerate([*fields, None])}
-    order = [[place[name] for _, name, _, _ in pieces] for pieces in padded]
-    return [[text for text, *_ in pieces] for pieces in padded], np.array(order, np.int32)
+def _format(template: str, fields: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """`str.format` for string tensors."""
+    pieces = []
+    for text, field, _, _ in string.Formatter().parse(template):
+        pieces += [tf.constant(text)] + ([fields[field]] if field else [])
+    return tf.strings.join(pieces)
