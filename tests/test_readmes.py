@@ -34,7 +34,7 @@ RUN_BY = {
         "./launch/test.sh": _ALL_TESTS,
         "ruff check . &&": "(it is what CI's first job runs)",
     },
-    "gin/README.md": {"--gin.": "(options of a recipe, no command)"},
+    "gin/README.md": {"--gin.": "tests/runs/test_readme.py"},
     "launch/README.md": {
         "gcloud": "(needs an account with billing)",
         ". launch/environment.sh && environment": "(installs what the tests run in)",
