@@ -39,6 +39,7 @@ RUN_BY = {
         "gcloud": "(needs an account with billing)",
         ". launch/environment.sh && environment": "(installs what the tests run in)",
         "recalign prepare recbole": "tests/cli/test_prepare.py",
+        "recalign train --dry_run": "tests/engine/training/test_dry_run.py",
         "launch/tpu_vm.py": "tests/launch/test_tpu_vm.py",
         "launch/reproduce.sh": "tests/launch/test_reproduce.py",
         "launch/gpu.sh": "(needs a GPU; tests/launch/test_scripts.py has XLA read its flags)",
