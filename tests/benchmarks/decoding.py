@@ -42,7 +42,8 @@ SMALL = {
     "mlp_dim": 1024,
 }
 KINDS = {"full vocabulary": False, "renormalised": True}
-PRODUCT = 2048  # rows and columns of the matrices whose product is this machine's limit
+# Rows and columns of the matrices whose product is this machine's limit.
+PRODUCT = {"cpu": 2048}.get(jax.default_backend(), 8192)
 LOOKUPS = 200  # in one compiled loop: a call takes longer than a lookup
 
 
@@ -65,9 +66,9 @@ def best_seconds(runs: int, calls: Sequence[Callable]) -> list[float]:
 
 def product_rate(dtype: str, runs: int) -> float:
     """The FLOP/s of a large matrix product, in the fastest of some runs."""
-    matrix = jnp.ones((PRODUCT, PRODUCT), dtype)
-    multiply = jax.jit(jnp.matmul)
-    (spent,) = best_seconds(5 * runs, [functools.partial(multiply, matrix, matrix)])
+    # Random: on a GPU, products of ones take less power, and so less time.
+    factors = jax.random.normal(jax.random.key(0), (2, PRODUCT, PRODUCT), dtype)
+    (spent,) = best_seconds(5 * runs, [functools.partial(jax.jit(jnp.matmul), *factors)])
     return 2 * PRODUCT**3 / spent
 
 
@@ -78,8 +79,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(flush=True)
 
 
-def hugging_face(params: dict):
-    """The same network in transformers; a line about it is printed."""
+def hugging_face(params: dict, dtype: str):
+    """The same network in transformers, its weights in `dtype`; a line about it is printed."""
     try:
         import torch
         import transformers
@@ -94,7 +95,7 @@ def hugging_face(params: dict):
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         write_weights(Weights("", tensors, recognise(shapes, "the tree")), folder, "hf")
         model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
-    return model.eval().to(device)
+    return model.eval().to(device, getattr(torch, dtype))
 
 
 def generate(model, histories: np.ndarray, catalogue: np.ndarray, num_beams: int):
@@ -127,7 +128,9 @@ def generate(model, histories: np.ndarray, catalogue: np.ndarray, num_beams: int
         sequences = out.sequences[:, 1:].reshape(len(histories), num_beams, -1)
         if not scores:
             return sequences.cpu().numpy()
-        return sequences.cpu().numpy(), out.sequences_scores.reshape(-1, num_beams).cpu().numpy()
+        return sequences.cpu().numpy(), out.sequences_scores.float().reshape(
+            -1, num_beams
+        ).cpu().numpy()
 
     return call
 
@@ -207,7 +210,7 @@ class Bench:
 
     def generate(self) -> None:
         """Both kinds of score beside `generate`, the same network and the same histories."""
-        model = hugging_face(self.variables["params"])
+        model = hugging_face(self.variables["params"], self.args.dtype)
         catalogue, histories = catalogue_of_digits(self.args.catalogue), self._histories()
         index = jax.device_put(CatalogueIndex.build(catalogue))
         searches = self._searches(histories, index)
@@ -218,8 +221,8 @@ class Bench:
         rows = [
             [
                 name,
-                f"{spent:.2f}",
-                f"{needed / self._rate:.2f}",
+                f"{spent:.3f}",
+                f"{needed / self._rate:.3f}",
                 f"{needed / self._rate / spent:.0%}",
                 f"{len(histories) / spent:.2f}",
                 f"{seconds[-1] / spent:.1f}",
