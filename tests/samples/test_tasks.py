@@ -16,6 +16,7 @@ from recalign import domains, prompts
 from recalign.errors import UserError
 from recalign.samples import inputs, registry
 from recalign.samples.items import SENTINELS, domain_vocabulary, item_texts
+from recalign.samples.questions import Questions
 from tests.commands import run
 from tests.samples.reading import LENGTHS, fits, items_in, read
 from tests.splits import history as history_of
@@ -128,6 +129,18 @@ def test_the_newest_items_are_shown(shop, configured):
         assert items_in(sample["inputs"]) == sample["seen"][-3:].tolist()
         longer += len(sample["seen"]) > 3
     assert longer > 10
+
+
+def test_items_stand_in_a_question_where_it_was_written_whatever_is_configured_since(
+    shop, configured
+):
+    ask = Questions(seqio.TaskRegistry.get("testshop_retrieval"), LENGTHS)
+    history = [3, 1, 4]
+    [question] = ask([history]).inputs
+    places = ask.places(history, question)
+    configured("item_texts.history_form", "id")
+    assert ask.places(history, question) == places
+    assert [place.stop for place in places[:-1]] == [place.start for place in places[1:]]
 
 
 def test_mim_hides_as_many_items_as_targets_have_room_for(shop, configured):

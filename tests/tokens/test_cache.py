@@ -8,7 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import sentencepiece
 
+from recalign.domains import vocabulary
+from recalign.domains.readers import toyshop
 from recalign.errors import UserError
 from recalign.runs import configuration
 from recalign.runs.run import make
@@ -200,9 +203,18 @@ def test_the_position_restores_also_across_passes(tokens, tmp_path, read):
 
 def test_tokens_decode_as_the_vocabulary_does(shop, tokens):
     provider = inputs.mixture_or_task("toyshop_aligned", "recalign.tasks")
-    vocabulary = provider.output_features["inputs"].vocabulary
+    live = provider.output_features["inputs"].vocabulary
     for row in next(CachedBatches(str(tokens), 16))["decoder_target_tokens"]:
-        assert decode(row.tolist(), str(tokens)) == vocabulary.decode(row.tolist())
+        assert decode(row.tolist(), str(tokens)) == live.decode(row.tolist())
+
+
+def test_a_folder_that_is_written_again_is_decoded_by_its_vocabulary_of_now(tmp_path):
+    items = toyshop.generate(users=30, items=30).items
+    for size in (340, 400):
+        vocabulary.train(items, [], size, tmp_path)
+        model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+        text = "what was bought before"
+        assert decode(model.encode(text), str(tmp_path)) == text
 
 
 def test_what_is_missing_or_damaged_is_named(tokens, tmp_path):
