@@ -71,7 +71,7 @@ def switch_off():
 def on_worker(worker, command):
     home = CLOUD / "workers" / str(worker)
     work = home / "recalign"
-    if command.endswith("setup bucket"):  # an installation takes minutes and a network
+    if command.split()[-2] == "setup":  # an installation takes minutes and a network
         program = work / "venv/bin/recalign"
         program.parent.mkdir(parents=True)
         shutil.copy(CLOUD / "trainer", program)
