@@ -10,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from recalign.domains import additions
+
 # Tests compile the same small programs again and again; subprocesses share the cache too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="recalign-xla-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -121,7 +123,8 @@ def browser(tmp_path_factory):
 def _own_data_dir():
     """What one module makes of the environment, or prepares, does not reach the next.
 
-    The toy shop alone is left: every module's is the same, and each would prepare it again.
+    The toy shop alone is left, as it was prepared: every module's is the same, and each would
+    prepare it again. What runs keep beside it (indices, baselines) is not.
     """
     os.environ["RECALIGN_DATA_DIR"] = _DATA_DIR
     yield
@@ -129,3 +132,6 @@ def _own_data_dir():
     for path in Path(_DATA_DIR).iterdir():
         if path.name != "toyshop":
             shutil.rmtree(path)
+            continue
+        for kept in (kept for pattern in additions.KEPT_BY_RUNS for kept in path.glob(pattern)):
+            shutil.rmtree(kept)

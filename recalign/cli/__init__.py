@@ -75,9 +75,12 @@ def main() -> None:
     except ProcessLostError as error:
         click.echo(f"recalign: {error}", err=True)
         sys.stdout.flush()
-        # The first process answers the others until they have said the same. At exit JAX would wait
-        # for the one that is lost.
-        time.sleep(5)
+        # Of the others some notice only as their neighbours go, and all are answered by the first
+        # process, so that it goes last. At exit JAX would wait for the one that is lost.
+        from recalign.engine import processes
+
+        if processes.is_first():
+            time.sleep(10)
         os._exit(1)
     except UserError as error:
         # Gin adds which configurable raised it, which tells a user nothing.

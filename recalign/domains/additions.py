@@ -14,8 +14,10 @@ from recalign.domains.domain import Domain
 from recalign.errors import UserError
 from recalign.files import in_bucket
 
+# What runs keep beside a domain, made of its catalogue.
+KEPT_BY_RUNS = ("index-*", "tokens", "baselines")
 # Made for another catalogue, or of its own accord.
-_LEFT_OUT = ("index-*", "baselines", storage.STATISTICS, "items.parquet", codes.FILE_NAME)
+_LEFT_OUT = (*KEPT_BY_RUNS, storage.STATISTICS, "items.parquet", codes.FILE_NAME)
 
 
 def add_items(domain: Domain, items: pd.DataFrame) -> Domain:

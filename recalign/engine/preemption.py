@@ -32,8 +32,12 @@ class _Notice:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Within the block SIGTERM is a notice; a block within another changes nothing."""
-    if _Notice.listening or threading.current_thread() is not threading.main_thread():
+    """Within the block SIGTERM is a notice; a block within another changes nothing.
+
+    Nor does one of several processes: since they joined, the service listens for all of them.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if _Notice.listening or not is_main or _are_several():
         yield
         return
     before = signal.signal(signal.SIGTERM, _on_signal)
@@ -128,6 +132,5 @@ def _is_amid(function: Callable, frame: FrameType | None) -> bool:
 
 
 def _are_several() -> bool:
-    import jax
-
-    return jax.distributed.is_initialized()
+    jax = sys.modules.get("jax")  # which takes too long to import to be listened after
+    return jax is not None and jax.distributed.is_initialized()

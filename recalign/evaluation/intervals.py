@@ -11,6 +11,9 @@ ENDS = ("low", "high")
 COST_OF_A_CATEGORY = 8
 """Of a multinomial draw, in draws of a single user."""
 
+AT_ONCE = 1 << 15
+"""Counts that are drawn together, so that they stay in a core's cache."""
+
 
 def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """The means of several quantities in resamples of the users, drawn with replacement.
@@ -31,16 +34,23 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     values = np.asarray(values, np.float64)
     distinct, counts = np.unique(values, axis=0, return_counts=True)
     users, rng = len(values), np.random.default_rng(seed)
-    if len(distinct) * COST_OF_A_CATEGORY > users:
-        everyone = np.repeat(distinct, counts, axis=0)
-        drawn = (rng.integers(0, users, users) for _ in range(resamples))
-        return np.stack([np.bincount(who, minlength=users) @ everyone for who in drawn]) / users
     means = np.empty((resamples, values.shape[1]))
-    at_once = max(1, 50_000_000 // len(distinct))
+    one_by_one = len(distinct) * COST_OF_A_CATEGORY > users
+    rows = np.repeat(distinct, counts, axis=0) if one_by_one else distinct
+    # One by one: a product of matrices may round equal columns unlike, and what one has of itself
+    # is nothing.
+    columns = np.ascontiguousarray(rows.T)
+    at_once = max(1, AT_ONCE // len(rows))
     for start in range(0, resamples, at_once):
         size = min(at_once, resamples - start)
-        drawn = rng.multinomial(users, counts / users, size=size)
-        means[start : start + size] = drawn @ distinct / users
+        if one_by_one:
+            places = rng.integers(0, users, (size, users)) + users * np.arange(size)[:, None]
+            drawn = np.bincount(places.ravel(), minlength=size * users).reshape(size, users)
+        else:
+            drawn = rng.multinomial(users, counts / users, size=size)
+        drawn = drawn.astype(np.float64)
+        for quantity, column in enumerate(columns):
+            means[start : start + size, quantity] = drawn @ column / users
     return means
 
 

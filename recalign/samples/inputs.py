@@ -306,12 +306,6 @@ def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str
     return found
 
 
-def decode(tokens: Sequence[int], mixture_or_task_name: str, module: str | None = None) -> str:
-    """Token ids as text."""
-    provider = mixture_or_task(mixture_or_task_name, module)
-    return provider.output_features["targets"].vocabulary.decode(list(tokens))
-
-
 def import_tasks(module: str | None) -> None:
     """Imports a module that registers tasks, which follow the default data folder from then on.
 

@@ -3,18 +3,21 @@
 import bisect
 import dataclasses
 import functools
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Self
+import json
+from collections.abc import Callable, Collection
+from typing import Any, Self
 
 import gin
 import numpy as np
+import sentencepiece
 import seqio
 import tensorflow as tf
 
 from recalign import domains, prompts
 from recalign.domains import vocabulary
 from recalign.errors import UserError
+from recalign.files import read_bytes
+from recalign.samples.catalogue_tokens import tell_apart, tokens_of
 
 T5_VOCABULARY = vocabulary.T5
 SENTINELS = 100
@@ -47,6 +50,8 @@ class ItemTexts:
     target: np.ndarray
     target_tokens: np.ndarray
     end: np.ndarray
+    # What tasks ask again and again, each for every dataset that is made of it.
+    _asked: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def target_lengths(self) -> np.ndarray:
@@ -60,6 +65,14 @@ class ItemTexts:
           marks: what stands after a mention without a space, such as "?"; may be "".
           vocabulary: counts; its pieces never cross a space, so that the last word decides.
         """
+        key = frozenset(marks)
+        if key not in self._asked:
+            self._asked[key] = self._count_most_tokens(key, vocabulary)
+        return self._asked[key]
+
+    def _count_most_tokens(
+        self, marks: Collection[str], vocabulary: seqio.Vocabulary
+    ) -> np.ndarray:
         last = [text.rpartition(" ")[2] for text in self.mention]
 
         def count(mark: str) -> np.ndarray:
@@ -83,9 +96,18 @@ class ItemTexts:
           marks: what may follow an item, see `most_tokens`.
           vocabulary: counts tokens.
         """
+        key = room, frozenset(marks)
+        if key not in self._asked:
+            self._asked[key] = self._shorten(room, marks, vocabulary)
+        return self._asked[key]
+
+    def _shorten(self, room: int, marks: Collection[str], vocabulary: seqio.Vocabulary) -> Self:
+        too_long = np.flatnonzero(self.most_tokens(marks, vocabulary) > room)
+        if not len(too_long):
+            return self
         titles, mention, history = self.titles.copy(), self.mention.copy(), self.history.copy()
         tokens = self.history_tokens.copy()
-        for item in np.flatnonzero(self.most_tokens(marks, vocabulary) > room):
+        for item in too_long:
 
             def write(title: str, id_text: str = self.ids[item]) -> str:
                 return prompts.item_text(self.form, id_text, title)
@@ -117,9 +139,53 @@ def longest_beginning(title: str, fits: Callable[[str], bool]) -> str:
 
 def domain_vocabulary(name: str, data_dir: str | None = None) -> seqio.SentencePieceVocabulary:
     """The vocabulary a domain was prepared with: its own, or else the public T5 one."""
-    own = domains.data_dir(data_dir) / name / "spiece.model"
-    path = str(own) if own.exists() else T5_VOCABULARY
-    return seqio.SentencePieceVocabulary(path, extra_ids=SENTINELS)
+    own = domains.data_dir(data_dir) / name / vocabulary.FILE_NAME
+    if own.exists():
+        return OwnVocabulary(str(own), read_bytes(own))
+    return seqio.SentencePieceVocabulary(T5_VOCABULARY, extra_ids=SENTINELS)
+
+
+class OwnVocabulary(seqio.SentencePieceVocabulary):
+    """What a vocabulary's file holds now: SeqIO keeps for good what it once read of a path.
+
+    So a domain that is prepared again with another vocabulary has another one, also in a process
+    that has read the first.
+
+    Args:
+      path: of the file.
+      model: its bytes.
+    """
+
+    def __init__(self, path: str, model: bytes):
+        super().__init__(path, extra_ids=SENTINELS)
+        self.model = model  # part of its state, and so of what makes two of them equal
+
+    @property
+    def sp_model(self) -> bytes:
+        """With sentinels, as SeqIO adds them."""
+        return _with_sentinels(self.model)[0]
+
+    @property
+    def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
+        """That of `sp_model`."""
+        return _with_sentinels(self.model)[1]
+
+    def load_model(self) -> None:
+        """Reads it now."""
+        _with_sentinels(self.model)
+
+
+@functools.lru_cache(maxsize=8)
+def _with_sentinels(model: bytes) -> tuple[bytes, sentencepiece.SentencePieceProcessor]:
+    extended = vocabulary.Model.FromString(model)
+    for number in reversed(range(SENTINELS)):
+        extended.pieces.add(
+            piece=f"\u2581<extra_id_{number}>",
+            score=0.0,
+            type=vocabulary.Model.SentencePiece.USER_DEFINED,
+        )
+    written = extended.SerializeToString()
+    return written, sentencepiece.SentencePieceProcessor(model_proto=written)
 
 
 def check_readable(vocabulary: seqio.Vocabulary, owner: str) -> None:
@@ -172,7 +238,10 @@ def item_texts(
             "leave it out, or set item_texts.history_form to 'id'"
         )
     folder = str(domains.data_dir(data_dir))
-    return _item_texts(name, folder, history_form, target_form, max_title_words, add_eos, end_mark)
+    content = json.dumps(domains.statistics_of(name, folder))
+    return _item_texts(
+        name, folder, content, history_form, target_form, max_title_words, add_eos, end_mark
+    )
 
 
 def check_form(option: str, form: str) -> None:
@@ -181,22 +250,24 @@ def check_form(option: str, form: str) -> None:
         raise UserError(f"{option} is {form!r}, but must be one of {prompts.ITEM_FORMS}")
 
 
+# The statistics, `content`, tell what was prepared: items and vocabulary, by their hashes.
 @functools.lru_cache(maxsize=8)
 def _item_texts(
     name: str,
     data_dir: str,
+    content: str,
     history_form: str,
     target_form: str,
     max_title_words: int | None,
     add_eos: bool,
     end_mark: str,
 ) -> ItemTexts:
+    del content
     domain = domains.load(name, data_dir)
     titles = [" ".join(title.split()[:max_title_words]) for title in domain.items["title"]]
     ids = domain.item_ids
     vocabulary = domain_vocabulary(name, data_dir)
     check_readable(vocabulary, name)
-    tokenizer = vocabulary.tokenizer
 
     def write(form: str) -> list[str]:
         pairs = zip(ids, titles, strict=True)
@@ -205,13 +276,10 @@ def _item_texts(
     mention = write(history_form)
     history = [text + end_mark for text in mention]
     target = write(target_form)
-    tokens = tokenizer.encode(target)
-    written_alike = Counter(map(tuple, tokens))
-    for item, sequence in enumerate(tokens):
-        if written_alike[tuple(sequence)] > 1:
-            target[item] += f" {ids[item]}"
-            tokens[item] = tokenizer.encode(target[item])
     end = [vocabulary.eos_id] if add_eos else []
+    tokens = tokens_of(ids, target, history, end, vocabulary, domain.path)
+    for item in np.flatnonzero(tokens.alike):
+        target[item] = tell_apart(target[item], ids[item])
     return ItemTexts(
         form=history_form,
         ids=ids,
@@ -219,16 +287,8 @@ def _item_texts(
         mention=np.array(mention, dtype=object),
         end_mark=end_mark,
         history=np.array(history, dtype=object),
-        history_tokens=np.array([len(t) for t in tokenizer.encode(history)], np.int32),
+        history_tokens=tokens.history,
         target=np.array(target, dtype=object),
-        target_tokens=pad([[*sequence, *end] for sequence in tokens]),
+        target_tokens=tokens.target,
         end=np.array(end, np.int32),
     )
-
-
-def pad(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """Sequences of token ids as int32[n, L], 0 padded to the longest."""
-    lengths = np.array([len(sequence) for sequence in sequences])
-    padded = np.zeros((len(lengths), lengths.max(initial=0)), np.int32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
-    return padded

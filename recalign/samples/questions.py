@@ -25,6 +25,7 @@ class Questions:
     def __init__(self, task: seqio.Task, lengths: Mapping[str, int]):
         self._task = task
         self._lengths = dict(lengths)
+        self._texts = item_texts(*domain_of(task))
         self._lock = threading.Lock()
         self._asked: Sequence[Sequence[int]] = ()
         self._dataset = self._pipeline()
@@ -52,7 +53,7 @@ class Questions:
 
     def places(self, history: Sequence[int], inputs: np.ndarray) -> list[slice]:
         """See `Data`'s: of a title that was shortened, what is left of it counts."""
-        texts = item_texts(*domain_of(self._task))
+        texts = self._texts
         encode = self._task.output_features["inputs"].vocabulary.encode
         found, stop = [], len(inputs)
         for item in reversed(history):  # older ones may be left out
@@ -67,7 +68,7 @@ class Questions:
 
     def _measure_given(self) -> int:
         """As many tokens as any answer begins with, or more."""
-        counts = item_texts(*domain_of(self._task)).target_lengths
+        counts = self._texts.target_lengths
         [sample] = self._samples([[counts.argmin()] * self._lengths["targets"]])
         items = len(sample["given"]) // counts.min()
         return min(items * counts.max(), self._lengths["targets"])

@@ -83,6 +83,11 @@ class Records(seqio.TfdsDataSource):
             split = f"{split}[{low}:{high}]"
         return super().get_dataset(split, shuffle, seed, **options)
 
+    def num_input_examples(self, split: str) -> int:
+        """See SeqIO, which keeps for good what it once read of a folder."""
+        builder = tfds.builder(self.tfds_dataset.name, data_dir=self.tfds_dataset.data_dir)
+        return builder.info.splits[split].num_examples
+
 
 def features() -> tfds.features.FeaturesDict:
     """The features of a record.

@@ -2,11 +2,14 @@
 
 import contextlib
 import functools
+import inspect
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 import gin
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from recalign import domains
@@ -33,8 +36,17 @@ _MIXTURES = ("aligned", "recommendation", "auxiliary", *(f"{kind}_only" for kind
 
 # The domain and data folder of every task registered here.
 _DOMAIN_OF_TASK: dict[str, tuple[str, str]] = {}
-# What the tasks of a domain were registered for: folder, vocabulary, whether there are ratings.
-_STATE_OF_DOMAIN: dict[str, tuple[str, str, bool]] = {}
+
+
+class _State(NamedTuple):
+    """What the tasks of a domain were registered for: the vocabulary by what it holds."""
+
+    folder: str
+    vocabulary: seqio.Vocabulary
+    rated: bool
+
+
+_STATE_OF_DOMAIN: dict[str, _State] = {}
 # The domains that were registered for a folder of their own, not for the default one.
 _OF_OWN_FOLDER: set[str] = set()
 
@@ -80,7 +92,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     Args:
       name: the domain, as given to `recalign prepare --name`. It need not be prepared yet: whether
         it has ratings, and a vocabulary of its own, is then taken to be no. Registering it again
-        once it is prepared replaces its tasks and mixtures where that was wrong.
+        once it is prepared, or prepared anew, replaces its tasks and mixtures.
       data_dir: where it lives, a local folder or a bucket; by default as for every command.
     """
     folder = domains.data_dir(data_dir)
@@ -88,7 +100,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     vocabulary = domain_vocabulary(name, str(folder))
     # By the build, not by statistics.json: it is what the task reads.
     rated = (folder / name / records.RATING / records.VERSION).exists()
-    state = (str(folder), str(vocabulary.sentencepiece_model_file), rated)
+    state = _State(str(folder), vocabulary, rated)
     if _STATE_OF_DOMAIN.get(name) == state:
         return
     _forget(name)
@@ -111,11 +123,11 @@ def _add_tasks(
             f"{name}_{kind}",
             source=records.Records(tfds_name=f"{build}:{records.VERSION}", tfds_data_dir=folder),
             preprocessors=[
-                examples,
+                _as_written(examples),
                 seqio.CacheDatasetPlaceholder(),
-                of_domain(to_sample),
+                _as_written(of_domain(to_sample)),
                 *finish,
-                answers.to_tokens,
+                _as_written(answers.to_tokens),
             ],
             output_features=features,
             **judged_by,
@@ -160,6 +172,20 @@ def _add_tasks(
     return recommendation, auxiliary
 
 
+def _as_written(preprocessor: Callable[..., tf.data.Dataset]) -> Callable[..., tf.data.Dataset]:
+    """The same, of which AutoGraph makes no Python of its own.
+
+    That takes seconds of every start, and is for `if` and `for` over tensors, which ours have not.
+    """
+    plain = functools.partial(_call_as_written, preprocessor)
+    plain.__signature__ = inspect.signature(preprocessor)  # SeqIO gives what is asked for by name
+    return plain
+
+
+def _call_as_written(preprocessor: Callable[..., tf.data.Dataset], *arguments, **options):
+    return tf.autograph.experimental.do_not_convert(preprocessor)(*arguments, **options)
+
+
 def _add_mixtures(name: str, recommendation: list[str], auxiliary: list[str]) -> None:
     mixtures = {
         "aligned": [*recommendation, *auxiliary],
@@ -196,7 +222,7 @@ def domains_in(folder: str | None) -> Iterator[None]:
             if state is None:
                 _forget(name)
             else:
-                register_domain(name, state[0] if name in own else None)
+                register_domain(name, state.folder if name in own else None)
 
 
 def domain_of(task: seqio.Task) -> tuple[str, str] | None:
@@ -221,7 +247,6 @@ def register_prepared_domains() -> None:
 
 
 def follow_data_dir() -> None:
-    """Registers domains of the default data folder anew where that is another one by now."""
-    for name in [*_STATE_OF_DOMAIN]:
-        if name not in _OF_OWN_FOLDER:
-            register_domain(name)
+    """Registers domains anew that are others by now, or in another default data folder."""
+    for name, state in [*_STATE_OF_DOMAIN.items()]:
+        register_domain(name, state.folder if name in _OF_OWN_FOLDER else None)

@@ -133,11 +133,13 @@ def decode(tokens: Sequence[int], directory: str) -> str:
     """Token ids as text, up to EOS."""
     tokens = list(tokens)
     tokens = tokens[: tokens.index(EOS)] if EOS in tokens else tokens
-    return _processor(str(Path(directory) / VOCABULARY)).decode(tokens)
+    path = Path(directory) / VOCABULARY
+    return _processor(str(path), path.stat().st_mtime_ns).decode(tokens)
 
 
 @functools.lru_cache(maxsize=1)
-def _processor(path: str) -> sentencepiece.SentencePieceProcessor:
+def _processor(path: str, written: int) -> sentencepiece.SentencePieceProcessor:
+    del written  # a folder may be written again with another vocabulary
     return sentencepiece.SentencePieceProcessor(model_file=path)
 
 

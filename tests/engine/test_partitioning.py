@@ -71,7 +71,7 @@ def step_of(partitions, rules, devices):
     }
     shapes = {n: jax.ShapeDtypeStruct((64, size), jnp.int32) for n, size in lengths.items()}
     shapes = trainer.partitioner.abstract_batch(shapes)
-    return trainer.step_fn().lower(trainer.abstract_state(), shapes).compile()
+    return trainer.lower_step(shapes).compile()
 
 whole = largest(step_of(1, "replicated", 1))
 assert whole >= 64 * 64 * 256

@@ -61,6 +61,14 @@ def test_a_block_within_another_belongs_to_it():
         assert preemption.arrived()
 
 
+def test_the_signal_of_several_processes_is_left_to_the_service_that_listens_for_all(monkeypatch):
+    monkeypatch.setattr(preemption, "_are_several", lambda: True)
+    before = signal.getsignal(signal.SIGTERM)
+    with preemption.listening():
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_an_error_amid_what_is_deferred_is_the_error():
     def fail():
         with preemption.listening(), preemption.deferred():

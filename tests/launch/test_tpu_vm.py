@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_readmes import commands
+
 ROOT = Path(__file__).parents[2]
 RUN = ["run", "--name=job", "--zone=z", "--accelerator_type=v5litepod-16", "--bucket=bucket"]
 RECIPE = ["--", "--gin_file=toyshop.gin"]
@@ -334,3 +336,15 @@ def test_a_domain_that_is_not_prepared_costs_nothing(launch, cloud, capsys):
     assert launch(*RUN, "--domain=nowhere", "--data_dir=/nonexistent", *RECIPE) == 2
     assert "recalign prepare" in capsys.readouterr().err
     assert cloud.calls() == []
+
+
+def test_what_the_readme_calls(launch, cloud, tmp_path, monkeypatch, capfdbinary):
+    (tmp_path / "data" / "beauty").mkdir(parents=True)
+    (tmp_path / "data" / "beauty" / "statistics.json").write_text("{}")
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path / "data"))
+    calls = commands((ROOT / "launch/README.md").read_text(), "launch/tpu_vm.py")
+    assert [words[1] for words in calls] == ["run", "run", "list"]
+    assert [launch(*words[1:]) for words in calls] == [0, 0, 0]
+    assert b"train --multiprocess --gin_file=beauty.gin" in capfdbinary.readouterr().out
+    assert len(cloud.calls("create", "--spot")) == 1
+    assert cloud.resources() == {}

@@ -48,7 +48,7 @@ def samples(ablation, task, number=200):
     """Training samples of a task of the shop, under toyshop.gin with an ablation."""
     files = ["toyshop.gin"] + ([f"ablations/{ablation}.gin"] if ablation else [])
     configuration.parse(files, ["MODEL_DIR=none"])
-    stream = read(f"toyshop_{task}", "train", LENGTHS, shuffle=True, epochs=None)
+    stream = read(f"toyshop_{task}", "train", LENGTHS, epochs=None)
     return [sample for sample, _ in zip(stream, range(number), strict=False)]
 
 

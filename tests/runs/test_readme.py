@@ -1,5 +1,7 @@
 """README.md's commands on a catalogue of one's own, run to the letter on a small shop.
 
+And the options of a recipe that gin/README.md tells of, on the same shop.
+
 What a test on a machine without network must add is in `ADDED`; what is run elsewhere, or cannot be
 run here, is in `NOT_HERE` with the reason.
 """
@@ -13,10 +15,11 @@ import shlex
 import pytest
 
 from recalign.domains.readers import toyshop
+from recalign.runs.configuration import bindings
 from recalign.samples.registry import register_domain
 from tests.commands import run
 from tests.runs.test_run import SMALL
-from tests.test_readmes import ROOT, commands
+from tests.test_readmes import ROOT, commands, lines_of
 
 FEW = ("num_heads=2", "head_dim=8", "mlp_dim=16")
 ADDED = {
@@ -40,6 +43,7 @@ NOT_HERE = {
     "train --gin_file=beauty.gin --gin.MODEL_DIR=runs/beauty": "trains FLAN-T5 on an accelerator",
 }
 CALLS = commands((ROOT / "README.md").read_text())
+RECIPES = (ROOT / "gin" / "README.md").read_text()
 
 
 def is_run(call):
@@ -92,3 +96,30 @@ def test_they_lead_from_two_tables_to_all_that_is_promised(folder):
     assert {"spiece.model", "model.safetensors", "config.json"} <= {
         path.name for path in (folder / "my_shop_t5").iterdir()
     }
+
+
+def test_every_option_that_is_told_of_a_recipe_does_something(folder, tmp_path):
+    options = [shlex.split(line, comments=True) for line in lines_of(RECIPES)]
+    options = [option for [option] in options]
+    assert len(options) == 10
+    # Answers of several items have no titles, so that these options are of two recipes.
+    apart = [o for o in options if re.search("add_eos|next_items|EMBEDDINGS|Inference", o)]
+    shown = run(
+        *("tasks", "my_shop_retrieval", "--split=test", "--examples=1"),
+        *(option for option in options if option not in apart),
+    )
+    question, answer = re.findall(r"\(\d+ tokens.*?\): (.*)", shown)
+    assert "#" not in question
+    given, found = re.findall(r"#\d+ ([A-Z]\w+)", answer)
+    assert given in question
+    assert found
+    trained = [
+        *("train", "--gin_file=toyshop.gin", *ADDED["train"], "--gin.TRAIN_STEPS=1"),
+        *("--gin.MIXTURE_OR_TASK_NAME=my_shop_retrieval_only", f"--gin.MODEL_DIR={tmp_path}"),
+    ]
+    run(*trained, *apart)  # an option that nothing uses would be an error
+    config = bindings((tmp_path / "config.gin").read_text())
+    for option in apart:
+        name, _, value = option.removeprefix("--gin.").partition("=")
+        [kept] = [config[key] for key in config if key.endswith(name)]
+        assert str(kept) == value

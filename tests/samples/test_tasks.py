@@ -1,5 +1,9 @@
 """What the samples of every task say, against the events that they come from."""
 
+import copy
+import inspect
+import itertools
+import pickle
 import re
 from collections import Counter
 
@@ -8,10 +12,11 @@ import numpy as np
 import pytest
 import seqio
 
-from recalign import prompts
+from recalign import domains, prompts
 from recalign.errors import UserError
 from recalign.samples import inputs, registry
-from recalign.samples.items import item_texts
+from recalign.samples.items import SENTINELS, domain_vocabulary, item_texts
+from recalign.samples.questions import Questions
 from tests.commands import run
 from tests.samples.reading import LENGTHS, fits, items_in, read
 from tests.splits import history as history_of
@@ -124,6 +129,18 @@ def test_the_newest_items_are_shown(shop, configured):
         assert items_in(sample["inputs"]) == sample["seen"][-3:].tolist()
         longer += len(sample["seen"]) > 3
     assert longer > 10
+
+
+def test_items_stand_in_a_question_where_it_was_written_whatever_is_configured_since(
+    shop, configured
+):
+    ask = Questions(seqio.TaskRegistry.get("testshop_retrieval"), LENGTHS)
+    history = [3, 1, 4]
+    [question] = ask([history]).inputs
+    places = ask.places(history, question)
+    configured("item_texts.history_form", "id")
+    assert ask.places(history, question) == places
+    assert [place.stop for place in places[:-1]] == [place.start for place in places[1:]]
 
 
 def test_mim_hides_as_many_items_as_targets_have_room_for(shop, configured):
@@ -256,3 +273,47 @@ def test_tasks_of_the_default_data_folder_follow_it(tmp_path, monkeypatch):
     registry.register_domain("moved", str(b))  # a folder of its own, which it keeps
     task = inputs.mixture_or_task("moved_retrieval")
     assert registry.domain_of(task) == ("moved", str(b))
+
+
+def test_a_domain_that_is_prepared_anew_is_another_one_in_the_same_process(tmp_path, monkeypatch):
+    """Its vocabulary, its items and its users, of which SeqIO keeps what it read of their paths."""
+    own = tmp_path / "own"
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path))
+    shops = (30, 30, 400), (50, 40, 450), (30, 30, 500)
+    for folder, (users, items, size) in itertools.product((None, own), shops):
+        shop = ["--name", "anew", "--users", users, "--items", items, "--vocab_size", size]
+        data_dir = ["--data_dir", folder] if folder else []
+        run("prepare", "toyshop", *shop, *data_dir, "--overwrite")
+        if size == 400:
+            registry.register_domain("anew", folder and str(folder))
+        domain = domains.load("anew", folder)
+        task = inputs.mixture_or_task("anew_retrieval")
+        pieces = domain.statistics["vocabulary_pieces"]
+        assert inputs.vocabulary_size("anew_aligned") == pieces + SENTINELS
+        written = item_texts("anew", str(domain.path.parent)).target_tokens
+        assert (len(written), written.max()) == (items, pieces - 1)
+        assert len([*read("anew_retrieval", "test")]) == domain.num_examples("test")
+        assert task.source.num_input_examples("test") == domain.num_examples("test")
+        assert any(str(items - 1) in text["targets"] for text in read("anew_retrieval", "train"))
+
+
+def test_a_vocabulary_of_a_domains_own_is_what_seqio_makes_of_its_file(shop):
+    ours = domain_vocabulary("testshop", str(shop.path.parent))
+    theirs = seqio.SentencePieceVocabulary(str(shop.path / "spiece.model"), extra_ids=SENTINELS)
+    assert ours.sp_model == theirs.sp_model
+    text = f"The toy box; {shop.items['title'][3]} <extra_id_0> é"
+    assert ours.encode(text) == theirs.encode(text) == ours.encode_tf(text).numpy().tolist()
+    assert ours == copy.deepcopy(ours) == domain_vocabulary("testshop", str(shop.path.parent))
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "mim", "mlm", "bpr"])
+def test_preprocessors_go_to_other_processes_and_ask_for_what_seqio_gives(shop, kind):
+    """As they do where Apache Beam caches a task."""
+    steps = seqio.TaskRegistry.get(f"testshop_{kind}").preprocessors
+    again = pickle.loads(pickle.dumps(steps))
+    assert len(again) == len(steps)
+    [_, _, to_sample, *_, to_tokens] = again
+    for step in (to_sample, to_tokens):
+        assert {"dataset", "sequence_length", "output_features"} <= {
+            *inspect.signature(step).parameters
+        }

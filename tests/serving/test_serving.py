@@ -18,6 +18,7 @@ from recalign.cli import recalign
 from recalign.errors import UserError
 from recalign.serving import server
 from recalign.serving.app import Limits
+from tests.test_readmes import ROOT, commands
 
 JSON = {"Content-Type": "application/json"}
 
@@ -53,6 +54,17 @@ def test_recommendations(port):
     assert [row["id"] for row in answer["items"] if row["seen"]] == ["toy-1"]
     _, _, answer = recommend(port, history=[f"toy-{i}" for i in range(6)], k=5)
     assert answer["items"] == []
+
+
+def test_the_call_that_the_readme_shows(port):
+    [words] = commands((ROOT / "recalign/README.md").read_text(), "curl")
+    [address] = [word for word in words if word.startswith("localhost")]
+    header = words[words.index("-H") + 1].split(": ")
+    body = words[words.index("-d") + 1].replace("#127", "#1").replace("#095", "#3")  # of this shop
+    place = address.partition("/")[2]
+    status, _, answer = ask(port, "POST", f"/{place}", body, dict([header]))
+    assert status == 200
+    assert len(answer["items"]) == 3
 
 
 def test_several_histories_are_answered_at_once(port, params):

@@ -1,18 +1,29 @@
-"""Four processes that train as one: told to stop, killed, and gone on with by two."""
+"""Four processes that train as one: told to stop, killed, and gone on with by two.
+
+And processes that evaluate as one, each of which has written its share of the examples.
+"""
 
 import functools
 import json
+import shutil
 import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.survival.running import AGAIN, Process, assert_same_states, free_port, steps
+from tests.survival.running import (
+    AGAIN,
+    WITH_TENSORFLOW,
+    Process,
+    assert_same_states,
+    free_port,
+    steps,
+)
 
 pytestmark = pytest.mark.long
 
-STEPS = 24
+STEPS = 48  # the signal takes a while to be agreed on
 # A command like `recalign train`, of a network that compiles in no time.
 PROGRAM = f"""
 import json, pathlib, time
@@ -37,7 +48,8 @@ def small(folder):
 
     config = T5Config(vocab_size=8, emb_dim=8, num_heads=1, num_encoder_layers=1,
                       num_decoder_layers=1, head_dim=2, mlp_dim=2)
-    model = EncoderDecoderModel(Transformer(config), adafactor(1e-2))
+    # Steps so small that what devices round otherwise stays as small.
+    model = EncoderDecoderModel(Transformer(config), adafactor(1e-3))
     trainer = Trainer(model, Partitioner(1, "fully_sharded"))
     held, own = trainer.partitioner.held_rows(8)
 
@@ -81,7 +93,10 @@ cli.main()
 
 def start(folder, count):
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", PROGRAM, "small", str(folder)]
+    return start_all([sys.executable, "-c", PROGRAM, "small", str(folder)], folder, count)
+
+
+def start_all(command, folder, count):
     if count == 1:
         return [Process(command, folder)]
     address = f"127.0.0.1:{free_port()}"
@@ -131,3 +146,52 @@ def test_four_are_told_to_stop_then_one_is_killed_and_two_go_on_to_the_numbers_o
     for found, expected in zip(metrics(folder), metrics(tmp_path / "one"), strict=True):
         assert found["step"] == expected["step"]
         near(found["norm"], expected["norm"])
+
+
+def test_one_two_and_four_processes_evaluate_and_predict_alike(live, tmp_path):
+    trained = tmp_path / "trained"
+    [data_dir] = [word for word in live.arguments if word.startswith("--data_dir")]
+    live.but("--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=0").finish(trained)
+
+    def call(count, *words):
+        folder = tmp_path / f"of_{count}"
+        if not folder.exists():
+            shutil.copytree(trained, folder)
+        program = (sys.executable, "-c", WITH_TENSORFLOW)
+        for process in start_all(
+            [*program, *words, f"--model_dir={folder}", data_dir], folder, count
+        ):
+            process.end()
+        return folder
+
+    def outcomes(folder):
+        [path] = (folder / "outcomes").glob("test-*.npz")
+        with np.load(path) as found:
+            return dict(found)
+
+    alone, *others = (call(count, "eval", "--split=test") for count in (1, 2, 4))
+    expected = outcomes(alone)
+    assert len(expected["toyshop_retrieval/users"]) > 20
+    for folder in others:
+        found = outcomes(folder)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+        one, other = (json.loads((f / "metrics.json").read_text()) for f in (folder, alone))
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose([*one.values()], [*other.values()], rtol=1e-5)
+
+    asked = ("infer", "--split=test", "--task=toyshop_ranking", f"--output={tmp_path}/out.jsonl")
+    predicted = []
+    for count in (1, 2):
+        call(count, *asked)
+        lines = (tmp_path / "out.jsonl").read_text().splitlines()
+        predicted.append([json.loads(line) for line in lines])
+        (tmp_path / "out.jsonl").unlink()
+    for one, other in zip(*predicted, strict=True):
+        assert (one["history"], one["target"], one["items"]) == (
+            other["history"],
+            other["target"],
+            other["items"],
+        )
+        np.testing.assert_allclose(one["scores"], other["scores"], rtol=1e-4)

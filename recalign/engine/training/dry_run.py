@@ -160,7 +160,7 @@ def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     batch = trainer.partitioner.abstract_batch(
         {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
     )
-    compiled = trainer.step_fn().lower(state, batch).compile()
+    compiled = trainer.lower_step(batch).compile()
     rows, source = batch["encoder_input_tokens"].shape
     target = batch["decoder_target_tokens"].shape[1]
     mesh = trainer.partitioner.mesh

@@ -1,6 +1,7 @@
 """One training step of a model under a layout, and the state it starts from."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,9 +60,18 @@ class Trainer:
 
     def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The compiled step; it takes over the memory of the state it is given."""
+        return functools.partial(self._compiled_step(), jax.random.key(self.seed))
+
+    def lower_step(self, batch: Batch) -> jax.stages.Lowered:
+        """The program of a step, for the shapes and layouts of a batch; nothing is computed."""
+        key = jax.eval_shape(jax.random.key, self.seed)
+        return self._compiled_step().lower(key, self.abstract_state(), batch)
+
+    def _compiled_step(self) -> Callable:
+        # The key is an argument, so that one program serves all seeds.
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         return self.partitioner.compile(
-            self._step, donate_argnums=0, out_shardings=(shardings, self.partitioner.sharding())
+            self._step, donate_argnums=1, out_shardings=(shardings, self.partitioner.sharding())
         )
 
     def learning_rate(self, step: int) -> float:
@@ -84,10 +94,13 @@ class Trainer:
         losses = losses_of(params, batch)
         return np.flatnonzero(~np.isfinite(jax.device_get(losses)))
 
-    def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def _step(
+        self, key: jax.Array, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update.
 
         Args:
+          key: random, of the whole training.
           state: before.
           batch: SeqIO's encoder-decoder features, int32[B, length] each.
 
@@ -96,7 +109,7 @@ class Trainer:
           `gradient_norm`, `parameter_norm` and `finite`. A batch whose loss or gradient is not
           finite (`finite` = 0) changes nothing but the step, and its sums are 0.
         """
-        dropout = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        dropout = jax.random.fold_in(key, state.step)
         trained = trained_parameters(state.params, state.opt_state)
         gradients, sums = self._gradients(trained, batch, dropout)
         updates, opt_state = self.model.optimizer_def.update(
