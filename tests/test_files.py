@@ -14,7 +14,9 @@ LARGE = bytes(range(256)) * 4000
 
 
 @pytest.mark.parametrize(
-    "fault", [refusing(2), refusing(1, 429), cutting(2), muting(1), slow(0.05)], ids=str
+    "fault",
+    [refusing(2), refusing(1, 429), cutting(2), muting(1), slow(0.05)],
+    ids=["refusing", "throttling", "cutting", "muting", "slow"],
 )
 def test_a_bucket_that_falters_is_asked_again(bucket, fault):
     path = BUCKET / "run/file"
