@@ -186,7 +186,10 @@ class _Stream(dataset_iterator.TfDatasetIterator):
             the latter at the next batch, which is therefore read.
         """
         super().restore(filename)
-        next(self)
+        try:
+            next(self)
+        except StopIteration as end:  # seldom it is this, according to what was read ahead
+            raise ValueError("Incompatible shapes: samples without an end have come to one") from end
         super().restore(filename)
 
 

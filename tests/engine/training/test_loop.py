@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
-from recalign.engine.training import loop
+from recalign.engine.training import events
 from recalign.engine.training.adafactor import adafactor
 from recalign.engine.training.averaging import average_parameters, trained_parameters
 from recalign.engine.training.checkpoints import Checkpoints
@@ -183,7 +183,7 @@ def test_the_rate_of_each_update_is_logged(tmp_path):
             logged[name, step] = value
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SummaryWriter", Writer)
+        patch.setattr(events, "SummaryWriter", Writer)
         run(tmp_path, 3, subject=trainer(adafactor(schedule)), log_period=1)
     rates = [logged["train/learning_rate", step] for step in (1, 2, 3)]
     assert rates == pytest.approx([1e-8, 0.125, 0.25])
