@@ -189,7 +189,7 @@ class _Stream(dataset_iterator.TfDatasetIterator):
         try:
             next(self)
         except StopIteration as end:  # seldom it is this, according to what was read ahead
-            raise ValueError("Incompatible shapes: samples without an end have come to one") from end
+            raise ValueError("Incompatible shapes: samples without end came to one") from end
         super().restore(filename)
 
 
