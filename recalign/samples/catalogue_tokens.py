@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import seqio
 
-from recalign.files import replacing
+from recalign.files import in_bucket, replacing
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def tokens_of(
       vocabulary: writes the tokens.
       folder: of the domain; in one in a bucket nothing is kept.
     """
-    if "://" in str(folder):
+    if in_bucket(folder):
         return _tokenise(ids, target, history, end, vocabulary)
     digest = hashlib.sha256(f"{_FORMAT} {len(ids)} {end}".encode())
     digest.update(vocabulary.sp_model)

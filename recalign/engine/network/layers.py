@@ -125,20 +125,21 @@ def _weigh(logits: Array, bias: Array | None, mask: Array, dtype: jnp.dtype) -> 
 def _weigh_forward(logits, bias, mask, dtype):
     # Without the barrier XLA would keep the logits, and compute the weights from them again.
     weights = jax.lax.optimization_barrier(_weigh(logits, bias, mask, dtype))
-    return weights, (weights, mask, bias is not None, logits[:0])
+    return weights, (weights, bias, mask)
 
 
 def _weigh_backward(dtype, kept, gradient):
-    weights, mask, biased, like = kept
-    wider = weights.astype(like.dtype)
-    gradient = gradient.astype(like.dtype)
-    gradient = wider * (gradient - jnp.sum(wider * gradient, axis=-1, keepdims=True))
+    weights, bias, mask = kept
+    weights = weights.astype(wide(weights))
+    gradient = gradient.astype(weights.dtype)
+    gradient = weights * (gradient - jnp.sum(weights * gradient, axis=-1, keepdims=True))
     gradient = jnp.where(mask, gradient, 0).astype(dtype)
-    if not biased:
-        return gradient.astype(like.dtype), None, None
+    of_logits = gradient.astype(weights.dtype)
+    if bias is None:
+        return of_logits, None, None
     # By a product with ones: as a reduction, XLA takes 70 times as long for this sum on a CPU.
     summed = jnp.einsum("b,bhqs->hqs", jnp.ones(len(gradient), dtype), gradient)
-    return gradient.astype(like.dtype), summed[None].astype(like.dtype), None
+    return of_logits, summed[None].astype(bias.dtype), None
 
 
 _weigh.defvjp(_weigh_forward, _weigh_backward)
