@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.network.transformer import Transformer
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training import events
 from recalign.engine.training.adafactor import adafactor
@@ -20,16 +20,8 @@ from recalign.errors import UserError
 from recalign.files import list_files, locate, resolve
 from recalign.runs.report.events import read_scalars
 from tests.buckets import cutting, refusing, slow
+from tests.engine.smallest import CONFIG
 
-CONFIG = T5Config(
-    vocab_size=8,
-    emb_dim=2,
-    num_heads=1,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=2,
-    mlp_dim=2,
-)
 FOLDER = "gs://bucket/run/checkpoints"
 TRAINER = Trainer(
     EncoderDecoderModel(Transformer(CONFIG), adafactor(0.1)),

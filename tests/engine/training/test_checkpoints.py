@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.network.transformer import Transformer
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training.adafactor import adafactor
 from recalign.engine.training.checkpoints import Checkpoints
@@ -26,17 +26,9 @@ from recalign.engine.weights import manifest
 from recalign.engine.weights.conversion import load_params, open_weights
 from recalign.errors import UserError
 from recalign.files import resolve
+from tests.engine.smallest import CONFIG
 from tests.survival.running import free_port
 
-CONFIG = T5Config(
-    vocab_size=8,
-    emb_dim=2,
-    num_heads=1,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=2,
-    mlp_dim=2,
-)
 BEFORE = {"vocabulary": "sha256 0123456789abcdef", "domain toyshop": "sha256 fedcba9876543210"}
 
 

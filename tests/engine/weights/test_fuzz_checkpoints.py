@@ -3,6 +3,7 @@
 RECALIGN_FUZZ_EXAMPLES sets how many mutations are tried of each file.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -21,18 +22,11 @@ from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.weights import hf
 from recalign.engine.weights.conversion import load_params
 from recalign.errors import UserError
+from tests.engine.smallest import CONFIG as SMALLEST
 from tests.engine.weights.saving import save_params
 
 EXAMPLES = int(os.environ.get("RECALIGN_FUZZ_EXAMPLES", 40))
-CONFIG = T5Config(
-    vocab_size=8,
-    emb_dim=2,
-    num_heads=1,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    head_dim=2,
-    mlp_dim=4,
-)
+CONFIG = dataclasses.replace(SMALLEST, mlp_dim=4)
 HEADERS = {
     "t5x": ["checkpoint", "target.token_embedder.embedding/.zarray"],
     "hf": ["config.json", hf.INDEX, "model-00001-of-00002.safetensors"],
