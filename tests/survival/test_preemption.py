@@ -31,6 +31,19 @@ main()
 """,
 )
 
+# A signal takes a while to reach all processes, about a second: as long as they are slow, there are
+# steps left.
+PACED = WITHOUT_TENSORFLOW.replace(
+    "main()",
+    """
+import time
+from recalign.engine import preemption
+arrived = preemption.arrived
+preemption.arrived = lambda: (time.sleep(1), arrived())[1]
+main()
+""",
+)
+
 
 def wait_for_report(process):
     process.wait_for(lambda: process.said.count("safe point") == 3)
@@ -120,7 +133,7 @@ def test_two_processes_train_as_one_does_and_stop_at_the_same_step(
 ):
     assert_same_states(undisturbed, whole, 24, near)
     assert metrics(undisturbed) == metrics(whole)
-    stopped = two(tmp_path / "run")
+    stopped = two(tmp_path / "run", PACED)
     stopped[0].wait_for(lambda: 4 in steps(tmp_path / "run"))
     stopped[1].terminate()
     for process in stopped:

@@ -58,6 +58,18 @@ class InputPosition(ocp.args.CheckpointArgs):
         self.iterator = iterator
 
 
+class _Manager(ocp.CheckpointManager):
+    """One that leaves it to the loop to ask whether processes are told to stop.
+
+    They agree on a number that is asked for next, the same in all of them. Orbax asks with the step
+    at each save, where the loop counts all places that it asks at: if the signal came amid a save,
+    they would agree on a number that the loop had passed, and nobody would ever stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a run.
 
@@ -94,7 +106,7 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(self._filter)
         if processes.is_first():
             self._remove_unfinished()
-        return ocp.CheckpointManager(
+        return _Manager(
             self.directory,
             item_handlers={
                 STATE: ocp.StandardCheckpointHandler(),

@@ -15,6 +15,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 
 from recalign.engine.network.transformer import Transformer
 from recalign.engine.partitioning import Partitioner
@@ -257,6 +258,19 @@ def test_restoring_says_nothing_of_orbax_s_options(save, tmp_path, caplog):
     caplog.clear()
     Checkpoints(tmp_path, read_only=True).restore_params(STATE.params)
     assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_saving_asks_for_no_notice_that_the_loop_is_to_hear(tmp_path, monkeypatch):
+    """Processes agree on a number of the loop's; Orbax would count by steps, and they miss it."""
+    asked = []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step))
+    )
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, trainer().init_state(), Position())
+    checkpoints.close()
+    assert names(tmp_path) == ["1"]
+    assert not asked
 
 
 def test_what_is_closed_leaves_no_filter_behind(tmp_path):
