@@ -36,6 +36,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples, Share
 from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import in_bucket, locate, make_folder, replacing
+from recalign.progress import Progress
 from recalign.runs import calls, configuration, details, macros, safety
 from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
@@ -353,7 +354,8 @@ class Run:
         if not folder.exists():
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
-        return checkpoints.restore_params(self.trainer.abstract_state().params, step)
+        with Progress("reading the checkpoint", unit=None, shown=processes.is_first()):
+            return checkpoints.restore_params(self.trainer.abstract_state().params, step)
 
     def _examples(
         self, split: str, num_examples: int | None = None, task: str | None = None
