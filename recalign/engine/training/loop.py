@@ -297,6 +297,7 @@ class _Meter:
             "skipped_steps": steps - sums["finite"],
             "steps_per_second": steps / seconds,
             "tokens_per_second": sums["tokens"] / seconds,
+            "tokens_per_sample": sums["tokens"] / examples,
         }
         for kind in ("truncated", "empty"):
             for side in batch_statistics.SIDES:
