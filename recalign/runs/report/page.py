@@ -63,7 +63,6 @@ def write_in(folder: Path, paths: Sequence[Path]) -> None:
 def _page(subjects: Sequence[Subject]) -> str:
     title = " · ".join(subject.name for subject in subjects[:3]) + " …" * (len(subjects) > 3)
     sections = [
-        show_glance(subjects),
         _training(subjects),
         _validation(subjects),
         show_results(subjects),
@@ -86,7 +85,7 @@ def _page(subjects: Sequence[Subject]) -> str:
     ]
     body = [
         tag("header", tag("h1", title), tag("p", _subtitle(subjects), class_="note")),
-        tag("main", _runs(subjects), sections),
+        tag("main", show_glance(subjects), _runs(subjects), sections),
         tag("footer", f"Written by recalign {recalign.__version__} from the files of the runs."),
     ]
     return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
@@ -102,10 +101,10 @@ def _subtitle(subjects: Sequence[Subject]) -> str:
     return f"A report of recalign: {len(subjects)} run{'s' * (len(subjects) > 1)} on {trained}"
 
 
-def _runs(subjects: Sequence[Subject]) -> Html:
+def _runs(subjects: Sequence[Subject]) -> Html | None:
     several = len(subjects) > 1
     cards = [_card(subject, place, several) for place, subject in enumerate(subjects)]
-    return tag("div", cards, class_="cards")
+    return section("What was trained", tag("div", cards, class_="cards"))
 
 
 def _card(subject: Subject, place: int, several: bool) -> Html:

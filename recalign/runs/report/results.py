@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from recalign.domains import Domain
 from recalign.errors import UserError
@@ -46,6 +47,15 @@ def _gather(subjects: Sequence[Subject]) -> "list[_Table]":
     return list(tables.values())
 
 
+class _Line(NamedTuple):
+    """A bar: of what, how long, what is written at it, and whether it is a run's."""
+
+    name: str
+    value: float
+    written: Content
+    own: bool
+
+
 @dataclasses.dataclass
 class _Table:
     """What was evaluated on the same examples.
@@ -88,16 +98,16 @@ class _Table:
                 figures.append(tag("figure", tag("figcaption", caption), _draw_bars(lines)))
         return figures
 
-    def _lines(self, protocol: str, metric: str) -> list[tuple[str, float, Content]]:
-        """The name, the value and what is written of each row that has one, the runs first."""
+    def _lines(self, protocol: str, metric: str) -> list[_Line]:
+        """Of each row that has the metric, the runs first."""
         name = f"{protocol}/{metric}"
-        lines: list[tuple[str, float, Content]] = [
-            (row_name, value, _cell(row, name))
+        lines = [
+            _Line(row_name, value, _cell(row, name), row_name in self.own)
             for row_name, row in (self.own | self.beside).items()
             if (value := row.get(name)) is not None
         ]
         return lines + [
-            (f"{row.name} ({row.source})", value, _number(value))
+            _Line(f"{row.name}, published: {row.source}", value, _number(value), False)
             for row in self._published(protocol)
             if (value := row.metrics.get(metric)) is not None
         ]
@@ -134,26 +144,21 @@ class _Table:
         return table(["", *columns], body, f"{protocol}{meaning}")
 
 
-def _draw_bars(lines: Sequence[tuple[str, float, Content]]) -> Html:
-    """Names, bars and numbers; a bar is drawn for the eye alone."""
-    highest = max((value for _, value, _ in lines), default=0)
+def _draw_bars(lines: Sequence[_Line]) -> Html:
+    """Names, numbers and bars; a bar is drawn for the eye alone."""
+    highest = max((line.value for line in lines), default=0)
 
-    def width(value: float) -> str:
-        return f"width: {100 * max(value, 0) / highest if highest > 0 else 0:.1f}%"
+    def drawn(line: _Line) -> Html:
+        width = 100 * max(line.value, 0) / highest if highest > 0 else 0
+        return tag(
+            "li",
+            tag("span", line.name),
+            tag("span", line.written),
+            tag("span", class_="bar", style=f"width: {width:.1f}%", aria_hidden="true"),
+            class_="own" if line.own else None,
+        )
 
-    return tag(
-        "table",
-        [
-            tag(
-                "tr",
-                tag("th", name, scope="row"),
-                tag("td", tag("span", style=width(value)), aria_hidden="true", class_="bar"),
-                tag("td", written),
-            )
-            for name, value, written in lines
-        ],
-        class_="bars",
-    )
+    return tag("ul", [drawn(line) for line in lines], class_="bars")
 
 
 def _metrics(names: Iterable[str], protocol: str) -> list[str]:

@@ -119,13 +119,15 @@ def test_what_a_run_was_and_reached(folder, tmp_path):
 def test_what_was_reached_is_seen_at_a_glance(folder, tmp_path):
     """A bar for each row of a protocol, of test where it was looked at."""
     text = page([folder], tmp_path / "report.html")
-    begin, end = (text.index(f"<h2>{heading}</h2>") for heading in ("At a glance", "Training"))
+    begin, end = (
+        text.index(f"<h2>{heading}</h2>") for heading in ("At a glance", "What was trained")
+    )
     figures = re.findall("<figcaption>(.*?)</figcaption>(.*?)</figure>", text[begin:end])
     captions = [caption for caption, _ in figures]
     assert captions[0] == "shop_retrieval, test: hr@10, full"
     assert "shop_rating, validation: rmse, rating, lower is better" in captions
     assert not any("retrieval, validation" in caption for caption in captions)
-    bars = re.findall(r'row">(.*?)</th>.*?width: (.*?)%', figures[0][1])
+    bars = re.findall(r"<li[^>]*><span>(.*?)</span>.*?width: (.*?)%", figures[0][1])
     assert bars == [("a run, step 20", "100.0"), ("popularity", "17.9")]  # of .28 and .05
 
 
