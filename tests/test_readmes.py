@@ -28,7 +28,6 @@ RUN_BY = {
     "README.md": {
         "./launch/demo.sh": _LONG,
         "./launch/test.sh": _ALL_TESTS,
-        "recalign": "tests/runs/test_readme.py",
     },
     "CONTRIBUTING.md": {
         "./launch/test.sh": _ALL_TESTS,
@@ -40,6 +39,7 @@ RUN_BY = {
         ". launch/environment.sh && environment": "(installs what the tests run in)",
         "recalign prepare recbole": "tests/cli/test_prepare.py",
         "recalign train --dry_run": "tests/engine/training/test_dry_run.py",
+        "recalign train --gin_file=beauty.gin": "(trains FLAN-T5 on an accelerator)",
         "launch/tpu_vm.py": "tests/launch/test_tpu_vm.py",
         "launch/reproduce.sh": "tests/launch/test_reproduce.py",
         "launch/gpu.sh": "(needs a GPU; tests/launch/test_scripts.py has XLA read its flags)",
@@ -50,13 +50,17 @@ RUN_BY = {
         "launch/t5x.sh": "tests/launch/test_scripts.py",
         "python -m t5x.": "tests/t5x/test_recipes.py",
     },
-    "recalign/README.md": {"curl": "tests/serving/test_serving.py"},
+    "recalign/README.md": {
+        "curl": "tests/serving/test_serving.py",
+        "recalign": "tests/runs/test_readme.py",
+    },
     "tasks/README.md": {"recalign": "tests/runs/test_own_catalogue.py"},
     "tests/README.md": {"./launch/test.sh": _ALL_TESTS, "benchmarks/soak.py": _LONG},
     "tests/benchmarks/README.md": {
         "./launch/demo.sh": _LONG,
         "recalign ablate": "tests/runs/test_ablations.py",
         "recalign baseline": "tests/cli/test_baseline.py",
+        "recalign eval": "tests/runs/test_readme.py",
         "recalign prepare": "tests/cli/test_prepare.py",
         "recalign train": "tests/runs/test_run.py",
         "python tests/benchmarks/convert.py": "(writes 40 GiB)",
