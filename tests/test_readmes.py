@@ -28,6 +28,12 @@ RUN_BY = {
     "README.md": {
         "./launch/demo.sh": _LONG,
         "./launch/test.sh": _ALL_TESTS,
+        "recalign prepare table": "tests/runs/test_readme.py",
+        "recalign tasks": "tests/runs/test_readme.py",
+        "recalign train --gin_file=beauty.gin": "tests/runs/test_readme.py",
+        "recalign serve": "tests/serving/test_page.py",
+        "recalign train --dry_run": "tests/engine/training/test_dry_run.py",
+        "launch/tpu_vm.py": "tests/launch/test_tpu_vm.py",
     },
     "CONTRIBUTING.md": {
         "./launch/test.sh": _ALL_TESTS,
