@@ -79,6 +79,21 @@ def test_every_untouched_item_is_as_likely_and_so_is_every_column():
     assert len(pairs) > 20
 
 
+def test_what_others_have_has_no_say(monkeypatch):
+    """Be they in other chunks, or between those who are asked about and too short to be."""
+    monkeypatch.setattr(candidates, "CHUNK_ROWS", 100)
+    touched = np.repeat([[0, 1, 2], [3, 4, 5]], 500, axis=0)
+    domain = domain_of([h for own in touched.tolist() for h in ([7, 8], own)], items=13)
+    split = domain.split("test")
+    lists = [*candidates.draw([(domain, split.users, split.targets)], 13, 4, (0,))]
+    assert [len(chunk) for chunk in lists] == [100] * 10
+    for drawn, own in zip(np.split(np.concatenate(lists), 2), touched[[0, -1]], strict=True):
+        counts = np.bincount(drawn.ravel(), minlength=13)
+        assert counts[own].tolist() == [0, 0, 500]
+        free = np.delete(counts, own)
+        assert np.abs(free - 200).max() < 5 * np.sqrt(200 * 0.6)
+
+
 def test_a_seed_decides_and_the_splits_differ():
     shop = assemble(toyshop.generate(users=40, items=200), "shop", seed=1)
     again = dataclasses.replace(shop)
