@@ -55,6 +55,11 @@ def test_a_list_is_the_target_and_distinct_untouched_items(histories, name):
     assert check(domain, name).shape[1] == 1 + 20 - most - 2
 
 
+def test_every_list_is_as_long_as_the_longest_history_allows():
+    domain = domain_of([range(3), range(12)], items=105)
+    assert check(domain, "test").shape == (2, 1 + 105 - 12)
+
+
 @pytest.mark.parametrize("table_bytes", [1, 5000, 1 << 26])
 def test_99_negatives_where_the_catalogue_has_them(monkeypatch, table_bytes):
     monkeypatch.setattr(candidates, "TABLE_BYTES", table_bytes)
@@ -100,7 +105,11 @@ def test_a_seed_decides_and_the_splits_differ():
     np.testing.assert_array_equal(shop.candidates("test"), again.candidates("test"))
     other = dataclasses.replace(shop, seed=2)
     assert (shop.candidates("test") != other.candidates("test")).any()
-    assert (shop.candidates("test") != shop.candidates("validation")).any()
+    negatives = []
+    for name in HELD_OUT:
+        pairs = zip(shop.candidates(name).tolist(), shop.split(name).targets, strict=True)
+        negatives.append([{*row} - {target} for row, target in pairs])
+    assert all(one != two for one, two in zip(*negatives, strict=True))
 
 
 def test_stored_lists_are_mapped_and_hashed(tmp_path):
