@@ -14,6 +14,7 @@ from recalign.samples.items import SENTINELS, item_texts, longest_beginning
 from recalign.samples.mlm import _longest_corruptible
 from tests.samples.reading import fits, items_in, read
 from tests.samples.shops import prepared
+from tests.splits import rated as rated_of
 
 KINDS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")
 ROOM = {"retrieval": 60, "ranking": 110, "rating": 90, "mim": 60, "mlm": 60, "bpr": 90}
@@ -147,9 +148,15 @@ def test_the_least_length_is_told_and_is_enough(domain, kind):
         least = int(re.search(r"EOS are (\d+) tokens", str(told.value))[1])
         with pytest.raises(UserError, match=f"EOS are {least} tokens"):
             next(samples(least - 1))
-        for sample in samples(least):
+        found = list(samples(least))
+        for sample in found:
             assert sample["inputs_tokens"] <= least
             assert shows_history(kind, sample)
+        if kind == "rating":
+            split = domain.rating_split("train")
+            others = [len(rated_of(split, e)[0]) for e in range(len(split))]
+            shown = [bool(re.search(r"rated \d;", sample["inputs"])) for sample in found]
+            assert sum(shown) == np.count_nonzero(others)
     finally:
         gin.clear_config()
 
