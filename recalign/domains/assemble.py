@@ -8,7 +8,7 @@ import pandas as pd
 
 from recalign.domains.catalogue import TEXT_COLUMNS
 from recalign.domains.domain import MIN_EVENTS, Domain
-from recalign.domains.raw import RawDomain
+from recalign.domains.raw import RawDomain, list_items
 from recalign.errors import UserError, shown
 
 
@@ -56,7 +56,9 @@ def arrange(events: pd.DataFrame, codes: np.ndarray, domain: Domain) -> tuple[Do
       codes: int[n], the item index of each.
       domain: gives the rest.
     """
-    user_codes, user_keys = pd.factorize(events["user"], sort=True)
+    found, keys = pd.factorize(events["user"])
+    ranks, user_keys = pd.factorize(pd.Index(keys).astype("str"), sort=True)
+    user_codes = ranks[found]
     counts = np.bincount(user_codes, minlength=len(user_keys))
     times = events.get("timestamp")
     order = chronological_order(user_codes, times)
@@ -107,7 +109,7 @@ def _timestamp_array(timestamps: pd.Series) -> np.ndarray:
 
 def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
     """The catalogue in index order, see `assemble`; interactions need no column but `item`."""
-    bought = pd.Index(pd.unique(raw.interactions["item"]))
+    bought = list_items(raw.interactions)
     if raw.items is None:
         items = _untitled(bought)
         raw.warnings.append("no item table: every title is empty, items are known by id alone")

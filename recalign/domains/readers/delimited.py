@@ -1,5 +1,6 @@
 """Reading delimited text, with errors that name file and line."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -7,7 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
 
 from recalign.domains.readers import opening
 from recalign.domains.source import Source
@@ -16,6 +20,7 @@ from recalign.errors import UserError
 # Of a table whose name does not tell its separator, the one that the header has most of; where it
 # has none of them, a space.
 SEPARATORS = (",", "\t", ";", "|")
+_BLOCK = 1 << 20  # bytes
 
 
 def read(path: Path, separator: str | None, quoted: bool) -> Source:
@@ -54,30 +59,15 @@ def parse(
       names: the columns of a table without a header line.
     """
     data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
+    if not data or data.isspace():
         raise UserError(f"{path}: the file is empty")
     _check_encoding(path, data)
     if names is None:
         separator = _find_separator(data, separator)
-    # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
-    lines = {} if quoted else {"lineterminator": "\n"}
-    data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
-    try:
-        frame = pd.read_csv(
-            io.BytesIO(data),
-            sep=separator,
-            dtype="str",
-            keep_default_na=False,
-            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            skipinitialspace=quoted,
-            header=None,
-            engine="c",
-            **lines,
-        )
-    except pd.errors.EmptyDataError as error:  # a byte order mark or two
-        raise UserError(f"{path}: the file is empty") from error
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {_explain(str(error))}") from error
+    frame = _parse_plain(data, separator, quoted) if names is None else None
+    if frame is None:
+        data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
+        frame = _parse_any(path, data, separator, quoted)
     above = 1 if names is None else 0  # records above the rows
     header = frame.iloc[0].to_list() if names is None else list(names)
     if len(header) != frame.shape[1]:
@@ -94,8 +84,77 @@ def parse(
     return Source.of(path, rows, place)
 
 
+def _parse_any(path: Path | str, data: bytes, separator: str, quoted: bool) -> pd.DataFrame:
+    """All records of a table, "" where a field is empty or, at the end of a row, is not there."""
+    # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
+    lines = {} if quoted else {"lineterminator": "\n"}
+    try:
+        return pd.read_csv(
+            io.BytesIO(data),
+            sep=separator,
+            dtype="str",
+            keep_default_na=False,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            skipinitialspace=quoted,
+            header=None,
+            engine="c",
+            **lines,
+        )
+    except pd.errors.EmptyDataError as error:  # a byte order mark or two
+        raise UserError(f"{path}: the file is empty") from error
+    except pd.errors.ParserError as error:
+        raise UserError(f"{path}: {_explain(str(error))}") from error
+
+
+def _parse_plain(data: bytes, separator: str, quoted: bool) -> pd.DataFrame | None:
+    """As `_parse_any`, by Arrow in a fraction of its time and memory; None where they may differ.
+
+    They agree on several columns where no line is blank, no field begins with a space, lines end by
+    a line feed alone, quotes are the first and the last byte of a field, and all rows have as many
+    fields.
+    """
+    mark = separator.encode()
+    blanks = [blank for blank in (b" ", b"\t") if blank != mark]
+    odd = [b"\r", b"\0", b"\n\n", *(b"\n" + blank for blank in blanks)]
+    odd += [mark + blank for blank in blanks if quoted]
+    if mark == b" " or data[:1].isspace() or any(text in data for text in odd):
+        return None
+    if quoted and not _quotes_whole_fields(data, mark):
+        return None
+    _, width = next(_records(io.BytesIO(data).readline(), separator, quoted), (0, 0))
+    if width < 2:
+        return None
+    names = [str(number) for number in range(width)]
+    quotes = {"quote_char": '"' if quoted else False, "newlines_in_values": quoted}
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            pyarrow.csv.ReadOptions(column_names=names),
+            pyarrow.csv.ParseOptions(delimiter=separator, **quotes),
+            pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
+        )
+    except pa.ArrowInvalid:  # rows of other widths, of which pandas tells
+        return None
+    return table.to_pandas(types_mapper=lambda kind: pd.StringDtype(na_value=np.nan))
+
+
+def _quotes_whole_fields(data: bytes, mark: bytes) -> bool:
+    """Whether quotes open and close in turn, each at an end of its field."""
+    content = np.frombuffer(data, np.uint8)
+    ends = [ord(mark), ord("\n")]
+    count = 0
+    for start in range(0, len(content), _BLOCK):
+        quotes = start + np.flatnonzero(content[start : start + _BLOCK] == ord('"'))
+        opened, closed = quotes[count % 2 :: 2], quotes[1 - count % 2 :: 2]
+        before, after = opened[opened > 0] - 1, closed[closed < len(content) - 1] + 1
+        if not all(np.isin(content[beside], ends).all() for beside in (before, after)):
+            return False
+        count += len(quotes)
+    return count % 2 == 0
+
+
 def _find_separator(data: bytes, preferred: str | None) -> str:
-    header = data.lstrip().partition(b"\n")[0].decode()
+    header = io.BytesIO(data.lstrip()).readline().decode()
     if preferred and preferred in header:
         return preferred
     most = max(SEPARATORS, key=header.count)
@@ -103,16 +162,21 @@ def _find_separator(data: bytes, preferred: str | None) -> str:
 
 
 def _check_encoding(path: Path | str, data: bytes) -> None:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if b"\0" in data:
-            raise UserError(f"{path}: not a file of text") from error
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file "
-            f"from the encoding that it was written in, e.g. iconv -f WINDOWS-1252 -t UTF-8 {path}"
-        ) from error
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), _BLOCK):  # a text takes as much memory as its bytes
+        block = data[start : start + _BLOCK]
+        try:
+            decoder.decode(block, final=start + _BLOCK >= len(data))
+        except UnicodeDecodeError as error:
+            if b"\0" in data:
+                raise UserError(f"{path}: not a file of text") from error
+            wrong = start + len(block) - len(error.object) + error.start
+            line = data.count(b"\n", 0, wrong) + 1
+            raise UserError(
+                f"{path}, line {line}: byte 0x{data[wrong]:02x} is not UTF-8; convert the file "
+                f"from the encoding that it was written in, e.g. iconv -f WINDOWS-1252 -t UTF-8 "
+                f"{path}"
+            ) from error
 
 
 def _quote_whole(data: bytes, separator: str) -> bytes:
