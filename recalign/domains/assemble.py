@@ -8,7 +8,7 @@ import pandas as pd
 
 from recalign.domains.catalogue import TEXT_COLUMNS
 from recalign.domains.domain import MIN_EVENTS, Domain
-from recalign.domains.raw import RawDomain, list_items
+from recalign.domains.raw import RawDomain, list_items, number_ids
 from recalign.errors import UserError, shown
 
 
@@ -34,7 +34,7 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
       UserError: no user has three events, or the table has none of the items of the events.
     """
     items = make_catalogue(raw, seed)
-    item_codes, item_keys = pd.factorize(raw.interactions["item"])
+    item_codes, item_keys = number_ids(raw.interactions["item"])
     codes = find_items(items, item_keys)[item_codes]
     domain, undated = arrange(raw.interactions, codes, Domain(name, items, None, None, seed=seed))
     check_lengths(domain.lengths)
@@ -98,6 +98,10 @@ def chronological_order(users: np.ndarray, timestamps: pd.Series | None) -> np.n
     # One time for all of an undated user's events leaves them in file order: lexsort is stable.
     exact = np.int64 if timestamps.dtype == "Int64" else np.float64
     times = np.where(undated[users], exact(0), timestamps.to_numpy(exact, na_value=exact(0)))
+    low, high = times.min(), times.max()
+    span = int(high) - int(low) + 1
+    if exact is np.int64 and len(undated) * span < 2**63:  # one sort takes a third of two
+        return np.argsort(users * np.int64(span) + (times - low), kind="stable")
     return np.lexsort((times, users))
 
 

@@ -103,13 +103,22 @@ def note_dropped(domain: RawDomain, repeated: int) -> None:
 
 def find_duplicates(interactions: pd.DataFrame) -> pd.Series:
     """Bool[n], the interactions that repeat an earlier one of the same user, item and time."""
-    (users, _), (items, keys) = (pd.factorize(interactions[role]) for role in REQUIRED)
-    pairs = pd.Series(users * np.int64(len(keys)) + items, interactions.index)
+    (users, _), (items, keys) = (number_ids(interactions[role]) for role in REQUIRED)
+    pairs = users * np.int64(len(keys)) + items
+    ordered = np.sort(pairs)
     # Few share their user and item, and of these alone the times need be looked at.
-    repeated = pairs.duplicated(keep=False)
+    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = pd.Series(pairs, interactions.index).isin(shared)
     columns = [c for c in (*REQUIRED, "timestamp") if c in interactions]
     repeated[repeated] = interactions[repeated].duplicated(columns).to_numpy()
     return repeated
+
+
+def number_ids(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:
+    """Each row's number, int[n], and the ids by number, of which some may be in no row."""
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        return ids.cat.codes.to_numpy(), ids.cat.categories
+    return pd.factorize(ids)
 
 
 def list_items(interactions: pd.DataFrame) -> pd.Index:
