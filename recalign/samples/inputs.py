@@ -226,14 +226,12 @@ def check_samples(
       UserError: a domain is not prepared, a task has no sample, or no task is drawn from.
     """
     _check_prepared(provider)
-    drawn = [
-        task
-        for task in tasks_of(provider)
-        if task is provider or (split in task.splits and provider.get_rate(task) > 0)
-    ]
+    drawn = tasks_of(provider)
     if not drawn:
         raise UserError(f"{provider.name} has no sample: every task of it has the mixing rate 0")
     for task in drawn:
+        if task is not provider and split not in task.splits:
+            continue
         samples = task.get_dataset(
             lengths,
             split,
@@ -360,5 +358,7 @@ def _domains_of(provider: seqio.Task | seqio.Mixture) -> set[tuple[str, str]]:
 
 
 def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
-    """The tasks of a mixture; a task is its own only one."""
-    return getattr(provider, "tasks", [provider])
+    """The tasks of a mixture whose rate is not 0; a task is its own only one."""
+    if not isinstance(provider, seqio.Mixture):
+        return [provider]
+    return [task for task in provider.tasks if provider.get_rate(task) > 0]

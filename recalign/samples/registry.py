@@ -59,6 +59,7 @@ def mixing_rate(
 
     Equal rates mean that every batch holds as many samples of each kind, however many a kind has.
     Kinds that are `left_out` have the rate 0, so that an ablation leaves a recipe's rates alone.
+    What has the rate 0 is neither trained on nor judged.
 
     Raises:
       UserError: there is no such kind, or a rate is negative.
@@ -178,12 +179,25 @@ def _as_written(preprocessor: Callable[..., tf.data.Dataset]) -> Callable[..., t
     That takes seconds of every start, and is for `if` and `for` over tensors, which ours have not.
     """
     plain = functools.partial(_call_as_written, preprocessor)
-    plain.__signature__ = inspect.signature(preprocessor)  # SeqIO gives what is asked for by name
+    # SeqIO gives what is asked for by name.
+    plain.__signature__ = inspect.signature(preprocessor)  # type: ignore[attr-defined]
     return plain
 
 
 def _call_as_written(preprocessor: Callable[..., tf.data.Dataset], *arguments, **options):
     return tf.autograph.experimental.do_not_convert(preprocessor)(*arguments, **options)
+
+
+class _Mixture(seqio.Mixture):
+    """Builds the tasks alone that are drawn from; those of rate 0 need not even fit.
+
+    TensorFlow drops these before it draws, so that the others are drawn as they would be.
+    """
+
+    def get_dataset(self, *arguments, **options) -> tf.data.Dataset:
+        rates = [(task, self.get_rate(task)) for task in self.tasks]
+        drawn = seqio.Mixture(self.name, [(task, rate) for task, rate in rates if rate])
+        return drawn.get_dataset(*arguments, **options)
 
 
 def _add_mixtures(name: str, recommendation: list[str], auxiliary: list[str]) -> None:
@@ -194,7 +208,9 @@ def _add_mixtures(name: str, recommendation: list[str], auxiliary: list[str]) ->
         **{f"{task.removeprefix(f'{name}_')}_only": [task] for task in recommendation},
     }
     for mixture, tasks in mixtures.items():
-        seqio.MixtureRegistry.add(f"{name}_{mixture}", tasks, default_rate=mixing_rate)
+        seqio.MixtureRegistry.add(
+            f"{name}_{mixture}", tasks, default_rate=mixing_rate, mixture_cls=_Mixture
+        )
 
 
 def _forget(name: str) -> None:

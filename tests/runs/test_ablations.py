@@ -1,11 +1,13 @@
 """What each ablation changes, and the table of a list of them."""
 
 import json
+import re
 import statistics
 
 import gin
 import numpy as np
 import pytest
+import seqio
 from click.testing import CliRunner
 
 from recalign import domains, prompts
@@ -69,6 +71,9 @@ def kinds(found):
         ("no_mlm", {"mlm"}),
         ("no_bpr", {"bpr"}),
         ("no_auxiliary", {"mim", "mlm", "bpr"}),
+        ("only_mim", {"mlm", "bpr"}),
+        ("only_mlm", {"mim", "bpr"}),
+        ("only_bpr", {"mim", "mlm"}),
     ],
 )
 def test_a_task_that_is_left_out_gives_no_sample(ablation, left_out):
@@ -78,6 +83,20 @@ def test_a_task_that_is_left_out_gives_no_sample(ablation, left_out):
     ranking = sum(any(fits(t, s["inputs"]) for t in prompts.RANKING) for s in found)
     expected = 400 * 0.25 / (0.25 + len(TEMPLATES) - 1 - len(left_out))
     assert abs(ranking - expected) < 4 * expected**0.5
+
+
+def test_auxiliary_samples_of_ids_alone_name_nothing_but_items():
+    recipe = ["beauty_small.gin", "runs/ids_auxiliary.gin"]
+    configuration.parse(recipe, ["MODEL_DIR=none", "MIXTURE_OR_TASK_NAME='toyshop_aligned'"])
+    mixture = seqio.MixtureRegistry.get("toyshop_aligned")
+    data = mixture.get_dataset({"inputs": 72, "targets": 56}, seed=0).take(400)
+    vocabulary = mixture.output_features["inputs"].vocabulary
+    texts = [vocabulary.decode(x["inputs"].tolist()) for x in data.as_numpy_iterator()]
+    words = [re.sub(r"#\d+", "#", text) for text in texts]
+    assert all(re.fullmatch(r"(# ?|<extra_id_\d+> ?)+|(# )+or # #", text) for text in words)
+    # Retrieval has two samples for each of an auxiliary task, of which there are three.
+    compared = sum(" or " in text for text in words)
+    assert abs(compared - 400 * 0.5 / 2.5) < 4 * 80**0.5
 
 
 @pytest.mark.parametrize(

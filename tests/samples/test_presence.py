@@ -92,6 +92,22 @@ def test_what_is_not_drawn_from_needs_no_sample():
         inputs.check_samples(seqio.MixtureRegistry.get("some_zero"), LENGTHS, "train")
 
 
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("option", [{"rates": {"retrieval": 0}}, {"left_out": ("retrieval",)}])
+def test_what_is_not_drawn_from_need_not_fit_and_is_not_judged(option):
+    short = {"inputs": 30, "targets": 8}  # its wording has 37
+    with pytest.raises(UserError, match="wholeshop_retrieval: "):
+        inputs.train_batches("wholeshop_recommendation", short, 4, 0)
+    [(name, value)] = option.items()
+    gin.bind_parameter(f"registry.mixing_rate.{name}", value)
+    try:
+        next(inputs.train_batches("wholeshop_recommendation", short, 4, 0))
+        [found] = judged.examples("wholeshop_recommendation", short, "test")
+    finally:
+        gin.clear_config()
+    assert found.task == "wholeshop_ranking"
+
+
 def shown(*arguments, data):
     result = CliRunner().invoke(recalign, ["tasks", *arguments, "--data_dir", str(data)])
     return result.exception or result.output

@@ -168,6 +168,17 @@ def test_what_validation_says_is_taken(shop, make, grid, caplog):
     assert chosen.unseen_ndcg(held, targets) == pytest.approx(max(told), abs=1e-5)
 
 
+def test_the_first_histories_decide(shop, monkeypatch):
+    offsets, events, held, targets = shop
+    monkeypatch.setattr(closed_form, "JUDGED", 12)
+    seen = []
+    monkeypatch.setattr(EASE, "unseen_ndcg", lambda self, *asked: seen.append(asked) or 0.5)
+    EASE(held, targets).fit(offsets, events, ITEMS)
+    for histories, nexts in seen:
+        assert rows_of(*histories[:2]) == rows_of(*held[:2])[:12]
+        assert nexts.tolist() == targets[:12].tolist()
+
+
 def test_a_catalogue_too_large_is_refused_before_memory_is_taken(monkeypatch):
     class Little:
         available = 2**30
