@@ -101,6 +101,24 @@ def test_it_is_stored(shop, tmp_path):
     np.testing.assert_array_equal(loaded.rating_parts, shop.rating_parts)
 
 
+def test_whoever_has_nothing_held_out_has_a_part_of_everything(shop):
+    end = shop.num_events
+    assert shop.lengths[-1] > 3
+    short = dataclasses.replace(
+        shop,
+        offsets=np.array([*shop.offsets[:-1], end - 3, end - 1, end]),  # two events, and one
+        events=np.append(shop.events[:-3], [0, 1, 2]).astype(np.int32),
+        ratings=np.append(shop.ratings[:-3], [3, 4, 5]).astype(np.float32),
+    )
+    assert (short.rating_parts[-3:] >= 0).all()
+
+
+def test_ratings_too_few_to_hold_any_out_are_no_task(shop):
+    few = dataclasses.replace(shop, ratings=np.where(np.arange(shop.num_events) < 9, 4, np.nan))
+    assert len(few.rating_split("train")) > 0
+    assert not few.has_rating_task
+
+
 def test_without_ratings_there_is_none(shop):
     unrated = dataclasses.replace(shop, ratings=None)
     assert not unrated.has_rating_task

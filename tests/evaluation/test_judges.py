@@ -16,7 +16,7 @@ from recalign.evaluation.judges import RankingJudge, RatingJudge, RetrievalJudge
 from recalign.evaluation.metrics import rating_in
 from tests.evaluation import shops
 
-TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan"}
+TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan", 8: "0"}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,8 @@ TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan"}
     [
         ("4", 4),
         ("4.5", 4.5),
+        ("1", 1),
+        ("5.0", 5),
         (" 4 ", 4),
         ("", math.nan),
         ("four", math.nan),
@@ -74,7 +76,7 @@ def examples():
 
 def judge(examples):
     answers = np.array(
-        [[2, 1, 0, 0, 0], [2, 3, 1, 0, 0], [6, 1, 0, 0, 0], [2] * 5, [5, 1, 0, 0, 0]]
+        [[2, 1, 0, 0, 0], [2, 3, 1, 0, 0], [6, 1, 0, 0, 0], [2, 3, 8, 8, 8], [5, 1, 0, 0, 0]]
     )
     probabilities = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 2]]) + 1e-30
     return RatingJudge(Answers(answers, np.log(probabilities)), decode)
@@ -86,7 +88,7 @@ def decode(tokens):
 
 def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):
     found = judge(examples).evaluate(None, examples).metrics
-    # 4 and 4.5 are right; 7 is off the scale, 44444 does not end, "five" is no number.
+    # 4 and 4.5 are right; 7 is off the scale, 4.5000 does not end, "five" is no number.
     errors = np.array([0, 0, 3 - 1, 3 - 4, 3 - 4.5])
     assert found["rating/parse_rate"] == pytest.approx(2 / 5)
     assert found["rating/rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
@@ -98,7 +100,7 @@ def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):
 
 def test_predictions_tell_what_was_known_and_what_was_answered(examples):
     lines = list(judge(examples).predictions(None, examples))
-    assert [line["answer"] for line in lines] == ["4", "4.5", "7", "44444", "five"]
+    assert [line["answer"] for line in lines] == ["4", "4.5", "7", "4.5000", "five"]
     assert [line["written"] for line in lines] == [4.0, 4.5, None, None, None]
     assert [line["expected"] for line in lines] == pytest.approx([2.5, 4.5, 1, 4, 3.5])
     for line in lines:

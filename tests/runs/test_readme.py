@@ -1,4 +1,4 @@
-"""README.md's commands on a catalogue of one's own, run to the letter on a small shop.
+"""recalign/README.md's commands on a catalogue of one's own, run to the letter on a small shop.
 
 And the options of a recipe that gin/README.md tells of, on the same shop.
 
@@ -39,10 +39,8 @@ NOT_HERE = {
     "train …": "needs FLAN-T5's weights; tests/runs/test_item_tokens.py has small ones",
     "convert flan_t5_base": "needs FLAN-T5's weights; tests/cli/test_convert.py has small ones",
     "add-items": "tests/runs/test_added_items.py: it takes a domain whose ids are codes or digits",
-    "train --dry_run": "needs XLA for TPUs; tests/engine/training/test_dry_run.py has CPUs",
-    "train --gin_file=beauty.gin --gin.MODEL_DIR=runs/beauty": "trains FLAN-T5 on an accelerator",
 }
-CALLS = commands((ROOT / "README.md").read_text())
+CALLS = commands((ROOT / "recalign" / "README.md").read_text())
 RECIPES = (ROOT / "gin" / "README.md").read_text()
 
 

@@ -68,7 +68,7 @@ def parse(
         told = re.match(rb'"?sep=(.)"?\r?(?=\n)', data)
         data = data[told.end() :] if told else data
         separator = told[1].decode() if told else _find_separator(data, separator)
-    header_line = _first_line(data).decode().strip()
+    header_line = _first_line(data).decode().strip() if names is None else None
     nameless = None
     frame = _parse_plain(data, separator, quoted) if names is None else None
     if frame is None:
@@ -246,11 +246,13 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
     return field.sub(quote, data)
 
 
-def _misfit(line: int | str, fields: int | str, width: int | str, header: str) -> str:
+def _misfit(line: int | str, fields: int | str, width: int | str, header: str | None) -> str:
+    if header is None:
+        return f"line {line} has {fields} fields where there should be {width}"
     return f"line {line} has {fields} fields where the header has {width}: {shown(header)}"
 
 
-def _explain(message: str, header: str) -> str:
+def _explain(message: str, header: str | None) -> str:
     match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
     if match:
         expected, line, seen = match.groups()

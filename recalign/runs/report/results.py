@@ -24,7 +24,7 @@ def show_glance(subjects: Sequence[Subject]) -> Html | None:
     made = _gather(subjects)
     tested = {each.task for each in made if each.split == "test"}
     drawn = [each.bars() for each in made if each.split == "test" or each.task not in tested]
-    return section("At a glance", tag("div", drawn, class_="charts")) if any(drawn) else None
+    return section("At a glance", tag("div", drawn, class_="cards")) if any(drawn) else None
 
 
 def show_results(subjects: Sequence[Subject]) -> Html | None:
