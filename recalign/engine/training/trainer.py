@@ -25,7 +25,8 @@ def drawing_by_kernel() -> Iterator[None]:
     """Within the block, what is compiled for a GPU draws the same random numbers by a kernel.
 
     XLA otherwise compiles the arithmetic of every array that is drawn: for the 282 of
-    FLAN-T5-Base twelve times as long. A step is better off without, where it would store the bits of a dropout.
+    FLAN-T5-Base that takes twelve times as long. A step is better off without, where it would store
+    the bits of a dropout.
     """
     before = jax.config.jax_threefry_gpu_kernel_lowering
     jax.config.update("jax_threefry_gpu_kernel_lowering", True)
