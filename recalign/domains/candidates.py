@@ -12,10 +12,13 @@ from typing import Protocol
 import numpy as np
 
 NEGATIVES = 99
-# The table of a chunk has a byte for each of its users and each item.
-TABLE_BYTES = 1 << 26
+# A chunk has at most so many pairs of a user and an item, and so many users.
+CHUNK_CELLS = 1 << 26
 CHUNK_ROWS = 1 << 12
-_FREE, _TOUCHED = np.int8(-1), np.int8(-2)
+# Of what a sorted number says: a cell, and in these bits the column that drew it, or that it is
+# taken.
+_BITS = 7
+_TAKEN = (1 << _BITS) - 1
 
 
 class Touched(Protocol):
@@ -75,14 +78,10 @@ def draw(
       int32[rows, 1 + n], item indices; a row for each user asked about.
     """
     rng = np.random.default_rng(seed)
-    rows = int(np.clip(TABLE_BYTES // num_items, 1, CHUNK_ROWS))
-    # What stands in each cell: nothing, an event, or the column that has drawn the item.
-    table = np.full((rows, num_items), _FREE)
+    rows = int(np.clip(CHUNK_CELLS // num_items, 1, CHUNK_ROWS))
     for owner, events, positives in _batch(pieces, rows):
-        table[owner, events] = _TOUCHED
-        drawn = _throw(table, len(positives), negatives, rng)
-        table[np.arange(len(positives))[:, None], drawn] = _FREE
-        table[owner, events] = _FREE
+        taken = owner * num_items + events
+        drawn = _throw(taken, (len(positives), negatives), num_items, rng)
         lists = np.column_stack([positives, drawn]).astype(np.int32)
         yield rng.permuted(lists, axis=1)
 
@@ -107,21 +106,30 @@ def _batch(
         yield tuple(map(np.concatenate, zip(*pending, strict=True)))
 
 
-def _throw(table: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
-    """Distinct free items for each row, int64[rows, columns], marked in the table.
+def _throw(
+    taken: np.ndarray, shape: tuple[int, int], num_items: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Distinct items for each row, int64[rows, columns], none in a cell that is taken.
 
-    Every cell draws an item; what is taken, or lost to another column of the row, is drawn again.
-    No step tells one free item from another, so all sets of them are equally likely.
+    A cell is `row * num_items + item`. Every place draws an item; what is taken, or lost to a later
+    column of the row, is drawn again. No step tells one free item from another, so all sets of them
+    are equally likely. Cells are compared by sorting: in a table of a large catalogue each look
+    would miss the cache.
     """
-    drawn = np.zeros((rows, columns), np.int64)
-    row, column = (index.ravel() for index in np.indices(drawn.shape, np.int32))
+    drawn = np.zeros(shape, np.int64)
+    row, column = (index.ravel() for index in np.indices(shape, np.int64))
+    taken = np.sort(taken << _BITS | _TAKEN)
     while len(row):
-        item = rng.integers(table.shape[1], size=len(row))
-        free = table[row, item] == _FREE
-        table[row[free], item[free]] = column[free]
-        won = free & (table[row, item] == column)
-        drawn[row[won], column[won]] = item[won]
-        row, column = row[~won], column[~won]
+        item = rng.integers(num_items, size=len(row))
+        drawn[row, column] = item
+        marks = np.sort((row * num_items + item) << _BITS | column)
+        both = np.sort(np.concatenate([taken, marks]), kind="stable")  # merges what is sorted
+        # Of the marks of a cell the last has it; whatever is taken comes last.
+        lost = both[:-1][both[:-1] >> _BITS == both[1:] >> _BITS]
+        lost = lost[lost & _TAKEN != _TAKEN]
+        taken = both | _TAKEN
+        again = np.sort((lost >> _BITS) // num_items << _BITS | lost & _TAKEN)
+        row, column = again >> _BITS, again & _TAKEN
     return drawn
 
 

@@ -1,10 +1,13 @@
 """The content hash of a domain: two with the same hash hold the same values."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from recalign.domains.candidates import read_rows
 from recalign.domains.catalogue import COLUMNS
 from recalign.domains.domain import CANDIDATE_SPLITS, SPLITS, Domain
 
@@ -48,7 +51,9 @@ def digest(domain: Domain) -> str:
             _add_array(hashed, f"{name} {part}", shape, _list_split(domain, name, part), "<i8")
     for name in CANDIDATE_SPLITS:
         lists = domain.candidates(name)
-        _add_array(hashed, f"{name} candidates", lists.shape, [lists], "<i4")
+        starts = range(0, len(lists), _ROWS)
+        blocks = (read_rows(lists, start, start + _ROWS) for start in starts)
+        _add_array(hashed, f"{name} candidates", lists.shape, blocks, "<i4")
     return f"sha256 {hashed.hexdigest()[:16]}"
 
 
@@ -67,13 +72,21 @@ def _list_split(domain: Domain, name: str, part: str) -> Iterator[np.ndarray]:
 
 
 def _add_texts(
-    hashed: "hashlib._Hash", label: str, size: int, parts: Callable[[], Iterable[Iterable[str]]]
+    hashed: "hashlib._Hash", label: str, size: int, parts: Callable[[], Iterable[Sequence[str]]]
 ) -> None:
     """Adds texts, each with its length, so that none can run into the next."""
-    lengths = (np.array([len(text.encode()) for text in part], np.int64) for part in parts())
+
+    def encode() -> Iterator[pa.Array]:
+        for part in parts():
+            for start in range(0, len(part), _ROWS):
+                block = pa.array(part[start : start + _ROWS], pa.string())
+                yield block.combine_chunks() if isinstance(block, pa.ChunkedArray) else block
+
+    lengths = (pc.binary_length(block).to_numpy() for block in encode())
     _add_array(hashed, label, (size,), lengths, "<i8")
-    for part in parts():
-        hashed.update("".join(part).encode())
+    for block in encode():
+        whole = pa.ListArray.from_arrays(pa.array([0, len(block)], pa.int32()), block)
+        hashed.update(pc.binary_join(whole, "")[0].as_buffer())
 
 
 def _add_array(
@@ -87,7 +100,7 @@ def _add_array(
     hashed.update(f"{label} {shape}\n".encode())
     for array in parts:
         for start in range(0, len(array), _ROWS):
-            block = np.array(array[start : start + _ROWS], kind)  # the lists are mapped, not loaded
+            block = np.array(array[start : start + _ROWS], kind)
             if block.dtype.kind == "f":
                 block = np.where(np.isnan(block), np.nan, block + 0).astype(kind)  # -0 is 0
             hashed.update(block.tobytes())

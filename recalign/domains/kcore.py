@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from recalign.domains.raw import RawDomain
+from recalign.domains.raw import RawDomain, list_items
 from recalign.errors import UserError
 
 
@@ -50,7 +50,7 @@ def keep_survivors(
     Raises:
       UserError: nothing survives.
     """
-    surviving = pd.unique(core.interactions["item"])
+    surviving = list_items(core.interactions)
     if not len(surviving):
         raise UserError(f"--k-core {k} drops every interaction; choose a smaller number")
     table = core.items

@@ -160,6 +160,7 @@ def _assemble(request: Request, stage: Callable[[str], None]) -> tuple[Domain, R
         raw = kcore.k_core(raw, request.k_core)
     stage("ordering")
     domain = assemble.assemble(raw, request.name, request.seed)
+    raw.interactions = raw.items = None  # the domain has them now
     return dataclasses.replace(domain, stored_parts=domain.rating_parts), raw
 
 
@@ -275,6 +276,8 @@ def _find_ends(domain: Domain) -> set[float]:
 def _all_have_all(domain: Domain) -> bool:
     """Whether nobody with two train events or more has an item left that is not among them."""
     offsets, events = domain.train()
+    if np.diff(offsets).max() < domain.num_items:
+        return not (np.diff(offsets) >= 2).any()
     distinct = candidates.count_distinct(offsets, events, domain.num_items)
     return bool((distinct[np.diff(offsets) >= 2] == domain.num_items).all())
 

@@ -21,9 +21,9 @@ class RawDomain:
     """A source's interactions and items before ordering and indexing.
 
     Attributes:
-      interactions: one row an event, in file order; columns `user`, `item` (str, non-empty) and,
-        where the source has them, `timestamp` (Int64 or Float64, <NA> where missing) and `rating`
-        (float32, nan where missing).
+      interactions: one row an event, in file order; columns `user`, `item` (non-empty str, or a
+        categorical of such) and, where the source has them, `timestamp` (Int64 or Float64, <NA>
+        where missing) and `rating` (float32, nan where missing).
       items: one row an item, `key` unique; columns `key`, `title`, `brand`, `categories` (str),
         then further columns of the source. None where the source has no item table.
       counts: how often each clean-up was applied, for `statistics.json`.
@@ -62,7 +62,7 @@ def read_columns(
     Raises:
       UserError: an id is empty, or a number or date cannot be read.
     """
-    frame = pd.DataFrame({role: values.read_ids(source, columns[role]) for role in REQUIRED})
+    frame = pd.DataFrame({r: values.read_repeated_ids(source, columns[r]) for r in REQUIRED})
     if "timestamp" in columns:
         frame["timestamp"] = read_times(source, columns["timestamp"])
         refuse_mixed_units(source.path, find_epoch_units(frame["timestamp"]))
@@ -124,7 +124,27 @@ def note_dropped(domain: RawDomain, repeated: int) -> None:
 
 def find_duplicates(interactions: pd.DataFrame) -> pd.Series:
     """Bool[n], the interactions that repeat an earlier one of the same user, item and time."""
-    return interactions.duplicated([c for c in ("user", "item", "timestamp") if c in interactions])
+    (users, _), (items, keys) = (number_ids(interactions[role]) for role in REQUIRED)
+    pairs = users * np.int64(len(keys)) + items
+    ordered = np.sort(pairs)
+    # Few share their user and item, and of these alone the times need be looked at.
+    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = pd.Series(pairs, interactions.index).isin(shared)
+    columns = [c for c in (*REQUIRED, "timestamp") if c in interactions]
+    repeated[repeated] = interactions[repeated].duplicated(columns).to_numpy()
+    return repeated
+
+
+def number_ids(ids: pd.Series) -> tuple[np.ndarray, pd.Index]:
+    """Each row's number, int[n], and the ids by number, of which some may be in no row."""
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        return ids.cat.codes.to_numpy(), ids.cat.categories
+    return pd.factorize(ids)
+
+
+def list_items(interactions: pd.DataFrame) -> pd.Index:
+    """The distinct item ids of interactions, as str, in the order of their first."""
+    return pd.Index(pd.unique(interactions["item"])).astype("str")
 
 
 def _ratings(source: Source, column: str, rating: pd.Series) -> np.ndarray:

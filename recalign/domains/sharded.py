@@ -35,7 +35,7 @@ from recalign.domains import assemble, kcore, raw, values
 from recalign.domains.domain import Domain
 from recalign.domains.raw import RawDomain
 from recalign.domains.scratch import Scratch
-from recalign.domains.source import ShardedSource, Source, resolve
+from recalign.domains.source import REQUIRED, ShardedSource, Source, resolve
 from recalign.errors import UserError
 
 # Gives the results of a function for each of some tuples of arguments, in their order.
@@ -250,6 +250,8 @@ def _read(
         return _Part(names)
     columns = resolve(source, raw.INTERACTION_ROLES, chosen)
     frame = raw.read_columns(source, columns, values.read_moments)
+    # Slices of a categorical would each carry all categories.
+    frame = frame.astype(dict.fromkeys(REQUIRED, "string"))
     out.write(frame)
     times, units = None, frozenset()
     if "timestamp" in columns and (given := frame["timestamp"].dropna()).size:

@@ -10,6 +10,8 @@ from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recalign.domains.cleaning import trim
 from recalign.domains.source import Source
@@ -68,6 +70,21 @@ def read_ids(source: Source, column: str) -> pd.Series:
     return values.reset_index(drop=True)
 
 
+def read_repeated_ids(source: Source, column: str) -> pd.Categorical:
+    """As `read_ids`, of a column that has each id many times: every id is looked at once."""
+    given = source.frame[column]
+    if given.dtype == object:  # where 1 and True are equal, and not the same id
+        given = _write(source, column, _write_one)
+    codes, distinct = pd.factorize(given, use_na_sentinel=False)
+
+    def place(row: int) -> str:
+        return source.place(int(np.argmax(codes == row)))
+
+    ids = read_ids(Source(source.path, pd.DataFrame({column: distinct}), place), column)
+    same, keys = pd.factorize(ids)
+    return pd.Categorical.from_codes(same.astype(np.int32)[codes], keys)
+
+
 def read_texts(source: Source, column: str) -> pd.Series:
     """A column as str, "" where missing; the elements of a list are joined by ", ".
 
@@ -103,6 +120,8 @@ def read_numbers(source: Source, column: str, lenient: bool = False) -> pd.Serie
         taken to be missing.
     """
     values = source.frame[column].reset_index(drop=True)
+    if (whole := _parse_whole(values)) is not None:
+        return whole
     if pd.api.types.is_numeric_dtype(values):
         given = (values.astype("Int64") if pd.api.types.is_bool_dtype(values) else values).dropna()
         parsed = given
@@ -139,6 +158,8 @@ def read_moments(source: Source, column: str) -> pd.Series:
       UserError: as for `read_times`.
     """
     values = source.frame[column].reset_index(drop=True)
+    if (whole := _parse_whole(values)) is not None:
+        return whole
     if holds_dates(values):
         return pd.to_datetime(values, utc=True)
     if pd.api.types.is_numeric_dtype(values):
@@ -270,6 +291,17 @@ def _write_whole(texts: pd.Series) -> pd.Series:
     powers = texts[texts.str.contains(_POWER, regex=True)].unique()
     whole = {p: f"{Decimal(p):.0f}" for p in powers if Decimal(p).to_integral_value() == Decimal(p)}
     return texts.replace(whole) if whole else texts
+
+
+def _parse_whole(values: pd.Series) -> pd.Series | None:
+    """Texts as Int64 where all are written as plain whole numbers, as most are; None else."""
+    if values.dtype == object or not pd.api.types.is_string_dtype(values):
+        return None
+    texts = pa.chunked_array(pa.array(values.array, pa.large_string()))
+    plain = pc.match_substring_regex(texts, r"^-?\d{1,18}$")
+    if texts.null_count or not pc.all(plain).as_py():
+        return None
+    return pd.Series(texts.cast(pa.int64()).to_numpy(), values.index, dtype="Int64")
 
 
 def _drop_missing(source: Source, column: str) -> pd.Series:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.domains.assemble import assemble
+from recalign.domains.assemble import assemble, chronological_order
 from recalign.domains.domain import SPLITS
 from recalign.domains.raw import RawDomain
 from recalign.errors import UserError
@@ -20,6 +20,19 @@ def test_events_are_ordered_by_time_and_ties_keep_file_order(raw, keys_of):
         "u": ["e", "b", "d", "a", "c"],
         "v": ["y", "x", "z"],
     }
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1)),
+        min_size=1,
+    )
+)
+def test_order_is_by_user_then_time_then_place_however_far_times_lie_apart(events):
+    users, times = (np.array(column, np.int64) for column in zip(*events, strict=True))
+    order = chronological_order(users, pd.Series(times, dtype="Int64"))
+    places = range(len(events))
+    assert order.tolist() == sorted(places, key=lambda place: (*events[place], place))
 
 
 def test_a_user_with_any_missing_timestamp_keeps_file_order(raw, keys_of):

@@ -60,9 +60,9 @@ def test_every_list_is_as_long_as_the_longest_history_allows():
     assert check(domain, "test").shape == (2, 1 + 105 - 12)
 
 
-@pytest.mark.parametrize("table_bytes", [1, 5000, 1 << 26])
-def test_99_negatives_where_the_catalogue_has_them(monkeypatch, table_bytes):
-    monkeypatch.setattr(candidates, "TABLE_BYTES", table_bytes)
+@pytest.mark.parametrize("cells", [1, 5000, 1 << 26])
+def test_99_negatives_where_the_catalogue_has_them(monkeypatch, cells):
+    monkeypatch.setattr(candidates, "CHUNK_CELLS", cells)
     domain = assemble(toyshop.generate(users=60, items=300), "shop")
     for name in HELD_OUT:
         assert check(domain, name).shape[1] == 100

@@ -1,5 +1,6 @@
 """Reading delimited text, with errors that name file and line."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -7,7 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
 
 from recalign.domains.readers import opening
 from recalign.domains.source import Source
@@ -16,6 +20,7 @@ from recalign.errors import UserError, shown
 # Of a table whose name does not tell its separator, the one that the header has most of; where it
 # has none of them, a space.
 SEPARATORS = (",", "\t", ";", "|")
+_BLOCK = 1 << 20  # bytes
 _HEAD = 1 << 16  # bytes that hold the header and a row
 
 
@@ -55,7 +60,7 @@ def parse(
       names: the columns of a table without a header line.
     """
     data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
+    if not data or data.isspace():
         raise UserError(f"{path}: the file is empty")
     _check_encoding(path, data)
     if names is None:
@@ -63,28 +68,18 @@ def parse(
         told = re.match(rb'"?sep=(.)"?\r?(?=\n)', data)
         data = data[told.end() :] if told else data
         separator = told[1].decode() if told else _find_separator(data, separator)
-    # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
-    lines = {} if quoted else {"lineterminator": "\n"}
-    data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
-    nameless = names is None and _has_nameless(data, separator, quoted)
-    header_line = data.lstrip().partition(b"\n")[0].decode().strip() if names is None else None
-    try:
-        frame = pd.read_csv(
-            io.BytesIO(data),
-            sep=separator,
-            dtype="str",
-            keep_default_na=False,
-            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            skipinitialspace=quoted,
-            header=None,
-            names=range(nameless) if nameless else None,
-            engine="c",
-            **lines,
-        )
-    except pd.errors.EmptyDataError as error:  # a byte order mark or two
-        raise UserError(f"{path}: the file is empty") from error
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {_explain(str(error), header_line)}") from error
+    header_line = _first_line(data).decode().strip() if names is None else None
+    nameless = None
+    frame = _parse_plain(data, separator, quoted) if names is None else None
+    if frame is None:
+        data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
+        nameless = _has_nameless(data, separator, quoted) if names is None else None
+        try:
+            frame = _parse_any(data, separator, quoted, nameless)
+        except pd.errors.EmptyDataError as error:  # a byte order mark or two
+            raise UserError(f"{path}: the file is empty") from error
+        except pd.errors.ParserError as error:
+            raise UserError(f"{path}: {_explain(str(error), header_line)}") from error
     above = 1 if names is None else 0  # records above the rows
     header = frame.iloc[0].fillna("").to_list() if names is None else list(names)
     if len(header) != frame.shape[1]:
@@ -110,8 +105,78 @@ def parse(
     return Source.of(path, rows, place)
 
 
+def _parse_any(data: bytes, separator: str, quoted: bool, width: int | None = None) -> pd.DataFrame:
+    """All records, of as many fields as the first or `width`; "" or nan where one is not there."""
+    # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
+    lines = {} if quoted else {"lineterminator": "\n"}
+    return pd.read_csv(
+        io.BytesIO(data),
+        sep=separator,
+        dtype="str",
+        keep_default_na=False,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=quoted,
+        header=None,
+        names=range(width) if width else None,
+        engine="c",
+        **lines,
+    )
+
+
+def _parse_plain(data: bytes, separator: str, quoted: bool) -> pd.DataFrame | None:
+    """As `_parse_any`, by Arrow in a fraction of its time and memory; None where they may differ.
+
+    They agree on several columns where no line is blank, no field begins with a space, lines end by
+    a line feed alone, quotes are the first and the last byte of a field, and all rows have as many
+    fields.
+    """
+    mark = separator.encode()
+    blanks = [blank for blank in (b" ", b"\t") if blank != mark]
+    odd = [b"\r", b"\0", b"\n\n", *(b"\n" + blank for blank in blanks)]
+    odd += [mark + blank for blank in blanks if quoted]
+    if mark == b" " or data[:1].isspace() or any(text in data for text in odd):
+        return None
+    if quoted and not _quotes_whole_fields(data, mark):
+        return None
+    _, width = next(_records(_first_line(data), separator, quoted), (0, 0))
+    if width < 2:
+        return None
+    names = [str(number) for number in range(width)]
+    quotes = {"quote_char": '"' if quoted else False, "newlines_in_values": quoted}
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            pyarrow.csv.ReadOptions(column_names=names),
+            pyarrow.csv.ParseOptions(delimiter=separator, **quotes),
+            pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
+        )
+    except pa.ArrowInvalid:  # rows of other widths, of which pandas tells
+        return None
+    return table.to_pandas(types_mapper=lambda kind: pd.StringDtype(na_value=np.nan))
+
+
+def _quotes_whole_fields(data: bytes, mark: bytes) -> bool:
+    """Whether quotes open and close in turn, each at an end of its field."""
+    content = np.frombuffer(data, np.uint8)
+    ends = [ord(mark), ord("\n")]
+    count = 0
+    for start in range(0, len(content), _BLOCK):
+        quotes = start + np.flatnonzero(content[start : start + _BLOCK] == ord('"'))
+        opened, closed = quotes[count % 2 :: 2], quotes[1 - count % 2 :: 2]
+        before, after = opened[opened > 0] - 1, closed[closed < len(content) - 1] + 1
+        if not all(np.isin(content[beside], ends).all() for beside in (before, after)):
+            return False
+        count += len(quotes)
+    return count % 2 == 0
+
+
+def _first_line(data: bytes) -> bytes:
+    """The first that is not blank."""
+    return io.BytesIO(data.lstrip()).readline()
+
+
 def _find_separator(data: bytes, preferred: str | None) -> str:
-    header = data.lstrip().partition(b"\n")[0].decode()
+    header = _first_line(data).decode()
     if preferred and preferred in header:
         return preferred
     most = max(SEPARATORS, key=header.count)
@@ -129,18 +194,23 @@ def _has_nameless(data: bytes, separator: str, quoted: bool) -> int | None:
 
 
 def _check_encoding(path: Path | str, data: bytes) -> None:
-    if b"\0" in data.partition(b"\n")[0]:
+    if b"\0" in io.BytesIO(data).readline():
         raise UserError(f"{path}: not a file of text")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if b"\0" in data:
-            raise UserError(f"{path}: not a file of text") from error
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file "
-            f"from the encoding that it was written in, e.g. iconv -f WINDOWS-1252 -t UTF-8 {path}"
-        ) from error
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), _BLOCK):  # a text takes as much memory as its bytes
+        block = data[start : start + _BLOCK]
+        try:
+            decoder.decode(block, final=start + _BLOCK >= len(data))
+        except UnicodeDecodeError as error:
+            if b"\0" in data:
+                raise UserError(f"{path}: not a file of text") from error
+            wrong = start + len(block) - len(error.object) + error.start
+            line = data.count(b"\n", 0, wrong) + 1
+            raise UserError(
+                f"{path}, line {line}: byte 0x{data[wrong]:02x} is not UTF-8; convert the file "
+                f"from the encoding that it was written in, e.g. iconv -f WINDOWS-1252 -t UTF-8 "
+                f"{path}"
+            ) from error
 
 
 def _quote_whole(data: bytes, separator: str) -> bytes:

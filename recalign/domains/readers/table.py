@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import feather, orc, parquet
 
 from recalign.domains import catalogue
-from recalign.domains.raw import RawDomain
+from recalign.domains.raw import RawDomain, read_interactions
 from recalign.domains.readers import delimited, jsonlines, opening
 from recalign.domains.source import ShardedSource, Source, concatenate, convert_arrow
 from recalign.errors import UserError
@@ -51,7 +51,11 @@ def read(
     Raises:
       UserError: naming file, line or row, and field of what is wrong.
     """
-    return catalogue.read_domain(_read(interactions), items and _read(items), columns or {})
+    domain = RawDomain()
+    read_interactions(_read(interactions), columns or {}, domain)
+    if items is not None:  # by now the other table is out of memory
+        catalogue.read_items(_read(items), columns or {}, domain)
+    return domain
 
 
 def read_items(path: Path) -> RawDomain:

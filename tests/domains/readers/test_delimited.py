@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,3 +184,28 @@ def test_a_misfit_shows_the_header_that_was_taken_for_one(put):
 
 def test_zeros_in_the_header_are_no_text(put):
     refuse(put("a.db", b"some format\0\0\0\n"), "not a file of text", quoted=True)
+
+
+FIELDS = st.text(st.sampled_from(["a", '"', " ", ",", "\n", "\t", "é", "1", ";"]), max_size=4)
+
+
+@given(
+    st.lists(st.lists(FIELDS | st.just('"a,b"'), min_size=1, max_size=3), min_size=1, max_size=5),
+    st.sampled_from([",", "\t", ";"]),
+    st.booleans(),
+)
+def test_what_is_left_to_arrow_is_what_pandas_reads(records, separator, quoted):
+    data = "\n".join(map(separator.join, records)).encode()
+    found = delimited._parse_plain(data, separator, quoted)
+    if found is not None:
+        whole = delimited._quote_whole(data, separator) if quoted else data
+        expected = delimited._parse_any(whole, separator, quoted)
+        pd.testing.assert_frame_equal(found.set_axis(range(found.shape[1]), axis=1), expected)
+
+
+def test_a_plain_table_is_left_to_arrow():
+    plain = b'a,"b",c\n1,"2\n3",\n"x,y",,"z"\n'
+    found = delimited._parse_plain(plain, ",", True)
+    assert found.to_numpy().tolist() == [["a", "b", "c"], ["1", "2\n3", ""], ["x,y", "", "z"]]
+    for odd in (b'1,"2"3,', b"1, 2,3", b"1,2", b"1,2,3\r", b'1,"a""b",3', b"\n1,2,3"):
+        assert delimited._parse_plain(plain + odd + b"\n", ",", True) is None

@@ -128,7 +128,7 @@ BASE = pd.DataFrame(
 
 def check_base(path):
     pd.testing.assert_frame_equal(
-        table.read(path).interactions,
+        table.read(path).interactions.astype({"user": "str", "item": "str"}),
         BASE.set_axis(["user", "item", "timestamp", "rating"], axis=1),
         check_dtype=False,
     )

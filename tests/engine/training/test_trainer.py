@@ -1,0 +1,58 @@
+"""By what the initial parameters are drawn: a kernel on one GPU, whose numbers are the same."""
+
+import types
+
+import jax
+import pytest
+
+from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.engine.partitioning import Partitioner
+from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.training.trainer import Trainer, drawing_by_kernel
+
+KERNEL = "cu_threefry2x32_ffi"
+
+
+def lower_for_a_gpu():
+    drawn = jax.jit(lambda key: jax.random.truncated_normal(key, -2, 2, (8, 8)))
+    return drawn.trace(jax.random.key(0)).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_within_the_block_alone_a_gpu_draws_by_a_kernel():
+    before = lower_for_a_gpu()
+    with drawing_by_kernel():
+        assert KERNEL in lower_for_a_gpu()
+    with pytest.raises(ZeroDivisionError), drawing_by_kernel():
+        raise ZeroDivisionError
+    assert KERNEL not in before
+    assert lower_for_a_gpu() == before
+
+
+class Recorded(EncoderDecoderModel):
+    """A model that keeps for what its initial parameters were lowered."""
+
+    def init(self, rng):
+        texts.append(lower_for_a_gpu())
+        return super().init(rng)
+
+
+texts = []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_of_several_devices_each_draws_its_own_part(devices):
+    config = T5Config(
+        vocab_size=8, emb_dim=4, num_heads=1, num_encoder_layers=1, num_decoder_layers=1,
+        head_dim=2, mlp_dim=2,
+    )  # fmt: skip
+    model = Recorded(Transformer(config), adafactor(0.1))
+    one = Partitioner(devices=jax.devices()[:1])
+    several = types.SimpleNamespace(
+        mesh=types.SimpleNamespace(size=devices),
+        compile=one.compile,
+        state_shardings=one.state_shardings,
+    )
+    texts.clear()
+    Trainer(model, several).init_state()
+    assert (KERNEL in texts[-1]) == (devices == 1)
