@@ -1,8 +1,10 @@
 """What every test may ask for."""
 
 import contextlib
+import functools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _DEAR.index(room) if room in _DEAR else len(_DEAR)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_samples_to_shuffle() -> None:
+    """SeqIO writes 1,000 samples of every task before it gives the first one, to draw from them.
+
+    That is a good part of a training of a few steps, and what is drawn from fewer is as random.
+    """
+    if seqio := sys.modules.get("seqio"):
+        few = functools.partialmethod(seqio.Task.get_dataset, shuffle_buffer_size=50)
+        seqio.Task.get_dataset = few
 
 
 @pytest.fixture(scope="session")

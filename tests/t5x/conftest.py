@@ -1,5 +1,6 @@
 """T5X run for real; where it cannot be imported, everything here is skipped."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -22,6 +23,18 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_many_samples_to_shuffle_as_t5x():
+    """T5X reads the same tasks in a process of its own, where nothing is changed of SeqIO."""
+    import seqio
+
+    with pytest.MonkeyPatch.context() as patch:
+        options = {"shuffle_buffer_size": None}  # as many as the task says
+        whole = functools.partialmethod(seqio.Task.get_dataset, **options)
+        patch.setattr(seqio.Task, "get_dataset", whole)
+        yield
 
 
 @pytest.fixture(scope="session")
