@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 _BLOCK = 2**22  # bytes read at a time
+_BUCKETS = "gs://"
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -33,12 +34,16 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 def locate(path: str | os.PathLike) -> Path:
-    """A path, local or in a bucket, of which `Path` would take a slash away."""
+    """A path, local or in a bucket, of which `Path` would take a slash away.
+
+    Raises:
+      UserError: it is somewhere else.
+    """
     return cast(Path, _remote(path)) if in_bucket(path) else Path(path)
 
 
 def resolve(path: str | os.PathLike) -> "epath.Path":
-    """The same as Orbax and TensorStore take it, absolute."""
+    """The same as Orbax and TensorStore take it, absolute; raises as `locate`."""
     from etils import epath
 
     return _remote(path) if in_bucket(path) else epath.Path(path).expanduser().resolve()
@@ -239,6 +244,8 @@ def read_parquet(path: Path) -> "pa.Table":
 def _remote(path: str | os.PathLike) -> "epath.Path":
     from etils import epath
 
+    if not os.fspath(path).startswith(_BUCKETS):
+        raise UserError(f"{path}: only local paths and {_BUCKETS}… are known; copy it there")
     _set_up()
     return epath.Path(path)
 

@@ -34,6 +34,8 @@ class _Source(click.ParamType):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not os.fspath(value).strip():
+            self.fail("it names nothing (is a variable of the shell empty?)", param, ctx)
         return locate(value)
 
 

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import re
 import shutil
 import sys
@@ -22,7 +23,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import pyarrow as pa
@@ -72,7 +73,11 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
       UserError: there is no such file, or the folder has none.
     """
     path = _locate(path)
-    if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
+    try:
+        there = path == STANDARD_INPUT or path.exists()
+    except OSError as error:  # a name that is too long, a folder that is not ours
+        raise UserError(f"{shown(str(path))}: cannot be read: {error.strerror or error}") from error
+    if there and not path.is_dir():
         return [path]
     if path.is_dir():
         root, found = path, _walk(path)
@@ -103,13 +108,21 @@ def _walk(path: Path) -> Iterator[Path]:
         for one in path.iterdir():
             yield from _walk(one)
     else:
-        yield from path.rglob("*")
+        seen = set()  # links may lead in a circle
+        for folder, below, names in os.walk(path, followlinks=True):
+            seen.add(os.path.realpath(folder))
+            below[:] = [n for n in below if os.path.realpath(Path(folder, n)) not in seen]
+            yield from (Path(folder, name) for name in names)
 
 
 def _is_part(file: Path, root: Path | None) -> bool:
-    below = file.relative_to(root).parts if root else (file.name,)
-    marked = any(name.startswith((".", "_")) for name in below)
-    return not marked and file.is_file() and _size(file) > 0
+    below = file.relative_to(root) if root else PurePath(file.name)
+    return not _is_marked(below) and file.is_file() and _size(file) > 0
+
+
+def _is_marked(path: PurePath) -> bool:
+    """Whether a file, or a folder that it lies in, is something beside the data."""
+    return any(name.startswith((".", "_")) for name in path.parts)
 
 
 def _by_name(path: Path) -> list[tuple[int, str]]:
@@ -250,7 +263,10 @@ def open_content(path: Path) -> Iterator[io.BufferedReader]:
             except BROKEN_ARCHIVE as error:
                 raise _explain(path, error) from error
         # UTF-16 and UTF-32 are known by their byte order mark, or by the zeros of a first letter.
-        encoding = json.detect_encoding(file.peek(4)[:4])
+        head = file.peek(_TAR[0])
+        if other := next((what for mark, what in _NO_DATA.items() if mark.match(head)), None):
+            raise UserError(f"{path}: {other}")
+        encoding = json.detect_encoding(head[:4])
         if encoding == "utf-8-sig":
             file.read(3)
         elif encoding != "utf-8":
@@ -294,7 +310,7 @@ def _only(names: list[str]) -> str:
     """The one file of an archive; a LookupError that lists them where there are others."""
     if "[Content_Types].xml" in names:
         raise LookupError("a workbook or document of an office program; save its table as CSV")
-    files = [name for name in names if not name.startswith("__MACOSX/")]
+    files = [name for name in names if not _is_marked(PurePath(name))] or names
     if len(files) != 1:
         some = "".join(f", {shown(name)}" for name in files[:5])
         raise LookupError(
@@ -305,10 +321,20 @@ def _only(names: list[str]) -> str:
 
 _TAR = (257, b"ustar")  # where an archive has which mark
 _PACKINGS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
     b"(\xb5/\xfd": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
     b'\x04"M\x18': lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "lz4"),
     b"PK\x03\x04": _open_only_zip_member,
+    b"PK\x05\x06": _open_only_zip_member,  # an empty one
+}
+# What stands where data should, by what it begins with.
+_NO_DATA = {
+    re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE): (
+        "a web page, perhaps one that says why the file was not sent: fetch it again"
+    ),
+    re.compile(rb"version https://git-lfs"): "a pointer of Git LFS, not the file: run git lfs pull",
+    re.compile(rb"SQLite format 3\0"): "a database of SQLite; export its table as CSV",
+    re.compile(rb"\xd0\xcf\x11\xe0"): "a workbook of an office program; save its table as CSV",
 }

@@ -32,7 +32,8 @@ def pack_lz4(data):
 def pack_zip(data, names=("x.csv",)):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("__MACOSX/._x.csv", b"-")
+        for hidden in ("__MACOSX/._x.csv", ".DS_Store", "folder/._x.csv"):
+            archive.writestr(hidden, b"-")
         for name in names:
             archive.writestr(name, data)
     return file.getvalue()
@@ -58,6 +59,7 @@ PACKINGS = {
     "zip": pack_zip,
     "tar": pack_tar,
     "tar.gz": lambda data: pack_tar(data, "w:gz"),
+    "gzip twice": lambda data: gzip.compress(gzip.compress(data)),
 }
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"]
 
@@ -106,6 +108,28 @@ def test_an_archive_of_several_files_tells_them(put):
         opening.read_content(path)
 
 
+def test_an_archive_of_no_file(put):
+    with pytest.raises(UserError, match="an archive of 0 files"):
+        opening.read_content(put("x.zip", b"PK\5\6" + bytes(18)))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html>\n<html><title>404</title>", "a web page"),
+        (b"\n<HTML lang=en>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull"),
+        (b"SQLite format 3\0" + bytes(100), "a database of SQLite"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "save its table as CSV"),
+    ],
+)
+@pytest.mark.parametrize("packing", ["plain", "gzip"])
+def test_what_stands_where_data_should(put, content, told, packing):
+    path = put("x.csv.gz", PACKINGS[packing](content))
+    with pytest.raises(UserError, match=f"{path}: .*{told}"):
+        opening.read_content(path)
+
+
 def test_a_workbook_is_told_to_be_saved_as_text(put):
     path = put("x.xlsx", pack_zip(b"<xml/>", ["[Content_Types].xml", "xl/workbook.xml"]))
     with pytest.raises(UserError, match="save its table as CSV"):
@@ -146,6 +170,22 @@ def test_where_there_is_no_file(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             opening.find_parts(path)
+
+
+def test_links_to_folders_are_followed_and_may_lead_in_a_circle(put, tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "here").mkdir()
+    put("far/b.csv", "x")
+    put("here/a.csv", "x")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "here")
+    assert [p.name for p in opening.find_parts(tmp_path / "here")] == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "s3://bucket/x", "https://a.org/x", "file:///x"])
+def test_paths_that_cannot_be(path):
+    with pytest.raises(UserError, match=r"cannot be read|only local paths and gs://"):
+        opening.find_parts(path)
 
 
 def test_the_hash_of_parts_is_of_their_content_and_order(put, tmp_path):
