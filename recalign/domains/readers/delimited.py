@@ -11,11 +11,12 @@ import pandas as pd
 
 from recalign.domains.readers import opening
 from recalign.domains.source import Source
-from recalign.errors import UserError
+from recalign.errors import UserError, shown
 
 # Of a table whose name does not tell its separator, the one that the header has most of; where it
 # has none of them, a space.
 SEPARATORS = (",", "\t", ";", "|")
+_HEAD = 1 << 16  # bytes that hold the header and a row
 
 
 def read(path: Path, separator: str | None, quoted: bool) -> Source:
@@ -58,10 +59,15 @@ def parse(
         raise UserError(f"{path}: the file is empty")
     _check_encoding(path, data)
     if names is None:
-        separator = _find_separator(data, separator)
+        # The first line of a spreadsheet's own; a blank one leaves lines their numbers.
+        told = re.match(rb'"?sep=(.)"?\r?(?=\n)', data)
+        data = data[told.end() :] if told else data
+        separator = told[1].decode() if told else _find_separator(data, separator)
     # A lone carriage return is part of a field, not a line end: titles of scraped data hold some.
     lines = {} if quoted else {"lineterminator": "\n"}
     data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
+    nameless = names is None and _has_nameless(data, separator, quoted)
+    header_line = data.lstrip().partition(b"\n")[0].decode().strip()
     try:
         frame = pd.read_csv(
             io.BytesIO(data),
@@ -71,20 +77,30 @@ def parse(
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             skipinitialspace=quoted,
             header=None,
+            names=range(nameless) if nameless else None,
             engine="c",
             **lines,
         )
     except pd.errors.EmptyDataError as error:  # a byte order mark or two
         raise UserError(f"{path}: the file is empty") from error
     except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {_explain(str(error))}") from error
+        raise UserError(f"{path}: {_explain(str(error), header_line)}") from error
     above = 1 if names is None else 0  # records above the rows
-    header = frame.iloc[0].to_list() if names is None else list(names)
+    header = frame.iloc[0].fillna("").to_list() if names is None else list(names)
     if len(header) != frame.shape[1]:
         raise UserError(f"{path}, line 1 has {frame.shape[1]} fields, not {len(header)}")
+    if nameless and (frame.iloc[1:, -1] != "").any():
+        header = ["", *header[:-1]]
+        if frame.iloc[1:, 0].to_list() != [str(n) for n in range(1, len(frame))]:
+            (line, fields), *_ = itertools.islice(_records(data, separator, quoted), 1, 2)
+            raise UserError(f"{path}, {_misfit(line, fields, fields - 1, header_line)}")
     # The parser fills a short row up with empty fields; only then need the fields be counted.
     if (frame.iloc[:, -1] == "").any():
-        _refuse_short_rows(path, len(header), _records(data, separator, quoted))
+        rows = itertools.islice(_records(data, separator, quoted), above, None)
+        width = max((n for n, name in enumerate(header, start=1) if name.strip()), default=0)
+        for line, fields in rows:
+            if fields < width:
+                raise UserError(f"{path}, {_misfit(line, fields, width, header_line)}")
 
     def place(row: int) -> str:
         line, _ = next(itertools.islice(_records(data, separator, quoted), row + above, None))
@@ -102,7 +118,19 @@ def _find_separator(data: bytes, preferred: str | None) -> str:
     return most if most in header or " " not in header.strip() else " "
 
 
+def _has_nameless(data: bytes, separator: str, quoted: bool) -> int | None:
+    """How many fields the first row has, if that is one more than the header; else None.
+
+    It is empty at the end, where a separator ends each row, or the row's number, as R writes it.
+    """
+    head = data[:_HEAD].rpartition(b"\n")[0] if len(data) > _HEAD else data
+    fields = [n for _, n in itertools.islice(_records(head or data, separator, quoted), 2)]
+    return fields[1] if len(fields) == 2 and fields[1] == fields[0] + 1 else None
+
+
 def _check_encoding(path: Path | str, data: bytes) -> None:
+    if b"\0" in data.partition(b"\n")[0]:
+        raise UserError(f"{path}: not a file of text")
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -148,21 +176,19 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
     return field.sub(quote, data)
 
 
-def _explain(message: str) -> str:
+def _misfit(line: int | str, fields: int | str, width: int | str, header: str) -> str:
+    return f"line {line} has {fields} fields where the header has {width}: {shown(header)}"
+
+
+def _explain(message: str, header: str) -> str:
     match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
     if match:
         expected, line, seen = match.groups()
-        return f"line {line} has {seen} fields where the header has {expected}"
+        return _misfit(line, seen, expected, header)
     if "EOF inside string" in message:
         row = re.search(r"row (\d+)", message)
         return f"a double quote is opened and never closed{' near row ' + row[1] if row else ''}"
     return message
-
-
-def _refuse_short_rows(path: Path | str, width: int, records: Iterator[tuple[int, int]]) -> None:
-    for line, fields in records:
-        if fields < width:
-            raise UserError(f"{path}, line {line} has {fields} fields where the header has {width}")
 
 
 def _records(data: bytes, separator: str, quoted: bool) -> Iterator[tuple[int, int]]:

@@ -146,3 +146,40 @@ def test_a_title_with_quotes_of_its_own_keeps_them(tmp_path_factory, titles):
     path = tmp_path_factory.mktemp("x") / "x.tsv"
     path.write_text("".join(f"{line}\n" for line in ["t\tn", *(f"{t}\t1" for t in titles)]))
     assert [title for title, _ in rows(delimited.read(path, "\t", True))] == titles
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_first_line_of_a_spreadsheet_tells_the_separator(put, separator, end):
+    lines = [f"sep={separator}", f"u{separator}i", f"1{separator}2", f"3{separator}"]
+    path = put("a.csv", "\ufeff" + end.join(lines))
+    source = delimited.read(path, ",", True)
+    assert rows(source) == [["1", "2"], ["3", ""]]
+    assert source.place(1) == f"{path}, line 4"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "u,i,t\n1,2,3,\n4,5,6,\n",  # a separator ends each row
+        "u,i,t\n1,2,3,\n4,5,6\n",  # or some
+        "u,i,t,\n1,2,3\n4,5,6\n",  # or the header
+        '"u","i","t"\n"1",1,2,3\n"2",4,5,6\n',  # R's names of rows
+        "u i t\n1 1 2 3\n2 4 5 6\n",
+    ],
+)
+def test_a_field_more_or_less_than_the_header_that_has_no_name(put, text):
+    source = delimited.read(put("a.csv", text), ",", True)
+    assert list(source.frame.columns) == ["u", "i", "t"]
+    assert rows(source) == [["1", "2", "3"], ["4", "5", "6"]]
+
+
+def test_a_misfit_shows_the_header_that_was_taken_for_one(put):
+    path = put("a.csv", "# exported by X\n\nu,i\n1,2\n")
+    refuse(path, "line 3 has 1 fields where the header has 4: '# exported by X'", quoted=True)
+    refuse(put("b.csv", "u,i\n1,2,3\n4,5,6\n"), "line 2 has 3 fields", "'u,i'", quoted=True)
+    refuse(put("c.csv", "u,i,t\n1,2,3,\n4,5,6,7\n"), "line 2 has 4 fields", quoted=True)
+
+
+def test_zeros_in_the_header_are_no_text(put):
+    refuse(put("a.db", b"some format\0\0\0\n"), "not a file of text", quoted=True)
