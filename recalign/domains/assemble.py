@@ -31,7 +31,8 @@ def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
       seed: of the permutation, and of what is drawn later for the domain.
 
     Raises:
-      UserError: no user has three events, or the table has none of the items of the events.
+      UserError: no user has three events, or the table has none of the items of the events, or
+        has them under other spellings.
     """
     items = make_catalogue(raw, seed)
     item_codes, item_keys = pd.factorize(raw.interactions["item"])
@@ -119,6 +120,7 @@ def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
                 f"none of the {len(bought):,} items bought is in the item table: there ids are "
                 f"like {shown(known[0])}, in the interactions like {shown(bought[0])}"
             )
+        _refuse_twins(unknown, known.difference(bought))
         raw.counts["items_without_metadata"] = len(unknown)
         raw.counts["items_without_interactions"] = len(known.difference(bought))
         items = pd.concat([raw.items, _untitled(unknown)]) if len(unknown) else raw.items
@@ -133,6 +135,28 @@ def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
             items[name] = items[name].fillna("")
     index = np.random.default_rng(seed).permutation(len(items))
     return items.iloc[np.argsort(index)].reset_index(drop=True)
+
+
+def _refuse_twins(unknown: pd.Index, idle: pd.Index) -> None:
+    """Raises a UserError where items bought, most of them, are in the table under other spellings.
+
+    Args:
+      unknown: str[n], the items bought that the table lacks.
+      idle: str[m], the items of the table that nobody bought.
+    """
+
+    def spell(key: str) -> str:
+        return key.casefold().lstrip("0")
+
+    spelled = {spell(key): key for key in idle}
+    twins = [(key, spelled[spell(key)]) for key in unknown if spell(key) in spelled]
+    if twins and 2 * len(twins) >= len(unknown):
+        ours, theirs = twins[0]
+        raise UserError(
+            f"{len(twins)} of the items bought are in the item table under another spelling, such "
+            f"as {shown(ours)} as {shown(theirs)}: write ids alike in both (spreadsheets, and "
+            "programs that take ids for numbers, drop leading zeros)"
+        )
 
 
 def _untitled(keys: pd.Index) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from recalign.domains import cleaning, values
 from recalign.domains.raw import RawDomain, read_interactions
-from recalign.domains.source import Source, resolve, unused
+from recalign.domains.source import CANDIDATES, Source, resolve, unused
 from recalign.errors import shown
 
 TEXT_COLUMNS = ("title", "brand", "categories")
@@ -65,6 +65,11 @@ def read_items(
     roles = {role: chosen.get(role) for role in ROLES}
     roles["item"] = chosen.get("catalogue_item") or _same_name(source, domain, chosen)
     columns = resolve(source, ROLES, roles)
+    if "title" not in columns:
+        domain.warnings.append(
+            f"{source.path}: no column of titles ({', '.join(CANDIDATES['title'])}), so all "
+            f"are empty; columns there: {', '.join(map(shown, source.frame.columns[:30]))}"
+        )
     items = pd.DataFrame({"key": values.read_ids(source, columns["item"])})
     for role in TEXT_COLUMNS:
         items[role] = values.read_texts(source, columns[role]) if role in columns else ""

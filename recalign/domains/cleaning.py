@@ -2,6 +2,7 @@
 
 import html
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
@@ -55,6 +56,9 @@ _SCRIPT = re.compile(
 # byte order mark, line and paragraph separators. Tab and line ends count as white space.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2028\u2029\u2060\ufeff]+")
 _SPACES = re.compile(r"\s+")
+# Invisible at the end of a name: beside those, joiners, and marks of the direction of writing.
+_ENDS = "\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+_AROUND = re.compile(rf"\A[\s{_ENDS}]+|[\s{_ENDS}]+\Z")
 # What a clean text cannot hold: a quick test, so that clean texts cost one search.
 _SUSPECT = re.compile(
     "[<&{;\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
@@ -62,6 +66,16 @@ _SUSPECT = re.compile(
 )
 
 KINDS = ("markup", "script", "entities", "control_characters", "excess_whitespace")
+
+
+def trim(name: str) -> str:
+    """An id or the name of a column, without white space and what nobody sees around it.
+
+    In Unicode's composed form, of which a Mac's file names have the other.
+    """
+    if name.isascii():
+        return name.strip()
+    return _AROUND.sub("", unicodedata.normalize("NFC", name))
 
 
 def clean(text: str) -> tuple[str, tuple[str, ...]]:

@@ -231,6 +231,11 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
             "they are kept as events of their own (--drop_duplicates leaves them out)"
         )
+    if domain.has_times and len({t for piece in domain.pieces() for t in _ends(piece)}) == 1:
+        yield (
+            f"all {domain.num_events:,} events have the same time, so file order decides; has a "
+            "spreadsheet rounded the column?"
+        )
     if max(np.diff(piece.train().offsets).max() for piece in domain.pieces()) < 2:
         yield (
             "no user has two train events, one to ask for and one before it (of three events or "
@@ -250,6 +255,12 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"there are too few ratings to train on, to validate on and to test on, so there is no "
             f"{domain.name}_rating"
         )
+
+
+def _ends(domain: Domain) -> tuple[float, float]:
+    """The first and the last time; nan where none is known."""
+    given = domain.timestamps[~np.isnan(domain.timestamps)]
+    return (given.min(), given.max()) if len(given) else (np.nan, np.nan)
 
 
 def _all_have_all(domain: Domain) -> bool:

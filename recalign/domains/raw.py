@@ -1,7 +1,7 @@
 """What every reader returns: interactions and items in the source's own terms, checked."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from recalign.domains.source import REQUIRED, Source, resolve, unused
 from recalign.errors import UserError
 
 INTERACTION_ROLES = ("user", "item", "timestamp", "rating")
+# What times since 1970 count, where they are so large that they can be of these days.
+EPOCH_UNITS = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
 
 
 @dataclasses.dataclass
@@ -63,10 +65,29 @@ def read_columns(
     frame = pd.DataFrame({role: values.read_ids(source, columns[role]) for role in REQUIRED})
     if "timestamp" in columns:
         frame["timestamp"] = read_times(source, columns["timestamp"])
+        refuse_mixed_units(source.path, find_epoch_units(frame["timestamp"]))
     if "rating" in columns:
         rating = values.read_numbers(source, columns["rating"])
         frame["rating"] = _ratings(source, columns["rating"], rating)
     return frame
+
+
+def find_epoch_units(times: pd.Series) -> set[str]:
+    """Those of `EPOCH_UNITS` that times in numbers seem to count; small ones tell nothing."""
+    if values.holds_dates(times):
+        return set()
+    sizes = times.dropna().to_numpy(np.float64)
+    places = np.searchsorted([*EPOCH_UNITS.values()], sizes, side="right")
+    return {[*EPOCH_UNITS][place - 1] for place in np.unique(places) if place}
+
+
+def refuse_mixed_units(path: Path | str, units: Collection[str]) -> None:
+    """Raises a UserError unless all times count one unit: others would be in no order at all."""
+    if len(units) > 1:
+        names = " and others ".join(unit for unit in EPOCH_UNITS if unit in units)
+        raise UserError(
+            f"{path}: some timestamps are as large as {names} since 1970 are; write all in one unit"
+        )
 
 
 def note_columns(

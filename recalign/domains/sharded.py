@@ -88,6 +88,7 @@ class _Part:
       rows: how many it has.
       missing: how often a role's value is missing.
       times: one of `values.UNITS` for dates, "Int64" or "Float64" for numbers, None for neither.
+      units: see `raw.find_epoch_units`.
       users: a sample of the user ids, with those of more rows more often.
       items: the distinct item ids.
     """
@@ -97,6 +98,7 @@ class _Part:
     rows: int = 0
     missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
     times: str | None = None
+    units: frozenset[str] = frozenset()
     users: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, object))
     items: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, object))
 
@@ -228,6 +230,7 @@ def _merge_columns(source: ShardedSource, parts: Sequence[_Part]) -> dict[str, s
 
 def _merge_times(source: ShardedSource, parts: Sequence[_Part]) -> str | None:
     """What `_Part.times` is of all parts."""
+    raw.refuse_mixed_units(source.path, frozenset().union(*(part.units for part in parts)))
     found = {part.times for part in parts} - {None}
     if not found:
         return "Int64"
@@ -248,8 +251,9 @@ def _read(
     columns = resolve(source, raw.INTERACTION_ROLES, chosen)
     frame = raw.read_columns(source, columns, values.read_moments)
     out.write(frame)
-    times = None
+    times, units = None, frozenset()
     if "timestamp" in columns and (given := frame["timestamp"].dropna()).size:
+        units = frozenset(raw.find_epoch_units(given))
         times = values.find_unit(given) if values.holds_dates(given) else str(given.dtype)
     return _Part(
         names=names,
@@ -257,6 +261,7 @@ def _read(
         rows=len(frame),
         missing={role: int(frame[role].isna().sum()) for role in columns},
         times=times,
+        units=units,
         users=np.sort(frame["user"].to_numpy(object))[::_SAMPLE],
         items=frame["item"].unique().astype(object),
     )

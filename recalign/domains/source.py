@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from recalign.domains.cleaning import trim
 from recalign.errors import UserError, shown
 
-# Column names that are understood without being told, most specific first.
+# Column names that are understood without being told, most specific first; "User ID" is one too.
 CANDIDATES: Mapping[str, Sequence[str]] = {
     "user": ("user_id", "user", "userId", "reviewerID"),
-    "item": ("item_id", "item", "itemId", "movieId", "parent_asin", "asin"),
+    "item": ("item_id", "item", "itemId", "movieId", "parent_asin", "asin", "product_id"),
     "timestamp": ("timestamp", "time", "unixReviewTime", "date"),
     "rating": ("rating", "overall", "stars"),
     "title": ("title", "item_name", "movie_title", "product_name", "name"),
@@ -45,12 +46,14 @@ class Source:
         what their type gives.
       place: tells where a row is, for an error message.
       doubled: names that the file has more than once; `frame` has the first column of each.
+      lacking: of several files, one that lacks a column that another has, by its name.
     """
 
     path: Path | str
     frame: pd.DataFrame
     place: Callable[[int], str]
     doubled: frozenset[str] = frozenset()
+    lacking: Mapping[str, Path | str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path | str, frame: pd.DataFrame, place: Callable[[int], str]) -> "Source":
@@ -59,7 +62,7 @@ class Source:
         They are stripped, and a column without a name is left out: it is the index that pandas
         writes, or comes of a separator at the end of each line.
         """
-        names = [str(name).strip() for name in frame.columns]
+        names = [trim(str(name)) for name in frame.columns]
         named = [name for name in names if not _INDEX.fullmatch(name)]
         columns = [names.index(name) for name in dict.fromkeys(named)]
         return cls(
@@ -112,7 +115,13 @@ def concatenate(path: Path, sources: Sequence[Source]) -> Source:
         return sources[part].place(row - int(starts[part]))
 
     frame = pd.concat([source.frame for source in sources], ignore_index=True)
-    return Source(path, frame, place, frozenset().union(*(s.doubled for s in sources)))
+    lacking = {
+        name: source.path
+        for source in sources
+        if len(source.frame)
+        for name in frame.columns.difference(source.frame.columns)
+    }
+    return Source(path, frame, place, frozenset().union(*(s.doubled for s in sources)), lacking)
 
 
 def resolve(
@@ -131,21 +140,50 @@ def resolve(
     found = {}
     for role in roles:
         name = chosen.get(role)
-        wanted = [name.strip()] if name else CANDIDATES[role]
-        column = next((c for c in wanted if c in there), None)
-        if column:
-            found[role] = column
+        columns = [c for c in [trim(name)] if c in there] if name else _candidates(role, there)
+        if columns:
+            found[role] = columns[0]
+            _check_parts(source, role, columns)
         elif name or role in REQUIRED:
+            wanted = [name] if name else CANDIDATES[role]
             raise UserError(
-                f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; "
-                f"columns there: {', '.join(map(shown, there[:30]))}{', …' * (len(there) > 30)}"
+                f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; say "
+                f"which it is of {', '.join(map(shown, there[:30]))}{', …' * (len(there) > 30)}"
             )
-        if column in source.doubled:
-            raise UserError(f"{source.path}: the header names {shown(column)} more than once")
+        if found.get(role) in source.doubled:
+            raise UserError(f"{source.path}: the header names {shown(found[role])} more than once")
     _refuse_double_use(source.path, found)
     if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")
     return found
+
+
+def _candidates(role: str, there: Sequence[str]) -> list[str]:
+    """The columns that may have a role: those named so to the letter, then "User ID", "USERID"."""
+
+    def spell(name: str) -> str:
+        return re.sub(r"[\W_]", "", name).casefold()
+
+    exact = [name for name in CANDIDATES[role] if name in there]
+    loose = [n for wanted in CANDIDATES[role] for n in there if spell(n) == spell(wanted)]
+    return list(dict.fromkeys([*exact, *loose]))
+
+
+def _check_parts(source: Source, role: str, columns: Sequence[str]) -> None:
+    """Raises a UserError where parts have a role in different columns, or lack one that must be."""
+    column, *others = columns
+    if column not in source.lacking:
+        return
+    if other := next((name for name in others if name in source.lacking), None):
+        raise UserError(
+            f"{source.path}: the {role} is in the column {shown(column)} in one part, in "
+            f"{shown(other)} in another ({source.lacking[column]}): name it alike in all"
+        )
+    if role in REQUIRED:
+        raise UserError(
+            f"{source.lacking[column]}: no column {shown(column)} for the {role}, which other "
+            f"parts of {source.path} have; is it a part, and has it a header?"
+        )
 
 
 def _refuse_double_use(path: Path | str, found: Mapping[str, str]) -> None:

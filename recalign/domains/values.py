@@ -11,25 +11,33 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
+from recalign.domains.cleaning import trim
 from recalign.domains.source import Source
 from recalign.errors import UserError, shown
 
 # How tables write a number or a time that is not there, in lower case.
 _NO_NUMBER = frozenset(
     ["", "nan", "-nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "nil", "\\n", "-", "--",
-     "\u2013", "\u2014", "?"]
+     "\u2013", "\u2014", "?", "0000-00-00", "0000-00-00 00:00:00"]
 )  # fmt: skip
 # Of a text, what programs alone write: a film may be called "None", a country "NA".
 _NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
-# Whole numbers as floats are written: "3.0", "1e+05".
+# Whole numbers as floats are written: "3.0", "1e+05", and "1.2E7" by Java.
 _WHOLE = r"^([+-]?\d+)\.0*$"
-_POWER = r"^[+-]?\d+(?:\.\d+)?[eE]\+\d{1,2}$"
+_POWER = r"^[+-]?(?:\d+(?:\.\d+)?[eE]\+\d{1,2}|\d\.\d+E\d{1,2})$"
+# As spreadsheets write a long number, by its first digits: "1.23457E+12".
+_SHORTENED = r"^[+-]?\d(?:\.(\d+))?E\+(\d+)$"
+# Numbers with marks between thousands: "1,234,567.5" and "1.234.567,5".
+_GROUPED = r"[+-]?\d{1,3}(?:,\d{3})*(?:\.\d+)?"
+_DECIMAL_COMMA = r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?"
 # Dates that can be read in one way only; "05/06/2014" can not.
 _DATES = (
     "ISO8601",
     "%a, %d %b %Y %H:%M:%S%z",  # of mails
     "%a %b %d %H:%M:%S %z %Y",
     "%a %b %d %H:%M:%S %Y",
+    "%Y-%m-%d %I:%M:%S %p",
+    "%m %d, %Y",  # of Amazon's reviewTime
     "%d %b %Y",
     "%d-%b-%Y",
     "%b %d, %Y",
@@ -40,15 +48,19 @@ UNITS = ("s", "us", "ns")
 
 
 def read_ids(source: Source, column: str) -> pd.Series:
-    """A column of ids as str, without surrounding white space.
+    """A column of ids as str, as `cleaning.trim` has them.
 
     Whole numbers are written without a decimal point, as which missing values or another program
     may have left them, so that the ids of two tables agree.
 
     Raises:
-      UserError: an id is empty, or a list.
+      UserError: an id is empty, or a list, or has lost digits.
     """
+    _refuse_rounded(source, column)
     values = _write(source, column, _write_one).fillna("").str.strip()
+    foreign = values.str.contains(r"[^\x00-\x7f]", regex=True).to_numpy(bool)
+    values[foreign] = values[foreign].map(trim)
+    _refuse_shortened(source, column, values)
     values = _write_whole(values)
     empty = np.flatnonzero((values == "").to_numpy())
     if len(empty):
@@ -101,7 +113,8 @@ def read_numbers(source: Source, column: str, lenient: bool = False) -> pd.Serie
     if bad.any() and not lenient:
         row = given.index[int(np.argmax(bad))]
         value = given[row].item() if isinstance(given[row], np.generic) else given[row]
-        raise UserError(f"{source.place(row)}: {column!r} is {shown(value)}, not a number")
+        commas = " that can be read in one way only" if "," in str(value) else ""
+        raise UserError(f"{source.place(row)}: {column!r} is {shown(value)}, not a number{commas}")
     parsed = parsed[~bad]
     whole = pd.api.types.is_integer_dtype(parsed) and not (parsed > np.iinfo(np.int64).max).any()
     return parsed.astype("Int64" if whole else "Float64").reindex(values.index)
@@ -132,13 +145,16 @@ def read_moments(source: Source, column: str) -> pd.Series:
         return read_numbers(source, column)
     given = _drop_missing(source, column)
     if given.empty or _parse(given.iloc[:1]).notna().all():
+        _refuse_shortened(source, column, given)
         return read_numbers(source, column)
     parsed = _parse_dates(given)
     if parsed.isna().any():
         row = parsed.index[int(np.argmax(parsed.isna().to_numpy()))]
+        wanted = "an ISO 8601 date (such as 2014-07-23 or 2014-07-23T10:00:00Z)"
+        first = row == given.index[0]
         raise UserError(
-            f"{source.place(row)}: {column!r} is {shown(given[row])}, not an ISO 8601 date "
-            "(such as 2014-07-23 or 2014-07-23T10:00:00Z) like the values before it"
+            f"{source.place(row)}: {column!r} is {shown(given[row])}, "
+            + (f"neither a number nor {wanted}" if first else f"not {wanted} as before it")
         )
     return parsed.reindex(values.index)
 
@@ -222,6 +238,33 @@ def _holds_bytes(value: object) -> bool:
     return isinstance(value, bytes)
 
 
+def _refuse_rounded(source: Source, column: str) -> None:
+    """Raises a UserError for floats so large that different ids may have become one of them."""
+    values = source.frame[column].reset_index(drop=True)
+    if not pd.api.types.is_float_dtype(values):
+        return
+    exact = np.finfo(values.dtype).nmant + 1
+    if (large := (values.abs() > 2.0**exact).to_numpy(bool, na_value=False)).any():
+        row = int(large.argmax())
+        raise UserError(
+            f"{source.place(row)}: {column!r} is {values[row]:.0f}, a {values.dtype}, exact only "
+            f"to 2**{exact}: write ids as integers or texts"
+        )
+
+
+def _refuse_shortened(source: Source, column: str, texts: pd.Series) -> None:
+    """Raises a UserError for a number of which the last digits are lost."""
+    long = texts[texts.str.contains("E+", regex=False).to_numpy(bool)]
+    digits = long.str.extract(_SHORTENED)
+    lost = digits[0].fillna("").str.len() < pd.to_numeric(digits[1])
+    if lost.any():
+        row = lost.index[int(lost.argmax())]
+        raise UserError(
+            f"{source.place(row)}: {column!r} is {shown(long[row])}, a number of which a "
+            "spreadsheet kept the first digits: format the column as text and export it again"
+        )
+
+
 def _write_whole(texts: pd.Series) -> pd.Series:
     texts = texts.str.replace(_WHOLE, r"\1", regex=True)
     powers = texts[texts.str.contains(_POWER, regex=True)].unique()
@@ -237,8 +280,9 @@ def _drop_missing(source: Source, column: str) -> pd.Series:
 
 def _parse(texts: pd.Series) -> pd.Series:
     """Texts as int64 (where all are whole) or float64, nan where one is no number."""
-    texts = texts.str.replace(_WHOLE, r"\1", regex=True)
-    texts = texts.replace({"True": "1", "true": "1", "False": "0", "false": "0"})
+    texts = _settle_commas(texts).str.replace(_WHOLE, r"\1", regex=True)
+    texts = texts.replace({"True": "1", "true": "1", "TRUE": "1"})
+    texts = texts.replace({"False": "0", "false": "0", "FALSE": "0"})
     # By the block: as Python objects they take ten times the memory of the numbers.
     blocks = [texts.iloc[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK)]
     numbers = [pd.to_numeric(block.astype(object), errors="coerce") for block in blocks]
@@ -247,8 +291,24 @@ def _parse(texts: pd.Series) -> pd.Series:
     return pd.Series(np.concatenate([*values, np.zeros(0, np.int64)]), texts.index)
 
 
+def _settle_commas(texts: pd.Series) -> pd.Series:
+    """Texts with a decimal point alone, where what their commas mean can be told from all of them.
+
+    It can not of "1,234", and "1,5" beside "1.5" is left as it is too.
+    """
+    if not texts.str.contains(",", regex=False).any():
+        return texts
+    ways = [
+        texts.str.replace(thousands, "", regex=False).str.replace(",", ".", regex=False)
+        for pattern, thousands in ((_GROUPED, ","), (_DECIMAL_COMMA, "."))
+        if texts.str.fullmatch(pattern).all()
+    ]
+    return ways[0] if len(ways) == 1 else texts
+
+
 def _parse_dates(texts: pd.Series) -> pd.Series:
     """Texts as times in UTC, NaT where one is no date."""
+    texts = texts.str.replace(r"(:\d\d),(\d+)", r"\1.\2", regex=True)  # ISO 8601 knows both
     texts = texts.str.replace(r"\s*(?:UTC|GMT|Z)$", "+00:00", regex=True, case=False)
     texts = texts.str.replace(r"\s+([+-]\d\d:?\d\d)$", r"\1", regex=True).astype(object)
     parsed = pd.to_datetime(texts, utc=True, format=_DATES[0], errors="coerce")

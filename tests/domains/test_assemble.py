@@ -176,3 +176,13 @@ def test_the_order_of_the_file_does_not_matter_where_times_differ(histories, ran
     np.testing.assert_array_equal(one.events, two.events)
     np.testing.assert_array_equal(one.offsets, two.offsets)
     assert one.user_keys.tolist() == two.user_keys.tolist()
+
+
+@pytest.mark.parametrize(("bought", "known"), [("007", "7"), ("7", "007"), ("a7", "A7")])
+def test_items_under_another_spelling_in_the_table_are_refused(raw, bought, known):
+    events = [("u", key, time) for time, key in enumerate([bought, "x", "y"])]
+    with pytest.raises(UserError, match=f"1 of the items bought .* as '{bought}' as '{known}'"):
+        assemble(raw(events, [(known, "T"), ("x", "X"), ("y", "Y")]), "d")
+    # Both spellings are bought: they are two items.
+    both = [*events, ("u", known, 9)]
+    assert assemble(raw(both, [(known, "T"), ("x", "X"), ("y", "Y")]), "d").num_items == 4

@@ -52,6 +52,8 @@ MISSING = [
     "\\N",
     "-",
     "—",
+    "0000-00-00",
+    "0000-00-00 00:00:00",
 ]
 
 
@@ -95,10 +97,54 @@ def test_the_same_id_is_the_same_in_all_formats(numbers):
 
 
 @pytest.mark.parametrize(
-    "text", ["1.5", "1e5", "12e3", "007", "1.0.0", "v1.0", "0x1F", "1E-3", "NA"]
+    "text", ["1.5", "1e5", "1.55E1x", "12e3", "007", "1.0.0", "v1.0", "0x1F", "1E-3", "NA"]
 )
 def test_ids_that_only_look_like_whole_numbers_are_left_alone(text):
     assert values.read_ids(source_of([text]), "x").tolist() == [text]
+
+
+def test_whole_numbers_as_java_writes_them():
+    ids = values.read_ids(source_of(["1.0E7", "1.2345678E7", "-1.5E10", "1.55E1"]), "x").tolist()
+    assert ids == ["10000000", "12345678", "-15000000000", "1.55E1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["caf\u00e9", "cafe\u0301", "\ufeffcaf\u00e9", " caf\u00e9\u200f \u200b", "\u00a0cafe\u0301"],
+)
+def test_an_id_is_what_is_seen_of_it(text):
+    assert values.read_ids(source_of([text]), "x").tolist() == ["caf\u00e9"]
+
+
+def test_marks_within_an_id_are_of_it():
+    for text in ("\U0001f469\u200d\U0001f467", "a\u200fb", "\u2764\ufe0f"):
+        assert values.read_ids(source_of([text]), "x").tolist() == [text]
+
+
+@pytest.mark.parametrize("text", ["1.23457E+12", "1E+15", "9.78316E+12", "-1.2E+02"])
+def test_numbers_that_a_spreadsheet_has_shortened(text):
+    for read in (values.read_ids, values.read_times):
+        column = source_of(["7", text, "8"])
+        refuse(lambda read=read, column=column: read(column, "x"), "t, row 2", text, "spreadsheet")
+
+
+def test_numbers_with_a_power_that_have_all_their_digits():
+    assert values.read_ids(source_of(["1.2345E+04", "1e+05"]), "x").tolist() == ["12345", "100000"]
+    assert values.read_times(source_of(["1.4e+09", "1.4E9"]), "x").tolist() == [1.4e9, 1.4e9]
+
+
+def test_ids_that_went_through_floats_too_small_for_them():
+    for column in (pa.array([1.0, 2.0**60]), pa.array(np.float32([1, 2**24 + 2]))):
+        refuse(lambda column=column: values.read_ids(source_of(column), "x"), "row 2", "exact only")
+    assert values.read_ids(source_of(pa.array([2.0**53])), "x").tolist() == [str(2**53)]
+
+
+def test_commas_that_can_be_read_in_two_ways():
+    for column in (["1,234"], ["1,500", "2"], ["1,5", "1.5"], ["1,5", "1,234,567"]):
+        for read in (values.read_numbers, values.read_times):
+            refuse(
+                lambda read=read, column=column: read(source_of(column), "x"), "row 1", column[0]
+            )
 
 
 def test_ids_beyond_64_bits():
@@ -127,7 +173,7 @@ def test_an_id_that_is_missing():
         refuse(lambda column=column: values.read_ids(source_of(column), "x"), "t, row 2", "empty")
 
 
-@pytest.mark.parametrize("value", ["soon", "inf", "1e999", "12,5", "$12.99", "4 stars", "0x10"])
+@pytest.mark.parametrize("value", ["soon", "inf", "1e999", "12,500", "$12.99", "4 stars", "0x10"])
 def test_what_is_no_number(value):
     column = source_of(["1", value])
     refuse(lambda: values.read_numbers(column, "x"), "t, row 2", repr(value), "not a number")
@@ -138,6 +184,10 @@ def test_numbers_of_other_types():
     for column, expected in (
         (pa.array([True, None, False]), [1, None, 0]),
         (["True", "", "False"], [1, None, 0]),
+        (["TRUE", "", "FALSE"], [1, None, 0]),
+        (["1,5", "2", "", "1.234,5"], [1.5, 2, None, 1234.5]),
+        (["1,400,000,000", "2,000"], [1400000000, 2000]),
+        (["1,234.5", "-2,000"], [1234.5, -2000]),
         (pa.array([Decimal("3.50"), None, Decimal("2")]), [3.5, None, 2]),
         (pa.array([1.5, None, float("nan")]), [1.5, None, None]),
         (pa.array(["1", None, "2.5"]), [1, None, 2.5]),
@@ -158,6 +208,9 @@ def test_numbers_of_other_types():
         "2014-05-13 16:53:20+00",
         "2014-05-13 18:53:20 +0200",
         "2014/05/13 16:53:20",
+        "2014-05-13 16:53:20,000",
+        "2014-05-13T16:53:20,000Z",
+        "2014-05-13 04:53:20 PM",
         "Tue, 13 May 2014 16:53:20 GMT",
         "Tue, 13 May 2014 16:53:20 +0000",
         "Tue May 13 16:53:20 +0000 2014",
@@ -169,7 +222,7 @@ def test_ways_to_write_a_date(text):
 
 
 def test_days_without_a_time_of_day():
-    for text in ("2014-05-13", "13 May 2014", "13-May-2014", "May 13, 2014"):
+    for text in ("2014-05-13", "05 13, 2014", "13 May 2014", "13-May-2014", "May 13, 2014"):
         assert values.read_times(source_of([text]), "x")[0] == 1399939200
     day = pa.array([datetime.date(2014, 5, 13), None])
     assert values.read_times(source_of(day), "x")[0] == 1399939200

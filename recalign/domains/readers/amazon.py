@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from recalign.domains import catalogue, raw
+from recalign.domains import catalogue, cleaning, raw
 from recalign.domains.readers import jsonlines, opening
 from recalign.domains.source import ShardedSource, Source
 
@@ -118,7 +118,7 @@ def read_meta(edition: Edition, meta: Path, all_items: bool, domain: raw.RawDoma
     """Sets the item table of a domain, whose interactions are there; arguments as for `read`."""
     reviewed = set(domain.interactions["item"].unique())
     # The first field is the id.
-    keep = (lambda row: True) if all_items else lambda row: row[0].strip() in reviewed
+    keep = (lambda row: True) if all_items else lambda row: cleaning.trim(row[0]) in reviewed
     table = jsonlines.read(meta, edition.meta, edition.literals, keep)
     catalogue.read_items(table, edition.chosen, domain)
 

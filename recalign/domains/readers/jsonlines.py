@@ -75,16 +75,21 @@ def read(
 
 
 def read_table(path: Path) -> Source:
-    """Reads one file of JSON objects, a line each or as one list, whose fields are the columns.
+    """Reads one file of JSON objects, whose fields are the columns.
+
+    They stand one a line (or a Python literal a line, which is never evaluated) or in one list; a
+    single object whose fields are all objects is a table by columns, as pandas writes it.
 
     Raises:
       UserError: naming file and line of what is wrong.
     """
     with opening.open_content(path) as file:
         is_list = file.peek(_LONGEST_LINE).lstrip()[:1] == b"["
-    records, unit = (_elements(path), "object") if is_list else (_records(path, False), "line")
+    records, unit = (_elements(path), "object") if is_list else (_records(path, True), "line")
     frames, numbers = [], []
     while block := [*itertools.islice(records, _BLOCK)]:
+        if len(block) == 1 and not numbers:
+            block = _transpose(*block[0])
         names = dict.fromkeys(name for _, record in block for name in record)
         frames.append(
             pd.DataFrame({n: _as_column([record.get(n) for _, record in block]) for n in names})
@@ -94,6 +99,15 @@ def read_table(path: Path) -> Source:
         raise UserError(f"{path}: the file is empty")
     frame = pd.concat(frames, ignore_index=True)
     return Source.of(path, frame, lambda row: f"{path}, {unit} {numbers[row]}")
+
+
+def _transpose(number: int, record: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rows of an object that holds columns, each by the rows' names; else itself."""
+    columns = record.values()
+    if not columns or any(not isinstance(c, dict) or len(c) < 2 for c in columns):
+        return [(number, record)]
+    rows = dict.fromkeys(row for column in columns for row in column)
+    return [(number, {name: column.get(row) for name, column in record.items()}) for row in rows]
 
 
 def _elements(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -280,3 +280,59 @@ def test_lines_of_json_of_several_types(put):
     refuse(lambda: table.read(put("r.json", "[1]")), "object 1", "not an object")
     refuse(lambda: table.read(put("s.json", '[{"a": 1}')), "begins like a JSON list")
     refuse(lambda: table.read(put("t.jsonl", '{"user": ["u"], "item": "a"}')), "not one value")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["USER_ID", "ITEM_ID", "TIMESTAMP", "RATING"],
+        ["UserId", "ProductId", "Time", "Rating"],
+        ["User ID", "Item-Id", "Timestamp", "rating"],
+        ["\u200buser_id", "item_id\u00a0", "timestamp\ufeff", "rating"],
+    ],
+)
+def test_names_that_are_spelled_otherwise(put, names):
+    check_base(put("o.csv", BASE.to_csv(header=names, index=False)))
+
+
+def test_a_name_to_the_letter_comes_first(put):
+    domain = table.read(put("o.csv", "USER_ID,Item,item_id,user\nU,A,a,u\n"))
+    assert interactions(domain) == [["u", "a"]]
+
+
+def test_an_item_table_without_titles_is_told(put):
+    events = put("e.csv", BASE.to_csv())
+    domain = table.read(events, put("i.csv", "item_id,label\ni0,Ball\n"))
+    [warning] = domain.warnings
+    assert "i.csv: no column of titles (title, item_name" in warning
+    assert "'item_id', 'label'" in warning
+    assert table.read(events, put("i.csv", "item_id,Title\ni0,Ball\n")).warnings == []
+
+
+@pytest.mark.parametrize("factor", [1000, 10**6, 10**9])
+def test_times_of_two_units_are_refused(put, factor):
+    times = BASE["timestamp"].where(BASE.index % 2 == 0, BASE["timestamp"] * factor)
+    path = put("o.csv", BASE.assign(timestamp=times).to_csv())
+    refuse(lambda: table.read(path), str(path), "seconds and others", "one unit")
+    check_base(put("o.csv", BASE.assign(timestamp=BASE["timestamp"]).to_csv()))
+
+
+def test_parts_that_call_a_column_otherwise(tmp_path):
+    BASE[:10].to_csv(tmp_path / "a.csv", index=False)
+    for other in ("time", "Timestamp"):
+        BASE[10:].rename(columns={"timestamp": other}).to_csv(tmp_path / "b.csv", index=False)
+        refuse(lambda: table.read(tmp_path), "'timestamp' in one part, in", other, "b.csv")
+    BASE[10:].to_csv(tmp_path / "b.csv", index=False, header=False)
+    refuse(lambda: table.read(tmp_path), "b.csv: no column 'user_id'", "has it a header")
+    BASE[10:].drop(columns="rating").to_csv(tmp_path / "b.csv", index=False)
+    assert table.read(tmp_path).counts["ratings_missing"] == 20
+
+
+def test_json_as_pandas_writes_it_and_python_literals(put, tmp_path):
+    BASE.to_json(tmp_path / "o.json")
+    check_base(tmp_path / "o.json")
+    check_base(put("p.jsonl", "".join(f"{row}\n" for row in BASE.to_dict("records"))))
+    assert (
+        len(table.read(put("q.jsonl", '{"user": "u", "item": "a", "x": {"a": 1}}')).interactions)
+        == 1
+    )
