@@ -34,19 +34,21 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 def locate(path: str | os.PathLike) -> Path:
-    """A path, local or in a bucket, of which `Path` would take a slash away.
+    """A path, local or in a bucket, of which `Path` would take a slash away; ~ is the home folder.
+
+    No shell writes that out after the sign of equality, as in --model_dir=~/runs/one.
 
     Raises:
       UserError: it is somewhere else.
     """
-    return cast(Path, _remote(path)) if in_bucket(path) else Path(path)
+    return cast(Path, _remote(path)) if in_bucket(path) else Path(os.path.expanduser(path))
 
 
 def resolve(path: str | os.PathLike) -> "epath.Path":
     """The same as Orbax and TensorStore take it, absolute; raises as `locate`."""
     from etils import epath
 
-    return _remote(path) if in_bucket(path) else epath.Path(path).expanduser().resolve()
+    return _remote(path) if in_bucket(path) else epath.Path(os.path.expanduser(path)).resolve()
 
 
 @contextlib.contextmanager

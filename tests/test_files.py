@@ -98,3 +98,21 @@ def test_a_path_in_a_bucket_stays_one():
     for path in (files.locate("gs://bucket/a/b"), files.resolve("gs://bucket/a/b")):
         assert str(path) == "gs://bucket/a/b"
         assert str(path / "c") == "gs://bucket/a/b/c"
+
+
+@pytest.mark.parametrize("find", [files.locate, files.resolve])
+def test_the_home_folder_is_one_place_for_all_that_ask(find, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert str(find("~/runs/a").absolute()) == str(tmp_path / "runs" / "a")
+    # Whose home is nobody's is a name like another: "~$orders.xlsx", say.
+    assert str(find("~nobody-of-that-name/x").absolute()) == str(
+        tmp_path / "~nobody-of-that-name/x"
+    )
+
+
+@pytest.mark.parametrize("find", [files.locate, files.resolve])
+@pytest.mark.parametrize("path", ["s3://bucket/x", "https://a.org/x", "file:///x", "hdfs://x/y"])
+def test_other_places_than_local_disk_and_buckets_are_told(find, path):
+    with pytest.raises(UserError, match=rf"{path}: only local paths and gs://… are known"):
+        find(path)

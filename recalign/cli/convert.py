@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recalign.cli.options import data_dir_option, modules_option, output_folder
+from recalign.cli.options import SOURCE, data_dir_option, modules_option, output_folder
 from recalign.errors import UserError
-from recalign.files import in_bucket, read_bytes, resolve
+from recalign.files import in_bucket, locate, read_bytes, resolve
 
 if TYPE_CHECKING:
     from recalign.engine.weights.conversion import Weights
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("it names nothing", context, argument)
     if not in_bucket(value):
-        output_folder(context, argument, Path(value))
+        output_folder(context, argument, locate(value))
     return value
 
 
@@ -43,7 +45,7 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
 )
 @click.option(
     "--vocabulary",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=SOURCE,
     metavar="FILE",
     help="With --to hf: a SentencePiece model to write beside the parameters. That of a run or of "
     "a folder of transformers is found without.",

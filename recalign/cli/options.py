@@ -28,36 +28,25 @@ step_option = click.option(
 )
 
 
-class _Source(click.ParamType):
-    """What is read: a path, local or in a bucket."""
+class _PathType(click.ParamType):
+    """A path, local or, where `elsewhere` is None, also in a bucket; else that says what to do."""
 
     name = "path"
+
+    def __init__(self, elsewhere: str | None = None):
+        self._elsewhere = elsewhere
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if not os.fspath(value).strip():
             self.fail("it names nothing (is a variable of the shell empty?)", param, ctx)
+        if self._elsewhere and in_bucket(value):
+            raise UserError(f"{param.opts[0]} {value}: only local disk is {self._elsewhere}")
         return locate(value)
 
 
-class _Output(click.Path):
-    """What is written, on local disk alone or also in a bucket."""
-
-    def __init__(self, buckets: bool):
-        super().__init__(path_type=Path)
-        self._buckets = buckets
-
-    def convert(self, value: Any, param: click.Parameter, ctx: click.Context) -> Path:
-        if in_bucket(value):
-            if self._buckets:
-                return locate(value)
-            raise UserError(
-                f"{param.opts[0]} {value}: only local disk is written to; copy it to a bucket "
-                "afterwards"
-            )
-        return super().convert(value, param, ctx)
-
-
-SOURCE = _Source()
+SOURCE = _PathType()
+LOCAL_SOURCE = _PathType("read; copy it there first")
+_OUTPUT = _PathType("written to; copy it to a bucket afterwards")
 modules_option = click.option(
     "--module",
     "modules",
@@ -88,7 +77,11 @@ def output_option(
     """
     check = output_folder if folder else output_file
     return click.option(
-        "--output", required=required, type=_Output(buckets), callback=check, help=help
+        "--output",
+        required=required,
+        type=SOURCE if buckets else _OUTPUT,
+        callback=check,
+        help=help,
     )
 
 
@@ -173,6 +166,8 @@ def data_dir_option(command: Callable) -> Callable:
     @functools.wraps(command)
     def wrapped(*args, data_dir: str | None, **kwargs):
         before = os.environ.get(DATA_DIR)
+        if data_dir is not None and not data_dir.strip():
+            raise UserError("--data_dir names nothing (is a variable of the shell empty?)")
         if data_dir:
             os.environ[DATA_DIR] = data_dir
         try:

@@ -3,13 +3,14 @@
 Only click is imported here; readers and writers are imported by the commands that use them.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from recalign.cli.options import SOURCE, combine, data_dir_option
+from recalign.cli.options import LOCAL_SOURCE, SOURCE, combine, data_dir_option
 from recalign.cli.summary import summarise
 from recalign.errors import UserError
 
@@ -129,6 +130,7 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
         _option(
             "--id_vectors",
             metavar="SOURCE",
+            callback=lambda context, option, source: source and os.path.expanduser(source),
             help="What codes are made of: titles, co_occurrence (of train events), both, a file of "
             "vectors (.npy, .parquet), or a T5 whose encoder reads the items' texts (a folder that "
             "`convert --to hf` wrote, or transformers).  [default: both]",
@@ -309,7 +311,7 @@ def amazon2023(reviews: Path, meta: Path | None, all_items: bool, **options: Any
 @prepare.command(epilog="\b\nExample:\n  recalign prepare movielens --path ml-1m.zip --name ml_1m")
 @click.option(
     "--path",
-    type=click.Path(path_type=Path),
+    type=LOCAL_SOURCE,
     required=True,
     help="The folder, or the zip archive, which is read in place, or the file of ratings.",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import data_dir_option, run_options
+from recalign.cli.options import LOCAL_SOURCE, data_dir_option, run_options
 from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
@@ -30,7 +30,7 @@ WIDTH, NARROW = 120, 12
 @click.option("--user", help="All that a user has bought, held-out items included.")
 @click.option(
     "--histories",
-    type=click.Path(path_type=Path),
+    type=LOCAL_SOURCE,
     metavar="FILE",
     help="One history a line: as for --history, a JSON list of ids, or a JSON object with it as "
     "`history`; each is answered by one JSON line.",

@@ -231,7 +231,8 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
             "they are kept as events of their own (--drop_duplicates leaves them out)"
         )
-    if domain.has_times and len({t for piece in domain.pieces() for t in _ends(piece)}) == 1:
+    times = {time for piece in domain.pieces() for time in _find_ends(piece)}
+    if len(times) == 1 and domain.num_events > 1:
         yield (
             f"all {domain.num_events:,} events have the same time, so file order decides; has a "
             "spreadsheet rounded the column?"
@@ -257,10 +258,12 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
         )
 
 
-def _ends(domain: Domain) -> tuple[float, float]:
-    """The first and the last time; nan where none is known."""
+def _find_ends(domain: Domain) -> set[float]:
+    """The first and the last time; none where none is known."""
+    if domain.timestamps is None:
+        return set()
     given = domain.timestamps[~np.isnan(domain.timestamps)]
-    return (given.min(), given.max()) if len(given) else (np.nan, np.nan)
+    return {given.min(), given.max()} if len(given) else set()
 
 
 def _all_have_all(domain: Domain) -> bool:

@@ -22,6 +22,7 @@ from gin.config_parser import (
 import recalign.gin as gin_files
 from recalign.bindings import Bindings
 from recalign.errors import UserError
+from recalign.files import locate
 from recalign.runs import gin_text, macros, old_paths, safety
 from recalign.runs.gin_text import Reference, Statement
 
@@ -47,7 +48,7 @@ def parse(
       UserError: a file is missing, a name is unknown, a macro is set but nothing uses it, one that
         must be set is not, or one has a value that it cannot have.
     """
-    folders = [Path(), *map(Path, search_paths), *map(Path, gin_files.__path__)]
+    folders = [Path(), *map(locate, search_paths), *map(Path, gin_files.__path__)]
     with _begun():
         for file in files:
             _parse_file(file, folders)
@@ -100,10 +101,11 @@ def _parse_file(name: str, folders: Sequence[Path], including: Sequence[Path] = 
 
     Gin would take a folder in the way for a Python package, which may hold a file of this name.
     """
-    path = next((found for folder in folders if (found := folder / name).is_file()), None)
+    wanted = locate(name)
+    path = next((found for folder in folders if (found := folder / wanted).is_file()), None)
     if path is None:
-        asked = f", which {including[-1]} includes" if including else ""
-        raise UserError(f"configuration: there is no file {name}{asked}")
+        from_ = f", which {including[-1]} includes" if including else ""
+        raise UserError(f"configuration: there is no file {name}{from_}")
     if path.resolve() in including:
         raise UserError(f"configuration: {path} includes itself")
     text = old_paths.translate(path.read_text(), str(path))

@@ -77,3 +77,41 @@ def test_a_domain_is_prepared_on_local_disk(tmp_path):
     told = message("prepare", "toyshop", "--data_dir", "gs://bucket")
     assert told.startswith("gs://bucket/toyshop: domains are prepared on local disk")
     assert not (tmp_path / "gs:").exists()
+
+
+PATHS = {
+    "prepare table": ["--name", "x", "--interactions"],
+    "prepare recbole": ["--name", "x", "--inter"],
+    "prepare movielens": ["--name", "x", "--path"],
+    "prepare toyshop": ["--data_dir"],
+    "report": ["--output", "x.html"],
+    "infer": ["--model_dir", "nowhere", "--output"],
+    "recommend": ["--model_dir", "nowhere", "--histories"],
+    "convert": ["nowhere", "--to", "hf"],
+}
+
+
+@pytest.mark.parametrize("command", PATHS)
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_path_is_no_path(command, value):
+    result = CliRunner().invoke(recalign, [*command.split(), *PATHS[command], value])
+    told = str(result.exception) if isinstance(result.exception, UserError) else result.stderr
+    assert "it names nothing" in told or "--data_dir names nothing" in told, told
+
+
+@pytest.mark.parametrize("command", [c for c in PATHS if "toyshop" not in c and c != "convert"])
+def test_a_path_elsewhere_is_told(command):
+    told = message(*command.split(), *PATHS[command], "s3://bucket/x")
+    assert "s3://bucket/x: only local" in told
+
+
+def test_the_home_folder_is_not_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    told = message("infer", "--model_dir=nowhere", "--output", "~/no/out.jsonl")
+    assert f"{tmp_path / 'home' / 'no'} is not there: make it first" in told
+    (tmp_path / "home" / "my.gin").write_text("NOPE = 1\n")
+    assert "nothing uses `NOPE`" in message("train", "--gin_file=~/my.gin")
+    assert "nothing uses `NOPE`" in message(
+        "train", "--gin_file=my.gin", "--gin_search_paths=~/none,~"
+    )

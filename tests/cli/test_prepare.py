@@ -441,9 +441,15 @@ def test_tasks_that_will_have_nothing_to_train_on_are_told(table_of):
     full = [(f"u{u}", f"i{n % 2}", n, 5) for u in range(3) for n in range(5)]
     result = table_of(full, name="y")
     assert "every user has had every item, so y_bpr has no train samples" in result.stderr
-    few = [(user, item, time, "NaN") for user, item, time, _ in ROWS]
-    assert "so there is no z_rating" in table_of(few, name="z").stderr
-    assert "no train samples" not in table_of(ROWS, name="w").stderr
+    few = [(user, item, 7, "NaN") for user, item, *_ in ROWS]
+    told = table_of(few, name="z").stderr
+    assert "so there is no z_rating" in told
+    assert "all 30 events have the same time, so file order decides" in told
+    undated = [(user, item, "NaN", rating) for user, item, _, rating in ROWS]
+    for name, rows in (("w", ROWS), ("v", undated)):
+        told = table_of(rows, name=name).stderr
+        assert "no train samples" not in told
+        assert "the same time" not in told
 
 
 def test_a_vocabulary_that_is_too_small_says_how_many_pieces_it_takes(tmp_path):

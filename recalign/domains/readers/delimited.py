@@ -67,7 +67,7 @@ def parse(
     lines = {} if quoted else {"lineterminator": "\n"}
     data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
     nameless = names is None and _has_nameless(data, separator, quoted)
-    header_line = data.lstrip().partition(b"\n")[0].decode().strip()
+    header_line = data.lstrip().partition(b"\n")[0].decode().strip() if names is None else None
     try:
         frame = pd.read_csv(
             io.BytesIO(data),
@@ -176,11 +176,13 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
     return field.sub(quote, data)
 
 
-def _misfit(line: int | str, fields: int | str, width: int | str, header: str) -> str:
+def _misfit(line: int | str, fields: int | str, width: int | str, header: str | None) -> str:
+    if header is None:
+        return f"line {line} has {fields} fields where there should be {width}"
     return f"line {line} has {fields} fields where the header has {width}: {shown(header)}"
 
 
-def _explain(message: str, header: str) -> str:
+def _explain(message: str, header: str | None) -> str:
     match = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
     if match:
         expected, line, seen = match.groups()

@@ -113,7 +113,7 @@ def _folder(path: Path) -> Mapping[PurePath, Content]:
     return {
         file.relative_to(path): lambda file=file: opening.read_content(file)
         for file in path.rglob("*")
-        if file.name in _NAMES and file.is_file()
+        if file.name in _NAMES and file.is_file() and not opening.is_marked(file.relative_to(path))
     }
 
 
@@ -127,7 +127,7 @@ def _archive(path: Path) -> Mapping[PurePath, Content]:
     return {
         PurePath(member.filename): lambda member=member: _member(path, member)
         for member in members
-        if PurePath(member.filename).name in _NAMES
+        if PurePath(member.filename).name in _NAMES and not opening.is_marked(member.filename)
     }
 
 

@@ -72,7 +72,7 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     Raises:
       UserError: there is no such file, or the folder has none.
     """
-    path = _locate(path)
+    path = locate(path)
     try:
         there = path == STANDARD_INPUT or path.exists()
     except OSError as error:  # a name that is too long, a folder that is not ours
@@ -90,10 +90,6 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
         raise UserError(f"{path}: cannot be read: {what}")
     fitting = [f for f in files if {s.lower() for s in f.suffixes[-2:]} & {*suffixes}]
     return sorted(set(fitting or files), key=_by_name)
-
-
-def _locate(path: Path | str) -> Path:
-    return locate(path) if in_bucket(path) else Path(path).expanduser()
 
 
 def _glob(path: Path) -> Iterator[Path]:
@@ -116,13 +112,13 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def _is_part(file: Path, root: Path | None) -> bool:
-    below = file.relative_to(root) if root else PurePath(file.name)
-    return not _is_marked(below) and file.is_file() and _size(file) > 0
+    below = file.relative_to(root) if root else file.name
+    return not is_marked(below) and file.is_file() and _size(file) > 0
 
 
-def _is_marked(path: PurePath) -> bool:
+def is_marked(path: PurePath | str) -> bool:
     """Whether a file, or a folder that it lies in, is something beside the data."""
-    return any(name.startswith((".", "_")) for name in path.parts)
+    return any(n.startswith((".", "_")) and n != ".." for n in PurePath(path).parts)
 
 
 def _by_name(path: Path) -> list[tuple[int, str]]:
@@ -176,7 +172,7 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     Raises:
       UserError: the file cannot be opened, or what is read in the block is damaged.
     """
-    path = _locate(path)
+    path = locate(path)
     try:
         with (
             _reopen(path) as file,
@@ -310,7 +306,7 @@ def _only(names: list[str]) -> str:
     """The one file of an archive; a LookupError that lists them where there are others."""
     if "[Content_Types].xml" in names:
         raise LookupError("a workbook or document of an office program; save its table as CSV")
-    files = [name for name in names if not _is_marked(PurePath(name))] or names
+    files = [name for name in names if not is_marked(name)] or names
     if len(files) != 1:
         some = "".join(f", {shown(name)}" for name in files[:5])
         raise LookupError(

@@ -146,6 +146,16 @@ def refuse(path, *words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("hidden", ["__MACOSX/ml/u.data", "ml/._copy/u.data"])
+def test_what_a_system_puts_beside_the_files_is_none_of_them(place, tmp_path, hidden):
+    path = place(["u.data"], archive=True)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(hidden, "no data")
+        archive.extractall(tmp_path / "folder")
+    for each in (path, tmp_path / "folder"):
+        assert len(movielens.read(each).interactions) == 3
+
+
 def test_nothing_of_the_kind_and_too_much_of_it(place, tmp_path, put):
     refuse(tmp_path / "none", "No such file")
     refuse(put("x.zip", "no zip"), "neither a folder nor a readable zip")
