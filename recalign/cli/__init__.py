@@ -26,6 +26,9 @@ from recalign.cli.train import train
 from recalign.errors import Preempted, ProcessLostError, UserError
 from recalign.files import telling_of_buckets
 
+# What the system says of a path that the user gave, or of the rights to it.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -88,8 +91,11 @@ def main() -> None:
         click.echo(f"recalign: {message}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"recalign: {where}the disk is full; make room and call again", err=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            click.echo(f"recalign: {where}the disk is full; make room and call again", err=True)
+        elif error.filename and error.errno in _REFUSED:
+            click.echo(f"recalign: {where}{error.strerror}", err=True)
+        else:
+            raise
         sys.exit(2)

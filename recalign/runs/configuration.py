@@ -6,8 +6,10 @@ import difflib
 import importlib.util  # noqa: F401 (gin asks for it without importing it)
 import inspect
 import logging
+import math
 import re
 import sys
+import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,10 @@ def parse(
         for file in files:
             _parse_file(file, folders)
         # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
-        gin.parse_config([_quoted(old_paths.translate_binding(each)) for each in bindings])
+        quoted = [_quoted(old_paths.translate_binding(each)) for each in bindings]
+        for given, text in zip(bindings, quoted, strict=True):
+            _check_readable(given, text)
+        gin.parse_config(quoted)
 
 
 def parse_saved(path: Path, modules: Sequence[str] = ()) -> None:
@@ -276,11 +281,23 @@ def _quoted(binding: str) -> str:
     if not separator:
         raise UserError(f"--gin.{binding}: expected --gin.NAME=VALUE")
     try:
-        ast.literal_eval(value.strip())
+        if abs(ast.literal_eval(value.strip())) == math.inf:
+            raise UserError(f"--gin.{binding}: there is no such number")
+    except TypeError:
+        pass  # a literal of another kind
     except (ValueError, SyntaxError):
         if not re.search(r"[@%\"']", value):
             value = repr(value)
     return f"{name} = {value}"
+
+
+def _check_readable(binding: str, text: str) -> None:
+    """Raises a UserError for a binding that gin could tell only the place of, in all of them."""
+    try:
+        gin_text.parse(text)
+    except Exception as error:  # gin lets those of Python's tokenizer through
+        what = "; ".join(str(error).splitlines()[:1])
+        raise UserError(f"--gin.{binding}: this is no value that can be read: {what}") from error
 
 
 def _macros(found: Iterable[Statement]) -> dict[str, Any]:
@@ -310,6 +327,24 @@ def _check_macros(found: Sequence[Statement]) -> None:
             f"configuration: {_listed(missing)} must be set, with --gin.{missing[0]}=… or in a file"
         )
     macros.check(values)
+    for binding in _bindings(gin_text.in_full(found)):
+        value = binding.value
+        while isinstance(value, Reference) and value.name in values:
+            value = values[value.name]
+        if binding.arg_name and not any(gin_text.references([value])):
+            name = f"{binding.selector.rpartition('.')[2]}.{binding.arg_name}"
+            macros.check_type(name, value, _find_hint(binding))
+
+
+def _find_hint(binding: BindingStatement) -> Any:
+    """What a parameter is annotated with; None where it is not, or what has it is unknown."""
+    module, _, made = binding.selector.rpartition(".")
+    found = getattr(sys.modules.get(module), made, None)
+    try:
+        hints = typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    except (TypeError, NameError, AttributeError):  # no annotations, or of names known to no module
+        return None
+    return hints.get(binding.arg_name)
 
 
 def _listed(names: Iterable[str]) -> str:

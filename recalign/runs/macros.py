@@ -1,6 +1,8 @@
 """What the macros of the recipes may be set to: a mistake is one message before any work."""
 
 import math
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,9 +25,9 @@ def _is_number(value: Any) -> bool:
     return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _whole(least: int, needs: str = "") -> Needs:
+def _whole(least: int, needs: str = "", below: float = math.inf) -> Needs:
     needs = needs or f"must be a whole number of at least {least}"
-    return lambda value: None if _is_whole(value) and value >= least else needs
+    return lambda value: None if _is_whole(value) and least <= value < below else needs
 
 
 def _number(low: float, high: float = math.inf, text: str = "") -> Needs:
@@ -109,7 +111,7 @@ NEEDS: dict[str, Needs] = {
     "ON_NONFINITE": _one_of(*ON_NONFINITE),
     "PACK": _flag,
     "PATIENCE": _or_none(_whole(1)),
-    "RANDOM_SEED": _whole(0),
+    "RANDOM_SEED": _whole(0, "must be a whole number from 0 to 2**32 - 1", 2**32),
     "REMAT_POLICY": _one_of("none", "minimal", "full"),
     "SCAN_LAYERS": _flag,
     "TASK_FEATURE_LENGTHS": _lengths,
@@ -119,6 +121,34 @@ NEEDS: dict[str, Needs] = {
     "VOCAB_SIZE": _whole(1),
     "WARMUP_STEPS": _whole(0),
     "Z_LOSS": _number(0),
+}
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raises a UserError for a parameter's value that is not of the type that it is annotated with.
+
+    Args:
+      name: of the parameter.
+      value: without references.
+      hint: the annotation; judged are int, float, bool and str, and what may be None beside.
+    """
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = set(typing.get_args(hint)) if union else {hint}
+    if value is None and type(None) in kinds:
+        return
+    kinds -= {type(None)}
+    if len(kinds) != 1 or not kinds <= _TYPES.keys():
+        return
+    fits, needs = _TYPES[kinds.pop()]
+    if not fits(value):
+        raise UserError(f"{name} is {shown(value)}, but must be {needs}")
+
+
+_TYPES = {
+    int: (_is_whole, "a whole number"),
+    float: (_is_number, "a number"),
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    str: (lambda value: isinstance(value, str), "a text"),
 }
 
 

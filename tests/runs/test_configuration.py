@@ -1,5 +1,7 @@
 """Every mistake in a configuration is an error that names it."""
 
+import re
+
 import gin
 import pytest
 
@@ -38,9 +40,9 @@ def test_files_and_overrides_configure_what_they_name(recipe):
 
 
 def test_what_is_neither_literal_nor_reference_is_a_string(recipe):
-    configuration.parse([recipe], ["WIDTH=%RATE", "transformer.T5Config.dtype=bfloat16"])
+    configuration.parse([recipe], ["RATE=%WIDTH", "WIDTH=8", "transformer.T5Config.dtype=bfloat16"])
     config = gin.get_configurable(T5Config)()
-    assert (config.emb_dim, config.dtype) == (0.1, "bfloat16")
+    assert (config.dropout_rate, config.dtype) == (8, "bfloat16")
 
 
 def test_the_operative_configuration_gives_the_same_again(recipe, tmp_path):
@@ -185,6 +187,7 @@ MISTAKES = [
     ("LOSS_NORMALIZING_FACTOR", "0"),
     ("LOSS_NORMALIZING_FACTOR", "PER_TOKEN"),
     ("DROPOUT_RATE", "1.0"),
+    ("RANDOM_SEED", "4294967296"),
     ("CACHE_DIRS", "/tmp"),
     ("EVAL_PERIODS", "{'ranking': 0.5}"),
     ("TASK_FEATURE_LENGTHS", "{'inputs': 64}"),
@@ -217,6 +220,40 @@ def test_choices_are_those_of_what_they_are_for():
 def test_a_macro_is_judged_by_what_it_refers_to():
     with pytest.raises(UserError, match="BATCH_SIZE is 0, but"):
         configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", "BATCH_SIZE=%SIZE", "SIZE=0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needs"),
+    [
+        ("T5Config.emb_dim", "many", "a whole number"),
+        ("T5Config.num_heads", "2.5", "a whole number"),
+        ("T5Config.head_dim", "True", "a whole number"),
+        ("T5Config.mlp_dim", "None", "a whole number"),
+        ("T5Config.logits_via_embedding", "1", "True or False"),
+        ("retrieval.max_history", "1.5", "a whole number"),
+        ("retrieval.max_history", "all", "a whole number"),
+        ("Trainer.num_microbatches", "'2'", "a whole number"),
+        ("Partitioner.num_partitions", "2.0", "a whole number"),
+    ],
+)
+def test_a_parameter_of_another_type_is_one_message(name, value, needs):
+    with pytest.raises(UserError, match=rf"^{name} is .*, but must be {needs}$"):
+        configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    "binding", ["TASK_FEATURE_LENGTHS={'inputs': 256", "MODEL_DIR='open", "TRAIN_STEPS=1e400"]
+)
+def test_an_override_that_cannot_be_read_is_named(binding):
+    with pytest.raises(UserError, match=f"^--gin.{re.escape(binding)}: "):
+        configuration.parse(["toyshop.gin"], ["BATCH_SIZE=4", binding])
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "emb_dim", "num_heads", "num_encoder_layers"])
+def test_a_network_has_a_size(name):
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"T5Config.{name} is {size}, but must be at least 1"):
+            T5Config(**({"vocab_size": 100} | {name: size}))
 
 
 def test_two_configurations_differ_in_what_they_do():

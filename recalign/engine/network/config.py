@@ -12,6 +12,10 @@ Shapes = dict[str, tuple[int, ...]]
 RELATIVE_BUCKETS = 32
 RELATIVE_MAX_DISTANCE = 128
 NORM_EPSILON = 1e-6
+_SIZES = (
+    *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers"),
+    *("head_dim", "mlp_dim"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,9 @@ class T5Config:
     def __post_init__(self):
         # A configuration file gives a list; a module's attributes must be hashable.
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        for name in _SIZES:
+            if (size := getattr(self, name)) < 1:
+                raise UserError(f"T5Config.{name} is {size}, but must be at least 1")
 
 
 def parameter_shapes(config: T5Config) -> Shapes:
