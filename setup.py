@@ -15,7 +15,7 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["recalign", "recalign.*"]), "recalign.tasks", "recalign.gin"],
     package_dir={"recalign.tasks": "tasks", "recalign.gin": "gin"},
     package_data={

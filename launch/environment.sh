@@ -24,13 +24,13 @@ environment() {
 
 supported_python() {
   local python
-  for python in python3.11 python3.12 python3 python; do
-    if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+  for python in python3.11 python3.12 python3.13 python3 python; do
+    if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
       2>/dev/null; then
       echo "$python"
       return
     fi
   done
-  echo "recalign needs Python 3.11 or 3.12 on the PATH" >&2
+  echo "recalign needs Python 3.11, 3.12 or 3.13 on the PATH" >&2
   exit 2
 }

@@ -18,7 +18,7 @@ setup() {
     --editable "$TREE" "jax[tpu]"
 }
 
-install_python() { # the images have Python 3.10, recalign needs 3.11 or 3.12
+install_python() { # the images have Python 3.10, recalign needs 3.11 to 3.13
   if [ ! -x "$WORK/venv/bin/python" ]; then
     python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --seed --python 3.12 "$WORK/venv"

@@ -21,7 +21,7 @@ class Progress:
     Args:
       what: is being done, "training".
       total: of the units that there are; None where nobody knows.
-      unit: "step"; of "B", bytes, prefixes are shown.
+      unit: "step"; of "B", bytes, prefixes are shown; None where nothing can be counted.
       done: so many were done before.
       leave: whether a bar stays once all is done.
       shown: False is silent, as is a process that is not the first one of several.
@@ -31,7 +31,7 @@ class Progress:
         self,
         what: str,
         total: int | None = None,
-        unit: str = "step",
+        unit: str | None = "step",
         done: int = 0,
         leave: bool = False,
         shown: bool = True,
@@ -51,8 +51,9 @@ class Progress:
                 desc=self._what,
                 total=self._total,
                 initial=self._done,
-                unit=self._unit,
+                unit=self._unit or "",
                 unit_scale=self._unit == "B",
+                bar_format=None if self._unit else "{desc} …",
                 leave=self._leave,
             )
         else:
@@ -83,6 +84,8 @@ class Progress:
 
     def __str__(self):
         done, seconds = self._done - self._begun_at, time.monotonic() - self._begin
+        if self._unit is None:
+            return f"{self._what}: {duration(seconds)}" + f", {self._note}" * bool(self._note)
         amount = readable if self._unit == "B" else lambda n: f"{n:,}"
         parts = [amount(self._done)]
         if self._total is not None:

@@ -67,6 +67,17 @@ def test_bytes_are_told_as_such(monkeypatch):
         assert str(shown) == "converting: 1.0 MB of 4.0 MB, 512.0 kB/s, 6 s left"
 
 
+def test_what_cannot_be_counted_is_told_with_its_time(monkeypatch):
+    clock = iter([0.0, 75.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress("making parameters", unit=None, shown=False) as shown:
+        assert str(shown) == "making parameters: 1 min 15 s"
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("making parameters", unit=None):
+        assert sys.stderr.getvalue().strip() == "making parameters …"
+
+
 def test_what_ends_within_a_minute_leaves_no_line(monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     caplog.set_level(logging.INFO, "recalign.progress")

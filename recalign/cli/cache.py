@@ -16,7 +16,6 @@ run.Run.data = @data.TokenData()
 data.TokenData.directory = %TOKENS_DIR
 data.TokenData.batch_size = %BATCH_SIZE
 data.TokenData.seed = %RANDOM_SEED
-run.Run.eval_examples = None
 """
 
 

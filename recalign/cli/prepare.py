@@ -381,11 +381,14 @@ def _prepare(
         encode=_encode,
         **options,
     )
-    with Progress(f"preparing {request.name}", unit="stage") as progress:
+    total = preparing.count_stages(request)
+    with Progress(f"preparing {request.name}", total, "stage") as progress:
+        begun: list[str] = []
 
         def stage(text: str) -> None:
+            progress.update(bool(begun))  # the one before
             progress.note(text)
-            progress.update()
+            begun.append(text)
 
         outcome = preparing.prepare(request, _write_records, stage)
     for warning in outcome.warnings:

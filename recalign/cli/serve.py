@@ -14,8 +14,8 @@ from recalign.errors import UserError
 def serve(load_run, host: str, port: int) -> None:
     """Serves a page: search the catalogue, click a history together, see what is recommended.
 
-    The page asks /api/items?q=… and /api/recommend, which others may use as well. There is no
-    log-in: whoever can reach the address can ask, by default this machine alone.
+    Programs may ask as the page does: /api/openapi.json says how; /metrics is for Prometheus. There
+    is no log-in: whoever can reach the address can ask, by default this machine alone.
     """
     try:
         from recalign.serving import server

@@ -136,6 +136,18 @@ def _events_of(domain: Touched, users: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows[meant], domain.events[first:last][meant]
 
 
+def read_rows(lists: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Some of the lists; what is read of a mapped file counts as this process's memory no longer.
+
+    Args:
+      lists: int32[m, C], see `Domain.candidates`.
+      start: the first of them.
+      stop: the one after the last.
+    """
+    mapped = isinstance(lists, np.memmap)
+    return np.array((np.load(lists.filename, mmap_mode="r") if mapped else lists)[start:stop])
+
+
 def write(path: Path, lists: Iterator[np.ndarray], shape: tuple[int, int]) -> str:
     """Writes lists as a .npy file, a chunk at a time, and returns its sha256."""
     digest = hashlib.sha256()

@@ -198,13 +198,13 @@ class Domain:
         """
         lengths = _train_lengths(self.lengths)
         offsets = _offsets(lengths)
-        return Sequences(offsets, self.events[_positions(self.offsets[:-1], lengths)])
+        return Sequences(offsets, self.events[list_positions(self.offsets[:-1], lengths)])
 
     def train_times(self) -> np.ndarray | None:
         """When the events of `train()` were, in their order, as in `timestamps`; None without."""
         if self.timestamps is None:
             return None
-        return self.timestamps[_positions(self.offsets[:-1], _train_lengths(self.lengths))]
+        return self.timestamps[list_positions(self.offsets[:-1], _train_lengths(self.lengths))]
 
     def num_examples(self, name: str) -> int:
         """The number of examples of "train", "validation" or "test"."""
@@ -228,12 +228,11 @@ class Domain:
             users = np.flatnonzero(lengths >= MIN_EVENTS)
             history = lengths[users] - (1 if name == "test" else 2)
         starts = self.offsets[:-1][users]
-        positions = _positions(starts, history)
         targets = starts + history
         return Split(
             users=users.astype(np.int32),
             offsets=_offsets(history),
-            events=self.events[positions],
+            events=self.events[list_positions(starts, history)],
             targets=self.events[targets],
         )
 
@@ -294,7 +293,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def list_positions(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """int64[sum(lengths)]: starts[0], …, starts[0] + lengths[0] - 1, starts[1], …."""
     ends = np.cumsum(lengths, dtype=np.int64)
     shift = starts - (ends - lengths)

@@ -144,6 +144,12 @@ def prepare(
     return Outcome(request.folder, found, warnings, fresh=True)
 
 
+def count_stages(request: Request) -> int:
+    """How many stages `prepare` tells of."""
+    read = 1 if request.beam is not None else 2 + bool(request.k_core)
+    return read + (request.item_ids != RANDOM) + len(("sources", "vocabulary", "records"))
+
+
 def _assemble(request: Request, stage: Callable[[str], None]) -> tuple[Domain, RawDomain]:
     stage("reading")
     raw = request.read()

@@ -1,6 +1,6 @@
 """What a run is fed and asked: one interface for SeqIO's tasks and for a folder of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +28,7 @@ class Questions(Protocol):
         """
 
 
-class Batches(Protocol):
+class Batches(Iterator[Mapping[str, np.ndarray]], Protocol):
     """Endless batches, or some rows of each, whose position can be kept."""
 
     def __next__(self) -> Mapping[str, np.ndarray]:

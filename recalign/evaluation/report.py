@@ -161,6 +161,12 @@ def read_metrics(path: Path | str) -> list[dict]:
     return records
 
 
+def is_whole(path: Path | str) -> bool:
+    """Whether the last line of `metrics.jsonl`, if there is one, was written to its end."""
+    content = locate(path).read_bytes() if locate(path).exists() else b""
+    return content == _whole_lines(content)
+
+
 def _whole_lines(content: bytes) -> bytes:
     """The lines that were written to their end; the newline comes last."""
     return content[: content.rfind(b"\n") + 1]

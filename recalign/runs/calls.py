@@ -36,7 +36,7 @@ def record(folder: Path, step: int, provenance: Mapping[str, str], devices: str)
     call = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "version": recalign.__version__,
         "commit": commit(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
@@ -62,6 +62,14 @@ def read(folder: Path) -> list[dict]:
         ):
             raise UserError(f"{path}, line {number}: no call of a training; remove the line")
     return found
+
+
+def _command() -> str:
+    """As it can be typed again: a module that `python -m` runs has the file as its name."""
+    program = Path(sys.argv[0])
+    module = program.name == "__main__.py"
+    begin = ["python", "-m", program.parent.name] if module else [program.name]
+    return shlex.join([*begin, *sys.argv[1:]])
 
 
 def _version(package: str) -> str | None:

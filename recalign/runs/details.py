@@ -35,6 +35,7 @@ def answer(
     model: "CatalogueModel",
     params: Any,
     examples: RetrievalExamples,
+    item_tokens: np.ndarray,
     decode: Callable[[Sequence[int]], str],
     seed: int,
 ) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def answer(
       model: over the catalogue of the examples.
       params: the network's.
       examples: of a retrieval task.
+      item_tokens: int32[n, L], how the model writes each item, 0 padded.
       decode: gives the text of tokens.
       seed: of what is drawn.
 
@@ -53,8 +55,8 @@ def answer(
       `asked`, how many; `hits` of them; `tokens`, how long the questions of all examples are
       (mean, p95, longest); `calibration`, of answers by their probability: `count`, and the mean
       of it, `predicted`, beside how many were right, `observed`; `shown`: hits and misses in equal
-      number, as far as there are both, each with `question`, `history`, `target`, `rank` (from 1,
-      or None) and `items` with `probability`.
+      number, as far as there are both, each with `question` and `answer` (the texts of the
+      sample), `history`, `target`, `rank` (from 1, or None) and `items` with `probability`.
     """
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(examples))[:ASKED]
@@ -75,6 +77,7 @@ def answer(
         found = zip(items[row], probabilities[row], strict=True)
         return {
             "question": decode(asked.inputs[row].tolist()),
+            "answer": decode(item_tokens[asked.targets[row]].tolist()),
             "history": [described(i) for i in asked.events[slice(*asked.offsets[row : row + 2])]],
             "target": described(asked.targets[row]),
             "rank": int(ranks[row]) if math.isfinite(ranks[row]) else None,
@@ -130,6 +133,7 @@ def read(folder: Path, split: str) -> dict[str, Any] | None:
 _EACH = None  # as a key: of every key
 _NUMBER = (int, float, type(None))
 _ITEM = {"id": str, "title": str}
+_LATER = ("answer",)  # what files of version 0.1.0 may lack
 _FORM = {
     "step": int,
     "split": str,
@@ -143,6 +147,7 @@ _FORM = {
             "shown": [
                 {
                     "question": str,
+                    "answer": str,
                     "history": [_ITEM],
                     "target": _ITEM,
                     "rank": (int, type(None)),
@@ -164,6 +169,8 @@ def _check_form(found: Any, form: Any, place: str) -> None:
             _check_form(part, form[0], f"{place}[]")
     elif isinstance(form, dict):
         for key in found if _EACH in form else form:
+            if key not in found and key in _LATER:
+                continue
             if key not in found:
                 raise ValueError(f"there is no {place.lstrip('.')}.{key}")
             _check_form(found[key], form.get(key, form.get(_EACH)), f"{place}.{key}")

@@ -101,7 +101,14 @@ class Evaluation:
     ) -> dict[str, dict[str, Any]]:
         """What a few examples of each retrieval task come to, see `details.answer`."""
         return {
-            e.task: details.answer(self.catalogue_model(e), params, e, self._data.decode, seed)
+            e.task: details.answer(
+                self.catalogue_model(e),
+                params,
+                e,
+                self._data.item_tokens(e.task),
+                self._data.decode,
+                seed,
+            )
             for e in found
             if type(e) is RetrievalExamples
         }

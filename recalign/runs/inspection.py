@@ -13,7 +13,7 @@ from recalign.engine.weights.manifest import find_damage
 from recalign.errors import UserError
 from recalign.evaluation import report
 from recalign.files import list_files, resolve
-from recalign.progress import duration, readable
+from recalign.progress import duration, readable, track
 from recalign.runs import calls, configuration
 from recalign.runs.directory import CONFIG, HISTORY, METRICS, RunDirectory
 from recalign.runs.lock import find_holder
@@ -99,7 +99,8 @@ class Inspection:
             return f"in training by {self.holder}"
         if self.result and self.result.last_step == self.step:
             return "ended"
-        return "stopped before its end" if self.checkpoints or self.history else "not begun"
+        begun = self.calls or self.checkpoints or self.history
+        return "stopped before its end" if begun else "not begun"
 
     def tables(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """The last metrics as rows of each task, see `report.format_report`."""
@@ -175,9 +176,16 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
     config: dict[str, Any] = told(lambda: configuration.bindings((path / CONFIG).read_text()), {})
     macros = {name: value for name, value in config.items() if "." not in name}
     history: list[dict] = told(lambda: _history(path / HISTORY), [])
+    holder = find_holder(path)
+    if holder is None and not told(lambda: report.is_whole(path / HISTORY), True):
+        problems.append(
+            f"{path / HISTORY} ends within a line, which is passed over: the evaluation that it "
+            "was to tell is made again once the run goes on, or by `recalign eval`"
+        )
     known: list[dict] = told(lambda: calls.read(path), [])
     folders = [path / "checkpoints" / str(step) for step in directory.checkpoints()]
-    checkpoints = [found for folder in folders if (found := _checkpoint(folder, hashes))]
+    shown = track(folders, "reading checkpoints", "checkpoint", shown=hashes)
+    checkpoints = [found for folder in shown if (found := _checkpoint(folder, hashes))]
     problems += [f"checkpoint {c.step} is damaged: {c.damage}" for c in checkpoints if c.damage]
     seconds = told(lambda: directory.seconds(max((c.step for c in checkpoints), default=0)), 0.0)
     return Inspection(
@@ -192,7 +200,7 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
         or (known[-1]["provenance"] if known else {}),
         best_step=directory.best_step(macros.get("BEST_METRIC")) if history else None,
         seconds=seconds,
-        holder=find_holder(path),
+        holder=holder,
         problems=problems,
     )
 

@@ -36,6 +36,7 @@ from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples, Share
 from recalign.evaluation.outcomes import Evaluated, subtract, summarise
 from recalign.files import in_bucket, locate, make_folder, replacing
+from recalign.progress import Progress
 from recalign.runs import calls, configuration, details, macros, safety
 from recalign.runs.comparison import Other, other_side, tell_domain
 from recalign.runs.directory import CONFIG, RunDirectory
@@ -239,8 +240,8 @@ class Run:
         """
         step, _ = processes.decide_once(self._best_or_last)
         log.info("%s: the checkpoint at step %d", split, step)
-        at_hand = last is not None and int(last.step) == step
-        params = last.params if at_hand else self._restore(step)[1]
+        at_hand = last.params if last is not None and int(last.step) == step else None
+        params = self._restore(step)[1] if at_hand is None else at_hand
         report = self._report(self._examples(split), step, params)
         if split == "test" and processes.is_first() and (known := read(self._directory.path)):
             found = self._directory.measured(step, split)
@@ -353,7 +354,8 @@ class Run:
         if not folder.exists():
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
-        return checkpoints.restore_params(self.trainer.abstract_state().params, step)
+        with Progress("reading the checkpoint", unit=None, shown=processes.is_first()):
+            return checkpoints.restore_params(self.trainer.abstract_state().params, step)
 
     def _examples(
         self, split: str, num_examples: int | None = None, task: str | None = None
@@ -423,18 +425,17 @@ class Run:
         answers = self.evaluation.answers(params, found, self.trainer.seed)
         if processes.is_first():
             details.write(self._directory.path, step, split, tables, answers)
-        signed = set()
-        for task in other.outcomes if other else ():
-            name = f"ahead of {other.name}"
-            difference = {name: subtract([evaluated[task]], [other.outcomes[task]])}
+        name = f"ahead of {other.name}" if other else ""
+        compared = other.outcomes if other else {}
+        for task, theirs in compared.items():
+            difference = {name: subtract([evaluated[task]], [theirs])}
             tables[task] = {"recalign": models[task], **difference, **tables[task]}
-            signed.add(name)
         return Report(
             step=step,
             split=split,
             best_by=self.best_metric if is_best else None,
             tables=tables,
-            signed=frozenset(signed),
+            signed=frozenset([name] if compared else ()),
         )
 
     def _record(

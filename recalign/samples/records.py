@@ -25,8 +25,10 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from recalign.domains.domain import CANDIDATE_SPLITS, SPLITS, Domain, Split
+from recalign.domains.candidates import read_rows
+from recalign.domains.domain import CANDIDATE_SPLITS, SPLITS, Domain, Split, list_positions
 from recalign.domains.rating import RatingSplit
+from recalign.samples.serialising import Ragged, serialise
 
 VERSION = "1.0.0"
 RATING = "rating"
@@ -219,56 +221,56 @@ def _write_split(
 def _records(domain: Domain, name: str) -> Iterator[bytes]:
     """Serialised `tf.train.Example`s of the examples of a split; those of train have no lists."""
     lists = domain.candidates(name) if name in CANDIDATE_SPLITS else None
+    start = 0
     for piece in domain.pieces():
         split = piece.split(name)
         for low in range(0, len(split), _CHUNK):
             high = min(low + _CHUNK, len(split))
-            yield from _chunk(split, None if lists is None else lists[:high], low, high, piece)
-        if lists is not None:
-            lists = lists[len(split) :]
+            rows = None if lists is None else read_rows(lists, start + low, start + high)
+            yield from serialise(_features(split, rows, low, high, piece.first_user))
+        start += len(split)
 
 
-def _chunk(
-    split: Split, lists: np.ndarray | None, low: int, high: int, piece: Domain
-) -> Iterator[bytes]:
-    # Lists of Python numbers, made by the chunk: protobuf takes them several times faster than
-    # slices of arrays.
-    first, last = split.offsets[low], split.offsets[high]
-    offsets = (split.offsets[low : high + 1] - first).tolist()
-    events = split.events[first:last].tolist()
-    users = (split.users[low:high] + piece.first_user).tolist()
-    targets = split.targets[low:high].tolist()
-    candidates = [[]] * (high - low) if lists is None else lists[low:high].tolist()
-    for e in range(high - low):
-        example = tf.train.Example()
-        feature = example.features.feature
-        history = slice(offsets[e], offsets[e + 1])
-        feature["user"].int64_list.value.append(users[e])
-        feature["history"].int64_list.value.extend(events[history])
-        feature["target"].int64_list.value.append(targets[e])
-        feature["candidates"].int64_list.value.extend(candidates[e])
-        feature["train"].int64_list.value.append(int(lists is None))
-        yield example.SerializeToString(deterministic=True)
+def _features(
+    split: Split, lists: np.ndarray | None, low: int, high: int, first_user: int
+) -> dict[str, Ragged]:
+    """The features of some examples of a split."""
+    rows, train = high - low, lists is None
+    offsets = split.offsets[low : high + 1]
+    lists = np.zeros((rows, 0), np.int32) if lists is None else lists
+    return {
+        "user": Ragged.one_each(split.users[low:high] + first_user),
+        "history": Ragged(split.events[offsets[0] : offsets[-1]], offsets - offsets[0]),
+        "target": Ragged.one_each(split.targets[low:high]),
+        "candidates": Ragged(lists.ravel(), np.arange(rows + 1) * lists.shape[1]),
+        "train": Ragged.one_each(np.full(rows, int(train))),
+    }
 
 
 def _rating_records(domain: Domain, name: str) -> Iterator[bytes]:
     """Serialised `tf.train.Example`s of the users with a target."""
     for piece in domain.pieces():
-        yield from _rating_chunk(piece.rating_split(name), name == "train", piece.first_user)
+        split = piece.rating_split(name)
+        users, first = np.unique(split.users, return_index=True)
+        bounds = np.append(first, len(split))
+        for low in range(0, len(users), _CHUNK):
+            asked = bounds[low : low + _CHUNK + 1]
+            chunk = _rating_features(split, users[low : low + _CHUNK], asked)
+            chunk["user"] = Ragged.one_each(users[low : low + _CHUNK] + piece.first_user)
+            chunk["train"] = Ragged.one_each(np.full(len(asked) - 1, int(name == "train")))
+            yield from serialise(chunk)
 
 
-def _rating_chunk(split: RatingSplit, train: bool, first_user: int) -> Iterator[bytes]:
-    users, first = np.unique(split.users, return_index=True)
-    bounds = np.append(first, len(split))
-    for row, user in enumerate(users):
-        asked = slice(bounds[row], bounds[row + 1])
-        known = slice(split.train_offsets[user], split.train_offsets[user + 1])
-        example = tf.train.Example()
-        feature = example.features.feature
-        feature["user"].int64_list.value.append(int(user) + first_user)
-        feature["items"].int64_list.value.extend(split.train_items[known].tolist())
-        feature["ratings"].float_list.value.extend(split.train_ratings[known].tolist())
-        feature["target_items"].int64_list.value.extend(split.items[asked].tolist())
-        feature["target_ratings"].float_list.value.extend(split.ratings[asked].tolist())
-        feature["train"].int64_list.value.append(int(train))
-        yield example.SerializeToString(deterministic=True)
+def _rating_features(split: RatingSplit, users: np.ndarray, asked: np.ndarray) -> dict[str, Ragged]:
+    """The items and ratings of some users; those asked for are from each of the bounds on."""
+    starts = split.train_offsets[users]
+    lengths = split.train_offsets[users + 1] - starts
+    known = list_positions(starts, lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    targets = slice(asked[0], asked[-1])
+    return {
+        "items": Ragged(split.train_items[known], offsets),
+        "ratings": Ragged(split.train_ratings[known], offsets),
+        "target_items": Ragged(split.items[targets], asked - asked[0]),
+        "target_ratings": Ragged(split.ratings[targets], asked - asked[0]),
+    }

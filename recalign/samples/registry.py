@@ -179,7 +179,8 @@ def _as_written(preprocessor: Callable[..., tf.data.Dataset]) -> Callable[..., t
     That takes seconds of every start, and is for `if` and `for` over tensors, which ours have not.
     """
     plain = functools.partial(_call_as_written, preprocessor)
-    plain.__signature__ = inspect.signature(preprocessor)  # SeqIO gives what is asked for by name
+    # SeqIO gives what is asked for by name.
+    plain.__signature__ = inspect.signature(preprocessor)  # type: ignore[attr-defined]
     return plain
 
 

@@ -7,6 +7,7 @@ import recalign
 if TYPE_CHECKING:
     from recalign.serving.app import Limits
 
+_JSON = "application/json"
 _ERRORS = {
     400: "Something in the request is wrong; the message says what.",
     413: "The body is too large.",
@@ -100,6 +101,7 @@ def describe(limits: "Limits", depth: int) -> dict[str, Any]:
             "/healthz": {
                 "get": _operation("Whether it answers.", _object({"status": {"const": "ok"}}))
             },
+            "/metrics": {"get": _operation("Counts for Prometheus.", text, kind="text/plain")},
         },
     }
 
@@ -119,17 +121,18 @@ def _operation(
     answer: dict[str, Any],
     parameters: list[dict] | None = None,
     body: dict[str, Any] | None = None,
+    kind: str = _JSON,
 ) -> dict[str, Any]:
-    error = _json(_object({"error": {"type": "string"}}))
-    answers = {"200": {"description": "The answer.", **_json(answer)}}
+    error = _content(_object({"error": {"type": "string"}}))
+    answers = {"200": {"description": "The answer.", **_content(answer, kind)}}
     answers |= {str(status): {"description": why, **error} for status, why in _ERRORS.items()}
     found: dict[str, Any] = {"summary": summary, "responses": answers}
     if parameters:
         found["parameters"] = parameters
     if body:
-        found["requestBody"] = {"required": True, **_json(body)}
+        found["requestBody"] = {"required": True, **_content(body)}
     return found
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+def _content(schema: dict[str, Any], kind: str = _JSON) -> dict[str, Any]:
+    return {"content": {kind: {"schema": schema}}}

@@ -35,7 +35,9 @@ def listen(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise UserError(f"cannot serve on {host} port {port}: {error}") from error
+        raise UserError(
+            f"cannot serve on {host} port {port}: {error}; choose another with --host or --port"
+        ) from error
     return bound
 
 

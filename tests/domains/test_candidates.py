@@ -55,6 +55,11 @@ def test_a_list_is_the_target_and_distinct_untouched_items(histories, name):
     assert check(domain, name).shape[1] == 1 + 20 - most - 2
 
 
+def test_every_list_is_as_long_as_the_longest_history_allows():
+    domain = domain_of([range(3), range(12)], items=105)
+    assert check(domain, "test").shape == (2, 1 + 105 - 12)
+
+
 @pytest.mark.parametrize("table_bytes", [1, 5000, 1 << 26])
 def test_99_negatives_where_the_catalogue_has_them(monkeypatch, table_bytes):
     monkeypatch.setattr(candidates, "TABLE_BYTES", table_bytes)
@@ -79,13 +84,32 @@ def test_every_untouched_item_is_as_likely_and_so_is_every_column():
     assert len(pairs) > 20
 
 
+def test_what_others_have_has_no_say(monkeypatch):
+    """Be they in other chunks, or between those who are asked about and too short to be."""
+    monkeypatch.setattr(candidates, "CHUNK_ROWS", 100)
+    touched = np.repeat([[0, 1, 2], [3, 4, 5]], 500, axis=0)
+    domain = domain_of([h for own in touched.tolist() for h in ([7, 8], own)], items=13)
+    split = domain.split("test")
+    lists = [*candidates.draw([(domain, split.users, split.targets)], 13, 4, (0,))]
+    assert [len(chunk) for chunk in lists] == [100] * 10
+    for drawn, own in zip(np.split(np.concatenate(lists), 2), touched[[0, -1]], strict=True):
+        counts = np.bincount(drawn.ravel(), minlength=13)
+        assert counts[own].tolist() == [0, 0, 500]
+        free = np.delete(counts, own)
+        assert np.abs(free - 200).max() < 5 * np.sqrt(200 * 0.6)
+
+
 def test_a_seed_decides_and_the_splits_differ():
     shop = assemble(toyshop.generate(users=40, items=200), "shop", seed=1)
     again = dataclasses.replace(shop)
     np.testing.assert_array_equal(shop.candidates("test"), again.candidates("test"))
     other = dataclasses.replace(shop, seed=2)
     assert (shop.candidates("test") != other.candidates("test")).any()
-    assert (shop.candidates("test") != shop.candidates("validation")).any()
+    negatives = []
+    for name in HELD_OUT:
+        pairs = zip(shop.candidates(name).tolist(), shop.split(name).targets, strict=True)
+        negatives.append([{*row} - {target} for row, target in pairs])
+    assert all(one != two for one, two in zip(*negatives, strict=True))
 
 
 def test_stored_lists_are_mapped_and_hashed(tmp_path):

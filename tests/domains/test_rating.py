@@ -46,7 +46,10 @@ def ratings_of(split):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**20), st.floats(0, 0.9))
 def test_every_rating_of_train_events_is_in_one_split(seed, missing):
-    shop = rated(assemble(toyshop.generate(users=12, items=30), "shop", seed), seed, missing)
+    shop = assemble(toyshop.generate(users=12, items=30), "shop", seed)
+    events, first = shop.events.copy(), shop.offsets[:-1][shop.lengths > 4]
+    events[first + 1] = events[first]  # rated again, of which the newest counts
+    shop = rated(dataclasses.replace(shop, events=events), seed, missing)
     whole = {pair: rating for pair, (_, rating) in newest_ratings(shop).items()}
     found = [ratings_of(shop.rating_split(name)) for name in SPLITS]
     assert sum(map(len, found)) == len(whole)
@@ -99,6 +102,24 @@ def test_it_is_stored(shop, tmp_path):
     assert loaded.stored_parts is not None
     assert loaded.has_rating_task
     np.testing.assert_array_equal(loaded.rating_parts, shop.rating_parts)
+
+
+def test_whoever_has_nothing_held_out_has_a_part_of_everything(shop):
+    end = shop.num_events
+    assert shop.lengths[-1] > 3
+    short = dataclasses.replace(
+        shop,
+        offsets=np.array([*shop.offsets[:-1], end - 3, end - 1, end]),  # two events, and one
+        events=np.append(shop.events[:-3], [0, 1, 2]).astype(np.int32),
+        ratings=np.append(shop.ratings[:-3], [3, 4, 5]).astype(np.float32),
+    )
+    assert (short.rating_parts[-3:] >= 0).all()
+
+
+def test_ratings_too_few_to_hold_any_out_are_no_task(shop):
+    few = dataclasses.replace(shop, ratings=np.where(np.arange(shop.num_events) < 9, 4, np.nan))
+    assert len(few.rating_split("train")) > 0
+    assert not few.has_rating_task
 
 
 def test_without_ratings_there_is_none(shop):

@@ -74,7 +74,10 @@ def without_beam():
 
 
 def outcome_of(folder, name, **options):
-    """What a preparation of `folder/events` leaves: {file: its bytes}, warnings; or its refusal."""
+    """What a preparation of `folder/events` leaves: {file: its bytes}, warnings; or its refusal.
+
+    On the way it has told of as many stages as there are.
+    """
     items = folder / "items.csv" if (folder / "items.csv").exists() else None
     request = prepare.Request(
         name="x",
@@ -85,10 +88,12 @@ def outcome_of(folder, name, **options):
         data_dir=folder / name,
         **options,
     )
+    told = []
     try:
-        outcome = prepare.prepare(request, lambda domain, folder: None)
+        outcome = prepare.prepare(request, lambda domain, folder: None, told.append)
     except UserError as error:
         return str(error).replace(str(folder), "")
+    assert len(told) == prepare.count_stages(request)
     root = Path(outcome.folder)
     files = [file for file in sorted(root.rglob("*")) if file.is_file()]
     return {str(f.relative_to(root)): f.read_bytes() for f in files}, outcome.warnings

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from recalign.evaluation import intervals as bootstrap
 from recalign.evaluation.intervals import intervals, resampled_means
 
 
@@ -53,3 +54,21 @@ def test_values_that_all_differ():
     low, high = intervals(np.sqrt(resampled_means(errors, resamples=2000)))[0]
     assert low < np.sqrt(errors.mean()) < high
     assert high - low == pytest.approx(2 * 1.96 / np.sqrt(2 * 3000), rel=0.15)
+
+
+@pytest.mark.parametrize("copies", [5, 60])  # drawn one by one, and as counts of equal rows
+def test_every_user_is_drawn_as_often_as_another(copies):
+    means = resampled_means(np.repeat(np.eye(4), copies, axis=0))
+    np.testing.assert_allclose(means.sum(axis=1), 1)
+    deviation = np.sqrt(1 / 4 * 3 / 4 / (4 * copies))
+    np.testing.assert_allclose(means.mean(axis=0), 1 / 4, atol=5 * deviation / np.sqrt(10_000))
+    np.testing.assert_allclose(means.std(axis=0), deviation, rtol=0.05)
+
+
+@pytest.mark.parametrize("copies", [5, 60])
+def test_how_many_are_drawn_at_once_changes_nothing(copies, monkeypatch):
+    values = np.repeat(np.eye(4), copies, axis=0)
+    whole = resampled_means(values, resamples=50)
+    for at_once in (1, 13):  # counts: fewer than a single resample has, and a few
+        monkeypatch.setattr(bootstrap, "AT_ONCE", at_once)
+        np.testing.assert_array_equal(resampled_means(values, resamples=50), whole)

@@ -1,4 +1,4 @@
-"""Ratings read from answers, and expected from the probabilities of what may be written."""
+"""What each task's judge makes of a network's answers, where these are known."""
 
 import dataclasses
 import math
@@ -8,12 +8,15 @@ import pytest
 
 from recalign.domains.assemble import assemble
 from recalign.domains.readers import toyshop
+from recalign.engine.search.beam_search import Ranked
+from recalign.evaluation import metrics
 from recalign.evaluation.baselines.rows import beside
-from recalign.evaluation.examples import RatingExamples
-from recalign.evaluation.judges import RatingJudge
+from recalign.evaluation.examples import RankingExamples, RatingExamples
+from recalign.evaluation.judges import RankingJudge, RatingJudge, RetrievalJudge
 from recalign.evaluation.metrics import rating_in
+from tests.evaluation import shops
 
-TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan"}
+TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan", 8: "0"}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,8 @@ TEXTS = {2: "4", 3: ".5", 4: "1", 5: "five", 6: "7", 7: "nan"}
     [
         ("4", 4),
         ("4.5", 4.5),
+        ("1", 1),
+        ("5.0", 5),
         (" 4 ", 4),
         ("", math.nan),
         ("four", math.nan),
@@ -71,7 +76,7 @@ def examples():
 
 def judge(examples):
     answers = np.array(
-        [[2, 1, 0, 0, 0], [2, 3, 1, 0, 0], [6, 1, 0, 0, 0], [2] * 5, [5, 1, 0, 0, 0]]
+        [[2, 1, 0, 0, 0], [2, 3, 1, 0, 0], [6, 1, 0, 0, 0], [2, 3, 8, 8, 8], [5, 1, 0, 0, 0]]
     )
     probabilities = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 2]]) + 1e-30
     return RatingJudge(Answers(answers, np.log(probabilities)), decode)
@@ -83,7 +88,7 @@ def decode(tokens):
 
 def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):
     found = judge(examples).evaluate(None, examples).metrics
-    # 4 and 4.5 are right; 7 is off the scale, 44444 does not end, "five" is no number.
+    # 4 and 4.5 are right; 7 is off the scale, 4.5000 does not end, "five" is no number.
     errors = np.array([0, 0, 3 - 1, 3 - 4, 3 - 4.5])
     assert found["rating/parse_rate"] == pytest.approx(2 / 5)
     assert found["rating/rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
@@ -95,7 +100,7 @@ def test_what_is_no_rating_is_judged_as_the_mean_of_train(examples):
 
 def test_predictions_tell_what_was_known_and_what_was_answered(examples):
     lines = list(judge(examples).predictions(None, examples))
-    assert [line["answer"] for line in lines] == ["4", "4.5", "7", "44444", "five"]
+    assert [line["answer"] for line in lines] == ["4", "4.5", "7", "4.5000", "five"]
     assert [line["written"] for line in lines] == [4.0, 4.5, None, None, None]
     assert [line["expected"] for line in lines] == pytest.approx([2.5, 4.5, 1, 4, 3.5])
     for line in lines:
@@ -128,3 +133,99 @@ def test_baselines_are_measured_by_what_they_predict(examples):
             assert found == pytest.approx(expected, rel=1e-6)
     for row in rows.values():
         assert "rating_expected/rmse" in row
+
+
+class Catalogue:
+    """Stands in for a network over a catalogue: it knows the scores of all items by history."""
+
+    num_beams = 25
+
+    def __init__(self, examples):
+        self.asked = examples.inputs, examples.given
+        size = len(examples), examples.domain.num_items
+        self.scores = np.random.default_rng(1).normal(size=size).astype(np.float32)
+        known = np.arange(0, len(examples), 2)
+        self.scores[known, examples.targets[known]] += 1.5
+        owners = np.repeat(np.arange(len(examples)), np.diff(examples.offsets))
+        self.scores[owners, examples.events] += 5
+
+    def rank(self, params, inputs, offsets, events, given):
+        assert (inputs, given) == self.asked
+        unseen = self.scores.copy()
+        unseen[np.repeat(np.arange(len(inputs)), np.diff(offsets)), events] = -np.inf
+        return self.best(params, inputs, self.num_beams, given), ranked_by(unseen, self.num_beams)
+
+    def best(self, params, inputs, depth, given):
+        assert (inputs, given) == self.asked
+        return ranked_by(self.scores, depth)
+
+    def score(self, params, inputs, items, given):
+        assert (inputs, given) == self.asked
+        return np.take_along_axis(self.scores, items, axis=1)
+
+
+def ranked_by(scores, depth):
+    """The best items; in the first row the last slots are empty, as where no beam was left."""
+    items = np.argsort(-scores, axis=1)[:, :depth].astype(np.int32)
+    scores = np.take_along_axis(scores, items, axis=1)
+    items[0, 8:], scores[0, 8:] = metrics.EMPTY, -np.inf
+    return Ranked(items, scores)
+
+
+@pytest.fixture
+def asked():
+    made = shops.retrieval(shops.domain(), "test")
+    return dataclasses.replace(made, given=[np.array([2])] * len(made))
+
+
+def test_lists_are_judged_with_what_was_seen_and_without_it(asked):
+    model = Catalogue(asked)
+    found = RetrievalJudge(model).evaluate(None, asked)
+    assert (found.outcomes["full"].users == asked.domain.split("test").users).all()
+    unseen = model.scores.copy()
+    for row, history in zip(unseen, asked.histories, strict=True):
+        row[history] = -np.inf
+    for protocol, scores in (("full", model.scores), ("full_unseen", unseen)):
+        items = ranked_by(scores, 25).items
+        expected = metrics.full_ranking(items, asked.targets, asked.domain.num_items, protocol)
+        assert expected.items() <= found.metrics.items()
+        assert f"{protocol}/hr@10/tail" in found.metrics
+    assert 0 < found.metrics["full/hr@10"] < found.metrics["full_unseen/hr@10"] < 1
+
+
+def assert_questions(lines, examples):
+    keys = examples.domain.items["key"]
+    for line, history, target in zip(lines, examples.histories, examples.targets, strict=True):
+        assert line["history"] == [keys[item] for item in history]
+        assert line["target"] == keys[target]
+
+
+def test_predictions_of_lists_are_the_best_items_that_there_are(asked):
+    model = Catalogue(asked)
+    lines = list(RetrievalJudge(model).predictions(None, asked))
+    assert_questions(lines, asked)
+    number = {key: item for item, key in enumerate(asked.domain.items["key"])}
+    for row, line in enumerate(lines):
+        best = np.argsort(-model.scores[row])[: 20 if row else 8]
+        assert [number[key] for key in line["items"]] == best.tolist()
+        np.testing.assert_array_equal(line["scores"], model.scores[row][best])
+
+
+def test_candidates_are_judged_and_told_by_their_scores(asked):
+    fields = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    examples = RankingExamples(**fields, candidates=asked.domain.candidates("test"))
+    model = Catalogue(examples)
+    found = RankingJudge(model).evaluate(None, examples)
+    own = np.take_along_axis(model.scores, examples.candidates, axis=1)
+    columns = np.nonzero(examples.candidates == examples.targets[:, None])[1]
+    assert found.metrics == metrics.candidate_ranking(own, columns)
+    assert 0 < found.metrics["cand100/hr@10"] < 1
+    assert (found.outcomes["cand100"].users == asked.domain.split("test").users).all()
+    lines = list(RankingJudge(model).predictions(None, examples))
+    assert_questions(lines, examples)
+    number = {key: item for item, key in enumerate(asked.domain.items["key"])}
+    for row, line in enumerate(lines):
+        items = [number[key] for key in line["items"]]
+        assert sorted(items) == sorted(examples.candidates[row].tolist())
+        np.testing.assert_array_equal(line["scores"], model.scores[row][items])
+        assert np.all(np.diff(line["scores"]) <= 0)

@@ -179,10 +179,11 @@ def test_cut_offs_deeper_than_the_list_are_left_out():
     }
 
 
-def test_names_of_twenty_slots_are_those_of_the_protocol():
-    ranked = np.arange(20, dtype=np.int32)[None]
+@pytest.mark.parametrize("slots", [10, 20])
+def test_names_are_those_of_the_protocol_as_far_as_the_list_goes(slots):
+    ranked = np.arange(slots, dtype=np.int32)[None]
     got = metrics.full_ranking(ranked, np.array([0]), num_items=20)
-    expected = {f"{metric}@{k}" for metric in ("hr", "ndcg") for k in (1, 5, 10, 20)}
+    expected = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (1, 5, 10, 20) if k <= slots}
     expected |= {"mrr@10", "coverage@10", "invalid_rate", "duplicate_rate"}
     assert set(got) == {f"full/{name}" for name in expected}
 
@@ -206,8 +207,8 @@ def test_remove_seen_agrees_with_brute_force(drawn):
     [
         (np.zeros((0, 5), np.int32), np.zeros(0, np.int32), "not empty"),
         (np.zeros((2, 5), np.int32), np.zeros(3, np.int32), "a target each"),
-        (np.zeros((1, 5), np.int32), np.array([9]), "targets must be items"),
-        (np.zeros((1, 5), np.int32), np.array([-1]), "targets must be items"),
+        (np.zeros((2, 5), np.int32), np.array([0, 9]), "targets must be items"),
+        (np.zeros((2, 5), np.int32), np.array([-1, 8]), "targets must be items"),
     ],
 )
 def test_full_ranking_refuses_what_it_cannot_judge(ranked, targets, message):
@@ -249,6 +250,8 @@ def test_a_lone_best_positive_earns_all():
 def test_candidate_scores_must_have_a_rank():
     with pytest.raises(ValueError, match="1 candidate scores are NaN"):
         metrics.candidate_ranking(np.array([[1.0, np.nan]]), 0)
+    with pytest.raises(ValueError, match="not empty"):
+        metrics.candidate_ranking(np.zeros((0, 100)), 0)
 
 
 def test_unparsable_ratings_are_filled_not_dropped():
@@ -265,5 +268,30 @@ def test_unparsable_ratings_are_filled_not_dropped():
 def test_rating_refuses_what_it_cannot_judge():
     with pytest.raises(ValueError, match="predictions for"):
         metrics.rating(np.ones(3), np.ones(4), fallback=3)
+    with pytest.raises(ValueError, match="predictions for"):
+        metrics.rating(np.ones(0), np.ones(0), fallback=3)
     with pytest.raises(ValueError, match="finite"):
         metrics.rating(np.ones(3), np.ones(3), fallback=np.nan)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([10, 15, 20]))
+@settings(deadline=None, max_examples=30)
+def test_beam_recall_agrees_with_brute_force(seed, slots):
+    """Of lists whose last slots may be empty, in one of them all."""
+    rng = np.random.default_rng(seed)
+    exact, beam = (
+        np.where(
+            np.arange(slots) < rng.integers(1, slots + 1, (6, 1)),
+            np.stack([rng.permutation(NUM_ITEMS)[:slots] for _ in range(6)]),
+            metrics.EMPTY,
+        )
+        for _ in range(2)
+    )
+    exact[0] = metrics.EMPTY
+    expected = {}
+    for k in (10, 20)[: 1 + (slots == 20)]:
+        tops = [{*row[:k]} - {metrics.EMPTY} for row in exact.tolist()[1:]]
+        found = [{*row[:k]} for row in beam.tolist()[1:]]
+        shares = [len(top & own) / len(top) for top, own in zip(tops, found, strict=True)]
+        expected[f"full/beam_recall@{k}"] = np.mean(shares)
+    assert metrics.beam_recall(beam, exact) == pytest.approx(expected)

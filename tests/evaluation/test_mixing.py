@@ -94,3 +94,26 @@ def test_what_knows_nothing_gets_no_weight(shop):
     scorers = [knows(shop, 0.9, 1), knows(shop, 0.4, 2), lambda *a: -reverse(*a)]
     assert choose_weights(scorers, held)[2] == 0.0
     assert choose_weights(scorers, held) == choose_weights(scorers, held)
+
+
+@pytest.mark.parametrize("bound", ["JUDGED", "HELD_ENTRIES"])
+def test_the_first_examples_decide(shop, monkeypatch, bound):
+    """One model is right on the first twenty and wrong on the sixty others, one the reverse."""
+    held = retrieval(shop, "validation")
+
+    def right_on_first(sign):
+        def score(examples, rows):
+            scores = np.zeros((len(examples), shop.num_items), np.float32)
+            right = np.where(np.arange(len(examples)) < 20, sign, -sign)
+            np.put_along_axis(scores, examples.targets[:, None], right[:, None], axis=1)
+            return scores[rows]
+
+        return score
+
+    scorers = [knows(shop, 0.0, 1), right_on_first(1), right_on_first(-1)]
+    _, early, late = choose_weights(scorers, held)
+    assert early < late
+    entries = {"JUDGED": 1, "HELD_ENTRIES": shop.num_items * (len(scorers) + 1)}[bound]
+    monkeypatch.setattr(mixing, bound, 20 * entries)
+    _, early, late = choose_weights(scorers, held)
+    assert early > late

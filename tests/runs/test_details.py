@@ -42,7 +42,8 @@ def examples(targets):
 
 
 def answer(asked, seed=0):
-    return details.answer(Sure(), None, asked, lambda tokens: f"{len(tokens)} tokens", seed)
+    item_tokens = np.arange(2 * ITEMS).reshape(ITEMS, 2)
+    return details.answer(Sure(), None, asked, item_tokens, lambda t: f"{len(t)} tokens", seed)
 
 
 def test_hits_and_misses_are_shown_in_equal_number():
@@ -57,6 +58,7 @@ def test_hits_and_misses_are_shown_in_equal_number():
     assert shown["history"][0] == {"id": "k5", "title": "A toy"}
     assert shown["target"]["id"] == f"k{(last + 2) % ITEMS}"
     assert shown["question"].endswith(" tokens")
+    assert shown["answer"] == "2 tokens"
     assert [item["id"] for item in shown["items"][:2]] == [
         f"k{(last + 1) % ITEMS}",
         f"k{(last + 2) % ITEMS}",

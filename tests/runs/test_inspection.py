@@ -1,5 +1,6 @@
 """What a folder says of its run, whole or not, and that looking changes nothing."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,30 @@ def test_a_run_that_was_killed(tmp_path):
     with (directory.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "sp')  # as it was being written
     found = inspect(directory.path)
-    assert (found.state, found.step, found.problems) == ("stopped before its end", 20, [])
+    assert (found.state, found.step) == ("stopped before its end", 20)
+    [problem] = found.problems
+    assert "metrics.jsonl ends within a line, which is passed over" in problem
+    with locked(directory.path):  # it may be written at this moment
+        assert inspect(directory.path).problems == []
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint(tmp_path):
+    (tmp_path / "config.gin").write_text("A = 1\n")
+    calls.record(tmp_path, 0, PROVENANCE, "1 x cpu")
+    assert inspect(tmp_path).state == "stopped before its end"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("/usr/bin/recalign", "recalign train --gin.A='[1, 2]'"),
+        ("/venv/lib/recalign/__main__.py", "python -m recalign train --gin.A='[1, 2]'"),
+    ],
+)
+def test_a_command_is_told_as_it_can_be_typed_again(directory, monkeypatch, program, told):
+    monkeypatch.setattr(sys, "argv", [program, "train", "--gin.A=[1, 2]"])
+    calls.record(directory.path, 0, PROVENANCE, "1 x cpu")
+    assert shlex.split(inspect(directory.path).command) == shlex.split(told)
 
 
 def test_a_run_that_has_hardly_begun(tmp_path):

@@ -382,20 +382,26 @@ def test_ratings_are_judged_and_predicted(rated, tmp_path, mixture):
     assert found["rated_rating/test/rating/parse_rate"] == pytest.approx(parsed)
 
 
-def test_fewer_than_ten_beams_leave_out_what_is_deeper(shop, tmp_path):
-    options = [*SMALL, "--gin.TRAIN_STEPS=1", "--gin.NUM_BEAMS=5"]
-    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
-    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *options)
-    found = {name for name in metrics(tmp_path) if name.startswith("toyshop_retrieval/test/full/")}
+def test_fewer_than_ten_beams_leave_out_what_is_deeper(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    config = (folder / "config.gin").read_text()
+    assert config.count("NUM_BEAMS = 20\n") == 1
+    (folder / "config.gin").write_text(config.replace("NUM_BEAMS = 20\n", "NUM_BEAMS = 5\n"))
+    run("eval", "--model_dir", folder)
+    found = {name for name in metrics(folder) if name.startswith("toyshop_retrieval/test/full/")}
     depths = {int(name.partition("@")[2]) for name in found if "hr@" in name or "ndcg@" in name}
     assert depths == {1, 5}
 
 
-def test_a_run_goes_on_where_it_stopped(trained, tmp_path):
-    options = ["train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL]
-    run(*options, "--gin.TRAIN_STEPS=3")
-    run(*options)
+def test_config_gin_alone_begins_the_same_run_which_goes_on_where_it_stopped(trained, tmp_path):
+    config, where = trained[0] / "config.gin", f"--gin.MODEL_DIR={tmp_path}"
+    run("train", "--gin_file", config, where, "--gin.TRAIN_STEPS=3")
+    run("train", "--gin_file=toyshop.gin", where, *SMALL)
     assert metrics(tmp_path) == metrics(trained[0])
+    begun, whole = (json.loads((f / "metrics.jsonl").read_text().splitlines()[0]) for f in (
+        tmp_path, trained[0]
+    ))  # fmt: skip
+    assert begun == whole
 
 
 def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
@@ -438,11 +444,6 @@ def test_an_input_that_the_position_does_not_fit_starts_anew_if_that_is_accepted
     assert "position at step 6" in caplog.text
     assert "resumed at step 6: parameters, optimiser; the input starts anew" in caplog.text
     assert {p.name for p in (folder / "checkpoints").iterdir()} >= {"6", "7"}
-
-
-def test_config_gin_alone_gives_the_same_run(trained, tmp_path):
-    run("train", "--gin_file", trained[0] / "config.gin", f"--gin.MODEL_DIR={tmp_path}")
-    assert metrics(tmp_path) == metrics(trained[0])
 
 
 def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):

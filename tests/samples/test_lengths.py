@@ -10,10 +10,11 @@ import seqio
 from recalign import prompts
 from recalign.domains.readers import toyshop
 from recalign.errors import UserError
-from recalign.samples.items import item_texts, longest_beginning
+from recalign.samples.items import SENTINELS, item_texts, longest_beginning
 from recalign.samples.mlm import _longest_corruptible
 from tests.samples.reading import fits, items_in, read
 from tests.samples.shops import prepared
+from tests.splits import rated as rated_of
 
 KINDS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")
 ROOM = {"retrieval": 60, "ranking": 110, "rating": 90, "mim": 60, "mlm": 60, "bpr": 90}
@@ -131,11 +132,33 @@ def test_an_item_fits_its_room_whatever_follows_it(domain):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_that_do_not_fit_are_refused(domain, kind):
+def test_the_least_length_is_told_and_is_enough(domain, kind):
+    """For items that are written as their ids; lists of candidates may have titles."""
     number = {"bpr": 3, "rating": 2}.get(kind, 1)
     items = f"{number} item{'s' * (number > 1)}"
-    with pytest.raises(UserError, match=f"longshop_{kind}: its longest question, {items} and EOS"):
-        next(read(f"longshop_{kind}", "train", {"inputs": 16, "targets": 48}))
+    gin.bind_parameter("ranking.ranking.candidate_form", "id_title")
+
+    def samples(length):
+        return read(f"longshop_{kind}", "train", {"inputs": length, "targets": 48})
+
+    try:
+        refused = f"longshop_{kind}: its longest question, {items} and EOS"
+        with pytest.raises(UserError, match=refused) as told:
+            next(samples(16))
+        least = int(re.search(r"EOS are (\d+) tokens", str(told.value))[1])
+        with pytest.raises(UserError, match=f"EOS are {least} tokens"):
+            next(samples(least - 1))
+        found = list(samples(least))
+        for sample in found:
+            assert sample["inputs_tokens"] <= least
+            assert shows_history(kind, sample)
+        if kind == "rating":
+            split = domain.rating_split("train")
+            others = [len(rated_of(split, e)[0]) for e in range(len(split))]
+            shown = [bool(re.search(r"rated \d;", sample["inputs"])) for sample in found]
+            assert sum(shown) == np.count_nonzero(others)
+    finally:
+        gin.clear_config()
 
 
 def test_targets_too_short_for_any_span_are_refused(domain):
@@ -154,3 +177,9 @@ def test_corrupted_targets_fit(domain, density, length):
     finally:
         gin.clear_config()
     assert _longest_corruptible(length, density, 3.0) > 0
+
+
+@pytest.mark.parametrize(("density", "mean_span"), [(0.15, 3.0), (0.5, 1.0), (0.3, 2.5)])
+def test_no_history_is_so_long_that_sentinels_run_out(density, mean_span):
+    tokens = _longest_corruptible(10**6, density, mean_span)
+    assert round(round(tokens * density) / mean_span) == SENTINELS

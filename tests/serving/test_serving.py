@@ -165,6 +165,7 @@ def test_the_interface_is_as_it_is_documented(port):
         "/api/recommend_batch",
         "/api/why",
         "/healthz",
+        "/metrics",
     }
 
 

@@ -37,6 +37,15 @@ from recalign.cli import main
 main()
 """
 LENGTHS = {"inputs": 256, "targets": 32}
+MADE_BY = {
+    "CACHE_DIRS",
+    "INPUT_STREAMS",
+    "MIXTURE_OR_TASK_MODULE",
+    "MIXTURE_OR_TASK_NAME",
+    "PACK",
+    "TASK_FEATURE_LENGTHS",
+    "USE_CACHED_TASKS",
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +113,22 @@ def test_the_recipe_of_a_folder_has_nothing_of_the_text_plane(tokens):
     assert "MIXTURE_OR_TASK_NAME" not in found
     assert found["BATCH_SIZE"] == 4
     assert repr(found["recalign.runs.run.Run.data"]) == "@recalign.tokens.data.TokenData()"
+
+
+def test_what_a_recipe_lets_one_set_can_be_set_in_a_folder_too(shop, tokens, tmp_path):
+    """But for what the tokens were made by."""
+    made = ["MODEL_DIR=none", *(s.removeprefix("--gin.") for s in SMALL[1:])]
+    configuration.parse(["toyshop.gin"], made)
+    live = configuration.current()
+    for name, value in live.items():
+        if "." in name or name in MADE_BY:
+            continue
+        setting = {"MODEL_DIR": str(tmp_path), "EVAL_EXAMPLES": 8}.get(name, value)
+        configuration.parse([f"{tokens}/train.gin"], ["MODEL_DIR=none", f"{name}={setting}"])
+    configuration.parse([f"{tokens}/train.gin"], ["MODEL_DIR=none", "EVAL_EXAMPLES=8"])
+    made = make()
+    found = made.data.examples("validation", made.eval_examples)
+    assert [len(examples) for examples in found] == [8, 8]
 
 
 def test_validation_has_as_many_examples_as_were_written_and_no_more(tokens):

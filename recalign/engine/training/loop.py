@@ -234,15 +234,19 @@ def _first_state(
 ) -> TrainState:
     if checkpoints.latest_step() is not None:
         resumable = train_input if hasattr(train_input, "restore") else None
-        return checkpoints.restore(
-            trainer.abstract_state(), resumable, accept_changes=accept_changes
-        )
-    state = trainer.init_state()
+        with Progress("reading the newest checkpoint", unit=None, shown=processes.is_first()):
+            return checkpoints.restore(
+                trainer.abstract_state(), resumable, accept_changes=accept_changes
+            )
+    with Progress("making the first parameters", unit=None, shown=processes.is_first()):
+        state = trainer.init_state()
+        if initial_state is not None:
+            state = initial_state(state)
     if initial_state is None:
         log.info("started from scratch, seed %d", trainer.seed)
-        return state
-    log.info("started from given parameters; optimiser and input start anew")
-    return initial_state(state)
+    else:
+        log.info("started from given parameters; optimiser and input start anew")
+    return state
 
 
 class _Meter:
@@ -293,6 +297,7 @@ class _Meter:
             "skipped_steps": steps - sums["finite"],
             "steps_per_second": steps / seconds,
             "tokens_per_second": sums["tokens"] / seconds,
+            "tokens_per_sample": sums["tokens"] / examples,
         }
         for kind in ("truncated", "empty"):
             for side in batch_statistics.SIDES:

@@ -10,7 +10,7 @@ from recalign.files import write_text
 from recalign.progress import duration, readable
 from recalign.runs.report import charts
 from recalign.runs.report.html import Content, Html, section, table, tag
-from recalign.runs.report.results import show_differences, show_results
+from recalign.runs.report.results import show_differences, show_glance, show_results
 from recalign.runs.report.subject import Subject, gather
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,11 @@ CURVES = {
     "tokens_per_second": ("Speed", "tokens/s"),
     "gradient_norm": ("Norm of the gradient", ""),
 }
-LENGTHS = {
+CUT = {
     "truncated_inputs": ("Inputs that were cut", "share of samples"),
     "truncated_targets": ("Targets that were cut", "share of samples"),
 }
+LENGTHS = {"tokens_per_sample": ("Length of a sample, input and target", "tokens, mean")}
 VALIDATION = ("/ndcg@10", "rating/rmse")
 """Of the metrics of validation, those whose curves are drawn end so."""
 MOST_SHOWN = 4
@@ -61,8 +62,10 @@ def write_in(folder: Path, paths: Sequence[Path]) -> None:
 
 def _page(subjects: Sequence[Subject]) -> str:
     title = " · ".join(subject.name for subject in subjects[:3]) + " …" * (len(subjects) > 3)
-    sections = [_training(subjects), _validation(subjects), show_results(subjects)]
-    sections += [
+    sections = [
+        _training(subjects),
+        _validation(subjects),
+        show_results(subjects),
         show_differences(subjects),
         _calibration(subjects),
         _samples(subjects),
@@ -81,17 +84,27 @@ def _page(subjects: Sequence[Subject]) -> str:
         tag("style", Html((Path(__file__).parent / "page.css").read_text())),
     ]
     body = [
-        tag("header", tag("h1", title), tag("p", "A report of recalign", class_="note")),
-        tag("main", _runs(subjects), sections),
+        tag("header", tag("h1", title), tag("p", _subtitle(subjects), class_="note")),
+        tag("main", show_glance(subjects), _runs(subjects), sections),
         tag("footer", f"Written by recalign {recalign.__version__} from the files of the runs."),
     ]
     return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
 
-def _runs(subjects: Sequence[Subject]) -> Html:
+def _trained_on(subject: Subject) -> str:
+    config = subject.found.macros
+    return str(config.get("MIXTURE_OR_TASK_NAME") or config.get("TOKENS_DIR", "?"))
+
+
+def _subtitle(subjects: Sequence[Subject]) -> str:
+    trained = ", ".join(dict.fromkeys(map(_trained_on, subjects)))
+    return f"A report of recalign: {len(subjects)} run{'s' * (len(subjects) > 1)} on {trained}"
+
+
+def _runs(subjects: Sequence[Subject]) -> Html | None:
     several = len(subjects) > 1
     cards = [_card(subject, place, several) for place, subject in enumerate(subjects)]
-    return tag("div", cards, class_="cards")
+    return section("What was trained", tag("div", cards, class_="cards"))
 
 
 def _card(subject: Subject, place: int, several: bool) -> Html:
@@ -100,7 +113,7 @@ def _card(subject: Subject, place: int, several: bool) -> Html:
     call = found.calls[-1] if found.calls else {}
     best = f"step {found.best_step}, by {config.get('BEST_METRIC')} on validation"
     facts: dict[str, Content] = {
-        "Trained on": str(config.get("MIXTURE_OR_TASK_NAME") or config.get("TOKENS_DIR", "?")),
+        "Trained on": _trained_on(subject),
         "From": str(config.get("INITIAL_CHECKPOINT_PATH") or "scratch"),
         "Command": tag("code", found.command) if found.command else "not known",
         "recalign": found.origin or "not known",
@@ -207,7 +220,11 @@ def _samples(subjects: Sequence[Subject]) -> Html | None:
         body.append([f"{subject.name}, {task}, {split}", *lengths, str(limit or "-")])
     head = ["questions in tokens", "mean", "95 % up to", "longest", "limit"]
     more = table(head, body, "Length of questions") if body else None
-    return _drawn("Length of samples", subjects, _curves(subjects, LENGTHS), more)
+    cut = [value for s in subjects for name in CUT for value in s.curve(f"train/{name}").values()]
+    drawn = _curves(subjects, LENGTHS | (CUT if any(cut) else {}))
+    whole = "No input and no target was cut in training." if cut and not any(cut) else None
+    note = tag("p", whole, class_="note") if whole else None
+    return _drawn("Length of samples", subjects, drawn, note, more)
 
 
 def _answers(subjects: Sequence[Subject]) -> Html | None:
@@ -224,7 +241,7 @@ def _answers(subjects: Sequence[Subject]) -> Html | None:
 
 
 def _example(example: Mapping) -> Html:
-    target, rank = example["target"], example["rank"]
+    target, rank, answer = example["target"], example["rank"], example.get("answer")
     verdict = f"Hit, rank {rank}" if rank else "Miss"
     sought = [] if rank else [". Sought: ", tag("span", _titled(target), class_="target")]
     heading = tag("strong", verdict, class_="hit" if rank else None)
@@ -243,6 +260,7 @@ def _example(example: Mapping) -> Html:
             "details",
             tag("summary", "As the model reads it"),
             tag("p", tag("code", example["question"])),
+            tag("p", "It is to write: ", tag("code", answer)) if answer else None,
         ),
         tag(
             "p",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from recalign.domains import Domain
 from recalign.errors import UserError
@@ -9,15 +10,31 @@ from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import estimate
 from recalign.evaluation.report import GROUP_METRIC, PROTOCOLS, read_groups
 from recalign.runs.report.html import Content, Html, section, table, tag
-from recalign.runs.report.published import published
+from recalign.runs.report.published import Row, published
 from recalign.runs.report.subject import MODEL, Rows, Subject
 
 MOST_COMPARED = 8
 """Runs whose differences are shown."""
+GLANCED_AT = {"hr@10": "", "rmse": ", lower is better"}
+"""Of a protocol's metrics, the one that is drawn."""
+
+
+def show_glance(subjects: Sequence[Subject]) -> Html | None:
+    """By bars what runs reach, beside baselines and what was published: of test, if it was seen."""
+    made = _gather(subjects)
+    tested = {each.task for each in made if each.split == "test"}
+    drawn = [each.bars() for each in made if each.split == "test" or each.task not in tested]
+    return section("At a glance", tag("div", drawn, class_="cards")) if any(drawn) else None
 
 
 def show_results(subjects: Sequence[Subject]) -> Html | None:
     """A table for each task, split and protocol: nothing that cannot be compared shares one."""
+    shown = [[tag("h3", made.heading), made.by_protocol()] for made in _gather(subjects)]
+    nothing = tag("p", "Nothing has been evaluated yet.", class_="note")
+    return section("Results", shown or nothing)
+
+
+def _gather(subjects: Sequence[Subject]) -> "list[_Table]":
     tables: dict[tuple, _Table] = {}
     for subject in subjects:
         limit = subject.found.macros.get("EVAL_EXAMPLES")
@@ -27,9 +44,16 @@ def show_results(subjects: Sequence[Subject]) -> Html | None:
             made = tables.setdefault(key, _Table(task, split, few, subject.domain(task)))
             made.own[f"{subject.name}, step {step}"] = rows.get(MODEL, {})
             made.beside |= {n: row for n, row in rows.items() if n not in (MODEL, *made.beside)}
-    shown = [[tag("h3", made.heading), made.by_protocol()] for made in tables.values()]
-    nothing = tag("p", "Nothing has been evaluated yet.", class_="note")
-    return section("Results", shown or nothing)
+    return list(tables.values())
+
+
+class _Line(NamedTuple):
+    """A bar: of what, how long, what is written at it, and whether it is a run's."""
+
+    name: str
+    value: float
+    written: Content
+    own: bool
 
 
 @dataclasses.dataclass
@@ -58,13 +82,46 @@ class _Table:
 
     def by_protocol(self) -> list[Html]:
         """A table a protocol, with what was published in it."""
-        rows = self.own | self.beside
-        names = dict.fromkeys(name for row in rows.values() for name in row)
-        tables = []
-        for protocol in dict.fromkeys(name.partition("/")[0] for name in names):
-            tables.append(self._protocol(rows, protocol, _metrics(names, protocol)))
+        rows, tables = self.own | self.beside, []
+        for protocol, names in self._protocols().items():
+            tables.append(self._protocol(rows, protocol, names))
             tables += _groups(rows, protocol)
         return tables
+
+    def bars(self) -> list[Html]:
+        """A figure a protocol: one metric of every row, as long as it is high."""
+        figures = []
+        for protocol, names in self._protocols().items():
+            for metric in [m for m in GLANCED_AT if f"{protocol}/{m}" in names][:1]:
+                caption = f"{self.heading}: {metric}, {protocol}{GLANCED_AT[metric]}"
+                lines = self._lines(protocol, metric)
+                figures.append(tag("figure", tag("figcaption", caption), _draw_bars(lines)))
+        return figures
+
+    def _lines(self, protocol: str, metric: str) -> list[_Line]:
+        """Of each row that has the metric, the runs first."""
+        name = f"{protocol}/{metric}"
+        lines = [
+            _Line(row_name, value, _cell(row, name), row_name in self.own)
+            for row_name, row in (self.own | self.beside).items()
+            if (value := row.get(name)) is not None
+        ]
+        return lines + [
+            _Line(f"{row.name}, published: {row.source}", value, _number(value), False)
+            for row in self._published(protocol)
+            if (value := row.metrics.get(metric)) is not None
+        ]
+
+    def _protocols(self) -> dict[str, list[str]]:
+        """The names of the metrics of each protocol."""
+        rows = [*self.own.values(), *self.beside.values()]
+        names = dict.fromkeys(name for row in rows for name in row)
+        protocols = dict.fromkeys(name.partition("/")[0] for name in names)
+        return {protocol: _metrics(names, protocol) for protocol in protocols}
+
+    def _published(self, protocol: str) -> list[Row]:
+        statistics = self.domain.statistics if self.domain else None
+        return published(statistics, protocol, self.split)
 
     def _protocol(self, rows: Rows, protocol: str, names: Sequence[str]) -> Html:
         columns = [name.partition("/")[2] for name in names]
@@ -76,16 +133,32 @@ class _Table:
             for name, row in rows.items()
             if not row.keys().isdisjoint(names)
         ]
-        statistics = self.domain.statistics if self.domain else None
         body += [
             [
                 [row.name, tag("span", f"published: {row.source}", class_="interval")],
                 *(_number(row.metrics.get(column)) for column in columns),
             ]
-            for row in published(statistics, protocol, self.split)
+            for row in self._published(protocol)
         ]
         meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
         return table(["", *columns], body, f"{protocol}{meaning}")
+
+
+def _draw_bars(lines: Sequence[_Line]) -> Html:
+    """Names, numbers and bars; a bar is drawn for the eye alone."""
+    highest = max((line.value for line in lines), default=0)
+
+    def drawn(line: _Line) -> Html:
+        width = 100 * max(line.value, 0) / highest if highest > 0 else 0
+        return tag(
+            "li",
+            tag("span", line.name),
+            tag("span", line.written),
+            tag("span", class_="bar", style=f"width: {width:.1f}%", aria_hidden="true"),
+            class_="own" if line.own else None,
+        )
+
+    return tag("ul", [drawn(line) for line in lines], class_="bars")
 
 
 def _metrics(names: Iterable[str], protocol: str) -> list[str]:

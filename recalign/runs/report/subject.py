@@ -10,6 +10,7 @@ from recalign.domains import Domain
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Outcomes
 from recalign.files import resolve
+from recalign.progress import track
 from recalign.runs.details import read as read_details
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import Inspection, inspect, rows_by_task
@@ -110,7 +111,8 @@ def gather(paths: Sequence[Path]) -> list[Subject]:
     Raises:
       UserError: a folder holds no run.
     """
-    return [_gather(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    named = zip(paths, _names(paths), strict=True)
+    return [_gather(path, name) for path, name in track([*named], "reading", "run")]
 
 
 def _gather(path: Path, name: str) -> Subject:

@@ -187,6 +187,7 @@ def test_the_rate_of_each_update_is_logged(tmp_path):
         run(tmp_path, 3, subject=trainer(adafactor(schedule)), log_period=1)
     rates = [logged["train/learning_rate", step] for step in (1, 2, 3)]
     assert rates == pytest.approx([1e-8, 0.125, 0.25])
+    assert logged["train/tokens_per_sample", 1] == 8  # four of each side
 
 
 def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):

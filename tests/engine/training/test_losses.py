@@ -100,10 +100,22 @@ def test_padding_weighs_nothing_without_given_weights(case, logits):
     np.testing.assert_array_equal(normalizer_and_weights(batch, None)[1], weights)
 
 
-def test_correct_counts_weighted_hits(case, logits):
+def test_sums_are_weighted(case, logits):
     batch = case.batch(0)
-    hits = (logits.argmax(-1) == batch["decoder_target_tokens"]) * batch["decoder_loss_weights"]
-    assert int(batch_loss(logits, batch)[1]["correct"]) == hits.sum()
+    targets = jnp.asarray(batch["decoder_target_tokens"])
+    weights = np.random.RandomState(5).uniform(size=targets.shape) * batch["decoder_loss_weights"]
+    batch["decoder_loss_weights"] = weights
+    total, sums = batch_loss(logits, batch, 1e-2, "NUM_REAL_TARGET_TOKENS")
+    expected = {
+        "loss": definition(logits, targets, 1e-2),
+        "z_loss": 1e-2 * jax.nn.logsumexp(logits, axis=-1) ** 2,
+        "weights": np.ones(targets.shape),
+        "correct": logits.argmax(-1) == targets,
+    }
+    assert sums.keys() == expected.keys()
+    for name, of_each in expected.items():
+        np.testing.assert_allclose(sums[name], (of_each * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(total, sums["loss"] / weights.sum(), rtol=1e-5)
 
 
 def test_an_unknown_normaliser_is_named(case):

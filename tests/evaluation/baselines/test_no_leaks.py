@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from recalign.domains.rating import PARTS
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.closed_form import TALE
 from recalign.evaluation.baselines.sasrec.training import Recipe
@@ -50,3 +51,17 @@ def test_validation_chooses_among_models_that_it_has_not_made():
         tale = TALE(held, held.targets, shop.train_times(), [5.0], [2.0], [0.2], [2.0])
         weights.append(tale.fit(*shop.train(), shop.num_items).weights)
     np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.parametrize("name", baselines.RATERS)
+def test_the_test_ratings_change_nothing_that_is_fitted(name):
+    one = domain(rated=True, users=90, items=20)
+    # Of each user all alike: what is held out says so too, or else the reverse.
+    stars = 1 + 4 * (np.arange(one.num_users) % 2)
+    one = dataclasses.replace(one, ratings=np.repeat(stars, one.lengths).astype(np.float32))
+    asked = one.rating_parts == PARTS["test"]
+    two = dataclasses.replace(one, ratings=np.where(asked, 6 - one.ratings, one.ratings))
+    assert (one.ratings != two.ratings).sum() > 20
+    pairs = np.indices((one.num_users, one.num_items)).reshape(2, -1)
+    found = [baselines.fitted_rater(shop, name)[0].predict(*pairs) for shop in (one, two)]
+    np.testing.assert_array_equal(*found)

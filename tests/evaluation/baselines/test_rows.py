@@ -12,7 +12,7 @@ from recalign.evaluation.baselines.counting import ItemCooccurrence
 from recalign.evaluation.baselines.raters import GroupMean
 from recalign.evaluation.examples import RankingExamples
 from recalign.evaluation.intervals import name_end
-from recalign.evaluation.metrics import candidate_ranking, rating
+from recalign.evaluation.metrics import candidate_ranking, full_ranking, rating
 from tests.evaluation.shops import domain, retrieval
 
 NETWORKS = ("sasrec", "sasrec_prefixes", "bsarec")
@@ -56,7 +56,11 @@ def test_rows_are_those_of_the_evaluator():
     columns = [row.tolist().index(t) for row, t in zip(lists, held.targets, strict=True)]
     expected = candidate_ranking(ranker.score(held, lists), np.array(columns))
     [found] = rows["item co-occurrence"].seeds
+    for protocol, unseen in (("full", False), ("full_unseen", True)):
+        lists = ranker.rank(held, 20, remove_seen=unseen)
+        expected |= full_ranking(lists, held.targets, shop.num_items, protocol)
     assert expected.items() < found.metrics.items()
+    assert expected["full/hr@20"] != expected["full_unseen/hr@20"]
     train, test = shop.rating_split("train"), shop.rating_split("validation")
     rater = GroupMean("items").fit(train, shop.num_users, shop.num_items)
     [found] = rows["item mean"].seeds
@@ -84,6 +88,14 @@ def test_what_cannot_be_fitted_is_refused_before_anything_is():
         timeless = dataclasses.replace(domain(), **given)
         with pytest.raises(UserError, match=r"TALE weighs .* shop has .*: choose slit"):
             baselines.domain_rows(timeless, "test", ["sasrec", "tale"])
+
+
+def test_tale_counts_in_days():
+    shop = domain()
+    found, _ = baselines.fitted_ranker(shop, "tale")
+    held, days = shop.split("validation"), shop.train_times() / (24 * 60 * 60)
+    expected = closed_form.TALE(held, held.targets, days).fit(*shop.train(), shop.num_items)
+    np.testing.assert_array_equal(found.weights, expected.weights)
 
 
 def test_tale_takes_a_domain_that_lacks_some_times():

@@ -6,10 +6,10 @@ from tensorboardX import SummaryWriter
 from recalign.runs.report.events import read_scalars
 
 
-def write_events(path, losses, **options):
+def write_events(path, values, tag="train/loss", **options):
     with SummaryWriter(str(path), **options) as writer:
-        for step, loss in losses.items():
-            writer.add_scalar("train/loss", loss, step)
+        for step, value in values.items():
+            writer.add_scalar(tag, value, step)
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -32,7 +32,14 @@ ANSWER = {
     "tokens": {"mean": 40.0, "p95": 80.0, "longest": 96},
     "calibration": [{"count": 9, "predicted": 0.1, "observed": 0.2}],
     "shown": [
-        {"question": "Bought: #1", "history": ITEMS, "target": ITEMS[0], "rank": 1, "items": ITEMS},
+        {
+            "question": "Bought: #1",
+            "answer": "#2",
+            "history": ITEMS,
+            "target": ITEMS[0],
+            "rank": 1,
+            "items": ITEMS,
+        },
         {"question": "<script>", "history": ITEMS, "target": ITEMS[0], "rank": None, "items": []},
     ],
 }
@@ -106,6 +113,33 @@ def test_what_a_run_was_and_reached(folder, tmp_path):
     assert "Hit, rank 1" in found.text
     assert "Miss" in found.text
     assert "100 of 256 questions" in found.text
+    assert "It is to write: #2" in found.text
+
+
+def test_what_was_reached_is_seen_at_a_glance(folder, tmp_path):
+    """A bar for each row of a protocol, of test where it was looked at."""
+    text = page([folder], tmp_path / "report.html")
+    begin, end = (
+        text.index(f"<h2>{heading}</h2>") for heading in ("At a glance", "What was trained")
+    )
+    figures = re.findall("<figcaption>(.*?)</figcaption>(.*?)</figure>", text[begin:end])
+    captions = [caption for caption, _ in figures]
+    assert captions[0] == "shop_retrieval, test: hr@10, full"
+    assert "shop_rating, validation: rmse, rating, lower is better" in captions
+    assert not any("retrieval, validation" in caption for caption in captions)
+    bars = re.findall(r"<li[^>]*><span>(.*?)</span>.*?width: (.*?)%", figures[0][1])
+    assert bars == [("a run, step 20", "100.0"), ("popularity", "17.9")]  # of .28 and .05
+
+
+def test_that_nothing_was_cut_is_said_in_words(folder, tmp_path):
+    tag = "train/truncated_inputs"
+    write_events(folder, dict.fromkeys(range(41, 50), 0.0), tag, filename_suffix=".2")
+    found = Parsed(page([folder], tmp_path / "report.html"))
+    assert "No input and no target was cut in training." in found.text
+    write_events(folder, {50: 0.25}, tag, filename_suffix=".3")
+    found = Parsed(page([folder], tmp_path / "report.html"))
+    assert "Inputs that were cut" in found.text
+    assert "No input and no target" not in found.text
 
 
 def test_the_page_needs_nothing_and_runs_nothing(folder, tmp_path):
@@ -323,7 +357,25 @@ def test_in_a_browser(folder, tmp_path, browser, scheme):
         )
         for box in browser.execute_script(widths):
             assert box["width"] == 0 or 250 < box["width"] <= 400
+        # Whichever way a wide table is moved, its rows keep their names.
+        lefts = browser.execute_script(
+            "const wide = [...document.querySelectorAll('.scroll')]"
+            "  .filter((e) => e.scrollWidth > e.clientWidth);"
+            "wide.forEach((e) => { e.scrollLeft = 1000; });"
+            "return wide.map((e) => e.querySelector('tbody th').getBoundingClientRect().left"
+            "  - e.getBoundingClientRect().left)"
+        )
+        assert lefts
+        assert all(0 <= left <= 2 for left in lefts)
         assert violations(browser) == []
+        # What is closed on a screen is read on paper.
+        closed = (
+            "return [...document.querySelectorAll('details:not([open]) p')]"
+            "  .map((e) => e.checkVisibility())"
+        )
+        assert set(browser.execute_script(closed)) == {False}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert set(browser.execute_script(closed)) == {True}
         assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
