@@ -110,12 +110,12 @@ def parse_seeds(seeds: str) -> list[int]:
     """The numbers in `0,1,2`, each once.
 
     Raises:
-      UserError: they are no whole numbers.
+      UserError: they are no whole numbers from 0 on.
     """
-    try:
-        return list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
-    except ValueError as error:
-        raise UserError(f"--seeds is {seeds!r}, but must be whole numbers: 0,1,2") from error
+    words = [word.strip() for word in seeds.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise UserError(f"--seeds is {seeds!r}, but must be whole numbers from 0 on: 0,1,2")
+    return list(dict.fromkeys(map(int, words)))
 
 
 def output_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:

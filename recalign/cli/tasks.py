@@ -14,14 +14,26 @@ from recalign.cli.options import data_dir_option, gin_options
     "  recalign tasks beauty_mim --examples 3 --gin.item_texts.history_form=title",
 )
 @click.argument("name", required=False)
-@click.option("--examples", default=0, metavar="N", help="Show N samples of the task or mixture.")
+@click.option(
+    "--examples",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Show N samples of the task or mixture.",
+)
 @click.option(
     "--split",
     default="train",
     show_default=True,
     type=click.Choice(["train", "validation", "test"]),
 )
-@click.option("--seed", default=0, show_default=True, help="Of masks, negatives and paraphrases.")
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Of masks, negatives and paraphrases.",
+)
 @click.option(
     "--module",
     default="recalign.tasks",

@@ -115,3 +115,11 @@ def test_the_home_folder_is_not_a_folder_of_that_name(tmp_path, monkeypatch):
     assert "nothing uses `NOPE`" in message(
         "train", "--gin_file=my.gin", "--gin_search_paths=~/none,~"
     )
+
+
+@pytest.mark.parametrize("seeds", ["0,-1", "", "1.5", "0,one"])
+def test_seeds_are_whole_numbers_from_0_on(seeds):
+    told = message("baseline", "--domain=nowhere", "--seeds", seeds)
+    assert told == f"--seeds is {seeds!r}, but must be whole numbers from 0 on: 0,1,2"
+    for option in ("--examples", "--seed"):
+        assert CliRunner().invoke(recalign, ["tasks", option, "-3"]).exit_code == 2
