@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import sys
@@ -55,6 +56,12 @@ def _few_samples_to_shuffle() -> None:
     if seqio := sys.modules.get("seqio"):
         few = functools.partialmethod(seqio.Task.get_dataset, shuffle_buffer_size=50)
         seqio.Task.get_dataset = few
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: no collection of garbage need walk through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
