@@ -48,7 +48,8 @@ def resolve(path: str | os.PathLike) -> "epath.Path":
     """The same as Orbax and TensorStore take it, absolute; raises as `locate`."""
     from etils import epath
 
-    return _remote(path) if in_bucket(path) else epath.Path(os.path.expanduser(path)).resolve()
+    located = epath.Path(locate(path))
+    return located if in_bucket(path) else located.resolve()
 
 
 @contextlib.contextmanager

@@ -126,9 +126,10 @@ def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
                 f"none of the {len(bought):,} items bought is in the item table: there ids are "
                 f"like {shown(known[0])}, in the interactions like {shown(bought[0])}"
             )
-        _refuse_twins(unknown, known.difference(bought))
+        idle = known.difference(bought)
+        _refuse_twins(unknown, idle)
         raw.counts["items_without_metadata"] = len(unknown)
-        raw.counts["items_without_interactions"] = len(known.difference(bought))
+        raw.counts["items_without_interactions"] = len(idle)
         items = pd.concat([raw.items, _untitled(unknown)]) if len(unknown) else raw.items
         if len(unknown):
             raw.warnings.append(

@@ -38,7 +38,7 @@ def data_dir(given: str | os.PathLike | None = None) -> epath.Path:
     local disk and copied there.
     """
     path = given or os.environ.get("RECALIGN_DATA_DIR") or "~/.cache/recalign"
-    return locate(path) if in_bucket(path) else epath.Path(os.path.expanduser(path))
+    return epath.Path(locate(path))
 
 
 _root = data_dir  # for where a parameter has that name
