@@ -95,7 +95,9 @@ def constrained_decode_fn(
 
         def read(position, cache):
             tokens = jax.lax.dynamic_index_in_dim(inputs, position, axis=1)
-            return decode(tokens, cache, position)[1]
+            new = decode(tokens, cache, position)[1]
+            # T5X's network adds to its cache: what is not given must leave nothing there.
+            return jax.tree.map(functools.partial(_where, position < given), new, cache)
 
         def step(tokens, cache, depth):
             tokens = jnp.where(depth == 0, last, tokens)

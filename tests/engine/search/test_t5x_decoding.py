@@ -31,7 +31,10 @@ def any_model(request):
 
 
 def predict_batch(model, decode_fn, prompt=None, **decoder_params):
-    """What T5X's `EncoderDecoderModel.predict_batch_with_aux` does around its `decode_fn`."""
+    """What T5X's `EncoderDecoderModel.predict_batch_with_aux` does around its `decode_fn`.
+
+    Its network adds to the cache, which is right where nothing stands at that position: so here.
+    """
     module, params = model
     targets = jnp.ones((len(HISTORIES), LENGTH), jnp.int32)
     options = {"decode": True, "enable_dropout": False, "mutable": ["cache"]}
@@ -51,7 +54,13 @@ def predict_batch(model, decode_fn, prompt=None, **decoder_params):
             method="decode",
             **options,
         )
-        return logits[:, 0], new["cache"]
+        here = jnp.arange(LENGTH) == state.cur_index
+
+        def add(new, old):
+            """Lengths are the second axis; counters have none."""
+            return new + old * here.reshape(-1, *[1] * (old.ndim - 2)) if old.ndim else new
+
+        return logits[:, 0], jax.tree.map(add, new["cache"], dict(state.cache))
 
     return decode_fn(
         inputs=jnp.zeros_like(targets) if prompt is None else prompt,
