@@ -1,6 +1,6 @@
 """What a run is fed and asked: one interface for SeqIO's tasks and for a folder of tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -103,6 +103,12 @@ class Data(Protocol):
 
         Raises:
           UserError: what is to be read is not prepared.
+        """
+
+    def idle(self) -> Collection[str]:
+        """What would make the samples that a mixture's rates leave out, by whole names.
+
+        To configure "recalign.samples.bpr.bpr" is then no mistake.
         """
 
     def provenance(self) -> dict[str, str]:

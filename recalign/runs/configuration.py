@@ -146,10 +146,11 @@ def _at(statement: Statement, folder: Path) -> Statement:
     return statement._replace(value=gin_text.replace(statement.value, given))
 
 
-def check_all_used() -> None:
+def check_all_used(idle: Collection[str] = ()) -> None:
     """Raises UserError if something is bound that nothing has asked for so far.
 
-    Called when everything that the configuration can make has been made.
+    Called when everything that the configuration can make has been made, but for what is idle:
+    whole names, "recalign.samples.bpr.bpr".
     """
     # What is made on behalf of a macro carries its name as a scope: "MODEL/transformer.T5Config".
     used = {
@@ -157,7 +158,12 @@ def check_all_used() -> None:
         for name in map(gin_text.name_of, _bindings(gin_text.parse(operative())))
         for first in range(name.count("/") + 1)
     }
-    unused = [n for n in map(gin_text.name_of, _bindings(statements())) if n not in used]
+    found = _bindings(statements()), _bindings(gin_text.in_full(statements()))
+    unused = [
+        name
+        for name, full in zip(*(map(gin_text.name_of, side) for side in found), strict=True)
+        if name not in used and full.rpartition(".")[0] not in idle
+    ]
     if unused:
         raise UserError(
             f"configuration: nothing in this run uses {_listed(unused)}; remove the binding, or "

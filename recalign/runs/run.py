@@ -162,7 +162,7 @@ class Run:
             evaluators = self.evaluation.evaluators(
                 validation, self.eval_period, self.eval_periods, evaluated.update
             )
-            configuration.check_all_used()
+            configuration.check_all_used(self.data.idle())
             config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
             processes.decide_once(lambda: self._directory.check_config(config))

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Self
 
 import gin
@@ -147,6 +147,11 @@ class SeqioData:
         """See `Data`."""
         with self._active():
             return inputs.vocabulary_size(self.name, self.module)
+
+    def idle(self) -> Collection[str]:
+        """See `Data`."""
+        with self._active():
+            return inputs.idle(inputs.mixture_or_task(self.name, self.module))
 
     def provenance(self) -> dict[str, str]:
         """See `Data`."""

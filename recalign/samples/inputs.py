@@ -1,8 +1,10 @@
 """What the engine is fed to train on."""
 
 import difflib
+import functools
 import hashlib
 import importlib
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -362,3 +364,25 @@ def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
     if not isinstance(provider, seqio.Mixture):
         return [provider]
     return [task for task in provider.tasks if provider.get_rate(task) > 0]
+
+
+def idle(provider: seqio.Task | seqio.Mixture) -> set[str]:
+    """What would make the samples of tasks that are left out, "recalign.samples.bpr.bpr"."""
+    tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    read = {task.name for task in tasks_of(provider)}
+    return {
+        f"{made.__module__}.{made.__name__}"
+        for task in tasks
+        if task.name not in read
+        for step in task.preprocessors
+        for made in _functions(step)
+    }
+
+
+def _functions(step: Callable) -> Iterator[Callable]:
+    """A preprocessor and what it was made of."""
+    if isinstance(step, functools.partial):
+        for part in filter(callable, (step.func, *step.args)):
+            yield from _functions(part)
+    elif inspect.isfunction(step):
+        yield step

@@ -9,7 +9,7 @@ Beside what `recalign.tokens.batches` tells of, the folder holds
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,6 +107,10 @@ class TokenData:
     def vocabulary_size(self) -> int:
         """See `Data`."""
         return self._metadata()["vocabulary_size"]
+
+    def idle(self) -> Collection[str]:
+        """See `Data`; the folder's recipe configures no samples."""
+        return ()
 
     def provenance(self) -> dict[str, str]:
         """See `Data`."""

@@ -17,7 +17,7 @@ from recalign.evaluation.outcomes import Evaluated, Ranks, summarise
 from recalign.runs import ablations, configuration
 from recalign.runs.directory import RunDirectory
 from recalign.runs.result import Result
-from recalign.runs.run import Run
+from recalign.runs.run import Run, make
 from recalign.samples.registry import register_domain
 from tests.commands import run
 from tests.runs.test_run import SMALL
@@ -83,6 +83,24 @@ def test_a_task_that_is_left_out_gives_no_sample(ablation, left_out):
     ranking = sum(any(fits(t, s["inputs"]) for t in prompts.RANKING) for s in found)
     expected = 400 * 0.25 / (0.25 + len(TEMPLATES) - 1 - len(left_out))
     assert abs(ranking - expected) < 4 * expected**0.5
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["toyshop_small.gin", "ablations/no_bpr.gin"],
+        ["beauty_small.gin", "runs/ids_auxiliary.gin", "ablations/only_bpr.gin"],
+    ],
+)
+def test_what_a_recipe_says_of_tasks_that_are_left_out_is_no_mistake(files, tmp_path, monkeypatch):
+    def begin(**_):
+        raise InterruptedError
+
+    monkeypatch.setattr("recalign.runs.run.train", begin)
+    overrides = [f"MODEL_DIR={tmp_path}", "MIXTURE_OR_TASK_NAME=toyshop_aligned", "EVAL_EXAMPLES=4"]
+    configuration.parse(files, overrides)
+    with pytest.raises(InterruptedError):
+        make().train()
 
 
 def test_auxiliary_samples_of_ids_alone_name_nothing_but_items():
