@@ -9,8 +9,6 @@ evaluation. User ids never appear.
 import re
 from collections.abc import Iterator, Sequence
 
-import pandas as pd
-
 # Ends every item of a history. A title may hold commas and stops, but the item ids start with "#".
 ITEM_END = ";"
 
@@ -82,18 +80,18 @@ def item_text(form: str, id_text: str, title: str) -> str:
     return title if form == "title" else f"{id_text} {title}"
 
 
-def vocabulary_texts(items: pd.DataFrame) -> Iterator[str]:
+def vocabulary_texts(titles: Sequence[str]) -> Iterator[str]:
     """What a vocabulary for the catalogue must be able to write.
 
     Args:
-      items: the catalogue, one row an item in index order, with a column `title`.
+      titles: of the catalogue, one an item in index order.
 
     Yields:
       Every item as id and title, and every template once per hundred items, so that in a small
       vocabulary the words of the questions are whole pieces too.
     """
-    for index, title in enumerate(items["title"]):
-        yield item_text("id_title", item_id(index, len(items)), title) + ITEM_END
+    for index, title in enumerate(titles):
+        yield item_text("id_title", item_id(index, len(titles)), title) + ITEM_END
     templates: Sequence[str] = RETRIEVAL + RANKING + RATING + MIM + MLM + BPR + (RATED,)
-    for _ in range(1 + len(items) // 100):
+    for _ in range(1 + len(titles) // 100):
         yield from (without_fields(t) for t in templates)

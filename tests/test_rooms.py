@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_every_file_lies_in_a_room():
     assert {path.name for path in ROOT.glob("*.py")} == outside
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert rooms == MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("name", ["prompts", "errors", "progress"])
+def test_what_every_room_imports_is_light(name):
+    world = {module.split(".")[0] for module in imports(ROOT / f"{name}.py")}
+    assert world <= sys.stdlib_module_names | {"recalign", "tqdm"}
 
 
 def test_no_two_rooms_import_each_other():

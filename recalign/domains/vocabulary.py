@@ -79,7 +79,7 @@ def train(items: pd.DataFrame, pieces: Sequence[str], size: int, folder: Path) -
     output = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(prompts.vocabulary_texts(items)),
+            sentence_iterator=iter(prompts.vocabulary_texts(items["title"])),
             model_writer=output,
             model_type="bpe",
             vocab_size=max(size, 8),  # with less it fails before it tells how many it needs
