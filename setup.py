@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recalign/__init__.py").read_text()).group(1)
-CACHE = ["apache-beam>=2.77,<3", "google-crc32c>=1.5"]
+CACHE = ["apache-beam>=2.77,<3"]
 SERVE = ["prometheus-client>=0.22", "starlette>=1.10,<2", "uvicorn>=0.54,<1"]
 
 setup(
@@ -36,6 +36,8 @@ setup(
         # (`mode="create"`), on which the lock of a run in a bucket rests.
         "gcsfs>=2026.10",
         "gin-config>=0.5.0",
+        # The checksums of TFRecord files, for us and for Beam, which does not install them itself.
+        "google-crc32c>=1.5",
         "implicit>=0.7.3",
         "jax>=0.10,<0.11",
         # The charts of `recalign report`, as SVG, of whose text a few parts are exchanged.
@@ -78,8 +80,7 @@ setup(
             "jaxtyping>=0.3",
             "tensorboard>=2.20",
         ],
-        # For seqio_cache_tasks and `recalign prepare --beam`. Beam writes TFRecords with the
-        # checksums of a package that it does not install itself.
+        # For seqio_cache_tasks and `recalign prepare --beam`.
         "cache": CACHE,
         # The web page of `recalign serve`, its JSON, and what it tells Prometheus.
         "serve": SERVE,

@@ -27,6 +27,7 @@ TYPES = {  # what gcloud calls a topology; a v5p chip counts as two
     "v5e:4x4": "v5litepod-16",
     "v5e:4x8": "v5litepod-32",
     "v5p:2x2x1": "v5p-8",
+    "v5p:2x2x2": "v5p-16",
     "v6e:2x2": "v6e-4",
     "v6e:2x4": "v6e-8",
 }
@@ -75,6 +76,7 @@ ROWS = (
     Row("flan_t5_xl", "v5e:4x4", 128, "fully_sharded", "full"),
     Row("flan_t5_xl", "v6e:2x4", 128, "fully_sharded", "full"),
     Row("flan_t5_xl", "v5p:2x2x1", 128, "fully_sharded", "minimal"),
+    Row("flan_t5_xl", "v5p:2x2x2", 128, "fully_sharded", "full"),
 )
 HEADER = (
     "model | slice | batch x inputs + targets | layout, remat | parameters | optimiser | all | of"

@@ -27,7 +27,7 @@ BLOCKED = {
     "tokens": {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x"},
     "evaluation": {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x"},
     "engine": {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x"},
-    "domains": {"tensorflow", "tensorflow_datasets", "seqio", "jax", "flax", "t5x"},
+    "domains": {"tensorflow", "seqio", "jax", "flax", "t5x"},
 }
 
 

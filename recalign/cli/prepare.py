@@ -419,6 +419,6 @@ def _encode(checkpoint: str, texts: Sequence[str]) -> Any:
 
 
 def _write_records(domain: Any, folder: Path) -> None:
-    from recalign.samples import records
+    from recalign.domains import records
 
     records.write(domain, folder)

@@ -3,7 +3,7 @@
 Readers (`recbole`, `table`, `amazon`, `movielens`, `toyshop`) return a `RawDomain` in the source's
 own terms; `assemble` turns it into a `Domain` (chronological order, item indices, leave-one-out
 splits), and `sharded` does so where memory does not hold one; `storage` puts it on disk and reads
-it back. Nothing here imports TensorFlow or JAX.
+it back, and `records` writes what SeqIO reads. Nothing here imports TensorFlow or JAX.
 """
 
 from recalign.domains.domain import Domain, Sequences, Split

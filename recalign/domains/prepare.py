@@ -104,7 +104,7 @@ def prepare(
 
     Args:
       request: what to prepare.
-      write_records: writes the TFDS build of a domain into its folder (`samples.records.write`).
+      write_records: writes the TFDS build of a domain into its folder (`records.write`).
       stage: told what is being done.
 
     Raises:

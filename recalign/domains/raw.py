@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def read_columns(
     Raises:
       UserError: an id is empty, or a number or date cannot be read.
     """
-    frame = pd.DataFrame({r: values.read_repeated_ids(source, columns[r]) for r in REQUIRED})
+    with ThreadPoolExecutor() as pool:  # Arrow compares texts without Python's lock
+        ids = pool.map(lambda role: values.read_repeated_ids(source, columns[role]), REQUIRED)
+        frame = pd.DataFrame(dict(zip(REQUIRED, ids, strict=True)))
     if "timestamp" in columns:
         frame["timestamp"] = read_times(source, columns["timestamp"])
         refuse_mixed_units(source.path, find_epoch_units(frame["timestamp"]))

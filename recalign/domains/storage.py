@@ -9,6 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,9 @@ def write(domain: Domain, folder: Path) -> None:
     domain.items.to_parquet(folder / "items.parquet", index=False)
     if domain.codes is not None:
         domain.codes.save(folder)
-    lists = {name: _write_candidates(domain, name, folder) for name in CANDIDATE_SPLITS}
+    with ThreadPoolExecutor() as pool:  # NumPy draws and sorts without Python's lock
+        written = pool.map(lambda name: _write_candidates(domain, name, folder), CANDIDATE_SPLITS)
+        lists = dict(zip(CANDIDATE_SPLITS, written, strict=True))
     statistics = domain.statistics | {
         "format": FORMAT,
         "seed": domain.seed,

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from recalign import domains
+from recalign.domains.records import RATING, VERSION
 from recalign.errors import UserError
 from recalign.samples import (
     answers,
@@ -100,7 +101,7 @@ def register_domain(name: str, data_dir: str | None = None) -> None:
     (_OF_OWN_FOLDER.add if data_dir else _OF_OWN_FOLDER.discard)(name)
     vocabulary = domain_vocabulary(name, str(folder))
     # By the build, not by statistics.json: it is what the task reads.
-    rated = (folder / name / records.RATING / records.VERSION).exists()
+    rated = (folder / name / RATING / VERSION).exists()
     state = _State(str(folder), vocabulary, rated)
     if _STATE_OF_DOMAIN.get(name) == state:
         return
@@ -122,7 +123,7 @@ def _add_tasks(
         _DOMAIN_OF_TASK[f"{name}_{kind}"] = (name, folder)
         return seqio.TaskRegistry.add(
             f"{name}_{kind}",
-            source=records.Records(tfds_name=f"{build}:{records.VERSION}", tfds_data_dir=folder),
+            source=records.Records(tfds_name=f"{build}:{VERSION}", tfds_data_dir=folder),
             preprocessors=[
                 _as_written(examples),
                 seqio.CacheDatasetPlaceholder(),
@@ -157,7 +158,7 @@ def _add_tasks(
                 "rating",
                 rating.ratings_to_predict,
                 rating.rating,
-                build=f"{name}/{records.RATING}",
+                build=f"{name}/{RATING}",
                 postprocess_fn=metric_fns.rating_or_text,
                 metric_fns=[
                     of_domain(metric_fns.written_rating),

@@ -326,6 +326,18 @@ def test_help_tells_all(command):
     assert f"  recalign prepare {command} " in output
 
 
+def test_neither_tensorflow_nor_jax_is_imported(files):
+    words = ["recbole", "--inter", "x.inter", "--item", "x.item", "--name", "x", "--data_dir", "d"]
+    program = (
+        "import sys; from click.testing import CliRunner; from recalign.cli.prepare import prepare;"
+        f"result = CliRunner().invoke(prepare, {words}); assert result.exit_code == 0, result;"
+        "print(sorted({'tensorflow', 'jax', 'seqio'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_importing_the_command_costs_only_click():
     program = (
         "import sys, recalign.cli.prepare; "

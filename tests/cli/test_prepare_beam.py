@@ -9,9 +9,8 @@ from click.testing import CliRunner
 from etils.epath import backend, gpath
 
 from recalign.cli.prepare import prepare
-from recalign.domains import sharded
+from recalign.domains import records, sharded
 from recalign.errors import UserError
-from recalign.samples import records
 
 pytest.importorskip("apache_beam", reason="the extra `cache` is not installed")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign import domains
-from recalign.domains import codes, statistics, vocabulary
+from recalign.domains import codes, records, statistics, vocabulary
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import MIN_EVENTS
 from recalign.domains.rating import PARTS
@@ -22,7 +22,6 @@ from recalign.domains.vectors import (
     text_vectors,
 )
 from recalign.evaluation.baselines.counting import ItemCooccurrence, Popularity
-from recalign.samples import records
 from tests.samples.reading import items_in
 from tests.samples.shops import prepared
 

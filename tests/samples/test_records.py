@@ -11,10 +11,11 @@ import pytest
 import seqio
 import tensorflow_datasets as tfds
 
+from recalign.domains import records
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import SPLITS
 from recalign.domains.readers import toyshop
-from recalign.samples import records
+from recalign.samples.records import Records
 from tests.splits import history as history_of
 
 
@@ -124,7 +125,7 @@ def test_every_record_is_in_one_part_whatever_the_number_of_parts_and_files(
     domain, tmp_path, monkeypatch, parts, shuffle
 ):
     monkeypatch.setattr(records, "RECORDS_PER_SHARD", 15)  # three files
-    source = records.Records("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
+    source = Records("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
     found = []
     for index in range(parts):
         part = seqio.ShardInfo(index, parts)
@@ -139,7 +140,7 @@ PROGRAM = """
 import pathlib, sys
 from recalign.domains.readers import toyshop
 from recalign.domains.assemble import assemble
-from recalign.samples import records
+from recalign.domains import records
 
 domain = assemble(toyshop.generate(users=40, items=50), "corner_shop")
 records.write(domain, pathlib.Path(sys.argv[1]))

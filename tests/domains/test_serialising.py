@@ -1,11 +1,12 @@
-"""Records written many at once are, byte by byte, what protobuf writes of each."""
+"""Records written many at once are, byte by byte, what protobuf and TensorFlow write of each."""
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.samples.serialising import Ragged, serialise
+from recalign.domains.serialising import Ragged, frame, serialise
 
 NUMBERS = st.integers(0, 2**32 - 1) | st.integers(0, 300)
 FLOATS = st.floats(width=32)
@@ -40,4 +41,13 @@ def test_they_are_what_protobuf_writes(records):
         feature["history"].int64_list.value.extend(record["history"])
         feature["ratings"].float_list.value.extend(record["ratings"])
         expected.append(example.SerializeToString(deterministic=True))
-    assert [*written] == expected
+    assert written.to_pylist() == expected
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.integers(0, 8))
+def test_their_frames_are_what_tensorflow_writes(tmp_path_factory, records, start):
+    path = tmp_path_factory.mktemp("frames") / "records"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records[start:]:
+            writer.write(record)
+    assert bytes(frame(pa.array(records, pa.binary())[start:])) == path.read_bytes()
