@@ -187,6 +187,19 @@ def test_a_sequence_is_cut_anew_every_epoch(shop, configured):
     assert {0, 1} < set(places)
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_held_out_item_is_asked_for_once_however_sequences_are_cut(shop, configured, split):
+    def asked():
+        found = dataset("retrieval", split, LENGTHS).as_numpy_iterator()
+        return [(tuple(sample["seen"]), sample["item"]) for sample in found]
+
+    expected = asked()
+    assert len(expected) == shop.num_examples(split)
+    for number in (1, 3):
+        configured(**{"retrieval.retrieval.cuts_per_sequence": number})
+        assert asked() == expected
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_given_tokens_weigh_nothing_and_all_else_is_as_seqio_has_it(shop, configured, pack):
     configured(**{"retrieval.retrieval.answer_prefix": 2, "item_texts.target_form": "id_title"})

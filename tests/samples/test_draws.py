@@ -85,6 +85,17 @@ def test_spans_are_as_many_and_as_long_as_asked_and_can_be_filled_in(tokens, den
         assert len(firsts) > min(noise - spans, 3)
 
 
+def test_lengths_of_what_is_kept_and_of_what_is_hidden_are_drawn_apart():
+    """Of six tokens three are hidden in two spans, 1 + 2 or 2 + 1; so is what is kept."""
+    draw = tf.function(lambda a, b: span_corruption(tf.range(10, 16), VOCAB, 0.5, 1.5, (a, b)))
+    found = Counter(tuple(draw(seed, seed + 1)[0].numpy().tolist()) for seed in seeds(200))
+    a, b = VOCAB - 1, VOCAB - 2
+    assert found.keys() == {(10, a, *then, b) for then in ((12, 13), (13, 14))} | {
+        (10, 11, a, then, b) for then in (13, 14)
+    }
+    assert min(found.values()) > 50 - 5 * np.sqrt(50)
+
+
 def split(targets, marks):
     """What follows each mark."""
     bounds = [targets.index(mark) for mark in marks] + [len(targets)]

@@ -223,6 +223,14 @@ def test_users_are_never_named(rated, kind):
 def test_a_target_that_does_not_fit_is_named(shop):
     with pytest.raises(UserError, match=r"testshop_retrieval: the target '#\d\d' needs 2 tokens"):
         next(read("testshop_retrieval", "train", {"inputs": 160, "targets": 1}))
+    with pytest.raises(UserError, match=r"testshop_mim: the target '#\d\d' needs 3 tokens"):
+        next(read("testshop_mim", "train", {"inputs": 160, "targets": 2}))
+
+
+@pytest.mark.parametrize(("kind", "least"), [("retrieval", 2), ("bpr", 2), ("mim", 3)])
+def test_the_least_length_of_targets_is_enough(shop, kind, least):
+    found = read(f"testshop_{kind}", "train", {"inputs": 160, "targets": least})
+    assert {sample["targets_tokens"] for sample in found} == {least}
 
 
 def test_a_question_that_does_not_fit_is_named(shop):

@@ -56,6 +56,11 @@ def test_another_catalogue_has_another_index(tmp_path, other):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("alike", [ROWS.astype(np.int64), np.asfortranarray(ROWS)])
+def test_the_same_catalogue_has_the_same_index_however_it_lies_in_memory(alike):
+    assert fingerprint(alike) == fingerprint(ROWS)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -152,3 +157,5 @@ def test_a_catalogue_that_does_not_fit_is_refused_also_if_its_index_is_there(tmp
     with pytest.raises(UserError, match=r"item 2 .*between 2 and 8"):
         index_of(ROWS, tmp_path, num_vocab=8)
     assert len(list(tmp_path.iterdir())) == again
+    with pytest.raises(UserError, match=r"item 2 .*between 2 and 8"):
+        index_of(ROWS, None, num_vocab=8)

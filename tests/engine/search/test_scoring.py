@@ -156,6 +156,12 @@ def test_chunk_widths_count_the_prefixes_of_neighbours(items, index, chunk):
     assert chunk_widths(index, chunk) == tuple(map(max, counts))
 
 
+def test_chunks_begin_where_the_one_before_ends():
+    """Two of the middle items would have two prefixes of one token."""
+    index = CatalogueIndex.build([[2, 2, EOS], [2, 3, EOS], [3, 2, EOS], [3, 3, EOS]])
+    assert chunk_widths(index, 2) == (1, 1, 2)
+
+
 def test_best_items_are_ordered_and_not_excluded():
     scores = jnp.array([[0.1, 0.5, 0.3], [0.9, 0.2, 0.4]])
     ranked = best_items(scores, 4, excluded=jnp.array([[1, -1], [-1, -1]]))

@@ -102,6 +102,8 @@ def test_a_matrix_and_a_ragged_list_give_the_same_index():
     matrix = np.array([[5, 6, 1, 0, 0], [5, 1, 0, 0, 0], [9, 2, 3, 1, 0]], np.int64)
     ragged = [row[row != 0] for row in matrix]
     ours, theirs = CatalogueIndex.build(matrix), CatalogueIndex.build(ragged)
+    # Of a large catalogue wider numbers would take twice the memory.
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(ours)} == {"int32", "bool"}
     assert ours.level_sizes == theirs.level_sizes == (1, 2, 2, 1)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 

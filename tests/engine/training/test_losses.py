@@ -100,11 +100,21 @@ def test_padding_weighs_nothing_without_given_weights(case, logits):
     np.testing.assert_array_equal(normalizer_and_weights(batch, None)[1], weights)
 
 
+def test_the_end_of_a_target_weighs_as_its_other_tokens():
+    """Without given weights; the least id is that of end-of-sequence."""
+    targets = np.array([[7, 1, 0], [5, 9, 1]])
+    _, weights = normalizer_and_weights({"decoder_target_tokens": targets}, None)
+    np.testing.assert_array_equal(weights, [[1, 1, 0], [1, 1, 1]])
+
+
 def test_sums_are_weighted(case, logits):
     batch = case.batch(0)
     targets = jnp.asarray(batch["decoder_target_tokens"])
     weights = np.random.RandomState(5).uniform(size=targets.shape) * batch["decoder_loss_weights"]
     batch["decoder_loss_weights"] = weights
+    # Of random logits a target's is hardly ever the highest: here it is in every other token.
+    every_other = np.arange(targets.shape[1])[:, None] % 2
+    logits = logits + 20 * every_other * (np.arange(logits.shape[-1]) == targets[..., None])
     total, sums = batch_loss(logits, batch, 1e-2, "NUM_REAL_TARGET_TOKENS")
     expected = {
         "loss": definition(logits, targets, 1e-2),
@@ -113,6 +123,7 @@ def test_sums_are_weighted(case, logits):
         "correct": logits.argmax(-1) == targets,
     }
     assert sums.keys() == expected.keys()
+    assert 0 < sums["correct"] < sums["weights"]
     for name, of_each in expected.items():
         np.testing.assert_allclose(sums[name], (of_each * weights).sum(), rtol=1e-5)
     np.testing.assert_allclose(total, sums["loss"] / weights.sum(), rtol=1e-5)
