@@ -113,6 +113,10 @@ def test_what_is_recommended_comes_with_its_share_of_the_catalogue(bigrams, opti
     total, last = sum(FIRST_ODDS.values()), sum(LAST_ODDS.values())
     shares = [FIRST_ODDS[a] / total * (LAST_ODDS[b] / last if a in BROAD else 1) for a, b in ITEMS]
     np.testing.assert_allclose(probabilities, np.array(shares)[found.items], rtol=1e-3)
+    # Of narrow items, the last ones, the second token is certain where only items are possible.
+    found, probabilities = model.recommend(params, QUESTIONS, [()] * 2, len(ITEMS))
+    np.testing.assert_allclose(probabilities, np.array(shares)[found.items], rtol=1e-3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-3)
 
 
 def test_a_choice_of_exact_holds_for_one_call(bigrams):
