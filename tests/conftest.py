@@ -106,7 +106,10 @@ def compilations():
 def _compilations() -> Iterator[list[float]]:
     import jax
 
+    from recalign.engine import partitioning
+
     found = []
+    partitioning.forget_compiled()  # what other tests have compiled counts too
 
     def on_event(event: str, seconds: float, **_) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
