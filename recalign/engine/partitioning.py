@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from recalign.errors import UserError
 
 Rules = Sequence[tuple[str, str | None]]
+Given, Made = ParamSpec("Given"), TypeVar("Made")
+
+# So many compiled functions are kept for whoever asks for an equal one: those of a few runs.
+KEPT = 64
 
 _TENSOR_PARALLEL: Rules = (
     ("batch", "data"),
@@ -61,6 +66,8 @@ class Partitioner:
             if self.rules not in PRESETS:
                 raise UserError(f"Partitioner.rules = {self.rules!r} is none of {list(PRESETS)}")
             object.__setattr__(self, "rules", PRESETS[self.rules])
+        object.__setattr__(self, "rules", tuple(map(tuple, self.rules)))
+        object.__setattr__(self, "devices", tuple(devices.flat))
         grid = devices.reshape(-1, self.num_partitions)
         object.__setattr__(self, "mesh", Mesh(grid, ("data", "model")))
 
@@ -85,19 +92,16 @@ class Partitioner:
 
         All that runs the network is compiled by this: left to guess, XLA may split a sum over
         "embed" rather than the batch, and every device then holds the activations of all rows.
+
+        Equal functions are traced and compiled once in a process, whichever run asks: a method of
+        equal objects, or `functools.partial` of one function and equal arguments.
         """
-
-        @functools.wraps(function)
-        def traced(*args, **kwargs):
-            mesh = jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
-            with mesh, partitioning.axis_rules(self.rules):
-                return function(*args, **kwargs)
-
-        return jax.jit(
-            traced,
-            out_shardings=out_shardings,
-            static_argnames=static_argnames,
-            donate_argnums=donate_argnums,
+        leaves, tree = jax.tree.flatten(out_shardings)
+        return _compile(
+            _Function(function, _identity(function), self.mesh, self.rules),
+            (tuple(leaves), tree),
+            static_argnames if isinstance(static_argnames, str) else tuple(static_argnames),
+            donate_argnums if isinstance(donate_argnums, int) else tuple(donate_argnums),
         )
 
     def sharding(self, *logical_axes: str | None) -> NamedSharding:
@@ -213,6 +217,76 @@ class Partitioner:
                 f"a batch of {rows} rows (BATCH_SIZE) cannot be split over "
                 f"{self.data_partitions} data partitions"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    """A function under a layout; those of one identity are equal.
+
+    Attributes:
+      function: what is computed.
+      identity: see `_identity`.
+      mesh: the devices.
+      rules: of the layout.
+    """
+
+    function: Callable = dataclasses.field(compare=False)
+    identity: Hashable
+    mesh: Mesh
+    rules: Rules
+
+
+def _identity(function: Callable) -> Hashable:
+    """What functions that compute the same have in common: what they are made of."""
+    if isinstance(function, functools.partial):
+        chosen = tuple(sorted(function.keywords.items()))
+        return _identity(function.func), function.args, chosen
+    if inspect.ismethod(function):
+        return function.__func__, function.__self__
+    return function
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _compile(
+    function: _Function,
+    out_shardings: tuple[tuple, Any],
+    static_argnames: str | tuple[str, ...],
+    donate_argnums: int | tuple[int, ...],
+) -> Callable:
+    """See `Partitioner.compile`."""
+    compute, mesh, rules = function.function, function.mesh, function.rules
+
+    @functools.wraps(compute)
+    def traced(*args, **kwargs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), partitioning.axis_rules(rules):
+            return compute(*args, **kwargs)
+
+    leaves, tree = out_shardings
+    return jax.jit(
+        traced,
+        out_shardings=jax.tree.unflatten(tree, leaves),
+        static_argnames=static_argnames,
+        donate_argnums=donate_argnums,
+    )
+
+
+def shared(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Has a function give one object for equal arguments, so that what is compiled of it is shared.
+
+    A plain function, as what is kept by `functools.cache` is not: gin's references are checked.
+    """
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def give(*args: Given.args, **options: Given.kwargs) -> Made:
+        return kept(*args, **options)
+
+    return give
+
+
+def forget_compiled() -> None:
+    """Has everything compiled anew."""
+    _compile.cache_clear()
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:

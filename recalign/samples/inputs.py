@@ -20,7 +20,12 @@ from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError
 from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import check_readable
-from recalign.samples.registry import domain_in, domain_of, follow_data_dir
+from recalign.samples.registry import (
+    domain_in,
+    domain_of,
+    follow_data_dir,
+    up_to_last_choice,
+)
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +239,7 @@ def check_samples(
     for task in drawn:
         if task is not provider and split not in task.splits:
             continue
-        samples = task.get_dataset(
+        samples = (task if use_cached else up_to_last_choice(task)).get_dataset(
             lengths,
             split,
             use_cached=use_cached,

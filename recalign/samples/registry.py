@@ -247,6 +247,18 @@ def domain_of(task: seqio.Task) -> tuple[str, str] | None:
     return _DOMAIN_OF_TASK.get(task.name)
 
 
+def up_to_last_choice(task: seqio.Task) -> seqio.Task:
+    """A task that has a sample where the given one has, without what writes each of ours as text.
+
+    Building that is most of what building a pipeline takes. Auxiliary tasks choose as they write.
+    """
+    if not domain_of(task) or _kind_of(task.name) not in ("retrieval", "ranking", "rating"):
+        return task
+    return seqio.Task(
+        task.name, source=task.source, output_features={}, preprocessors=task.preprocessors[:1]
+    )
+
+
 def domain_in(name: str) -> str | None:
     """The domain that a task or mixture is of by its name, be it registered or not."""
     kinds = (kind for kind in (*_MIXTURES, *_TASKS) if name.endswith(f"_{kind}"))

@@ -115,7 +115,8 @@ def test_two_processes_under_slurm_train_as_one(programs, tmp_path, monkeypatch)
         tmp_path,
         *(f"--gin_search_paths={ROOT / 'gin'}", "--gin_file=toyshop.gin"),
         *(f"--gin.MODEL_DIR={tmp_path / 'run'}", "--gin.TRAIN_STEPS=2", "--gin.EVAL_EXAMPLES=4"),
-        *("--gin.MIXTURE_OR_TASK_NAME=toyshop_recommendation", *SMALL_NETWORK),
+        *("--gin.MIXTURE_OR_TASK_NAME=toyshop_recommendation", "--gin.NUM_BEAMS=10"),
+        *SMALL_NETWORK,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run/metrics.json").exists()

@@ -15,6 +15,7 @@ import shlex
 import pytest
 
 from recalign.domains.readers import toyshop
+from recalign.evaluation.baselines.sasrec.training import Recipe
 from recalign.runs.configuration import bindings
 from recalign.samples.registry import register_domain
 from tests.commands import run
@@ -64,7 +65,10 @@ def folder(tmp_path_factory):
     items["sku"] = "sku-" + items["sku"].astype(str)
     items.to_parquet(path / "products.parquet")
     printed = {}
-    with contextlib.chdir(path):
+    made = Recipe.__init__
+    with contextlib.chdir(path), pytest.MonkeyPatch.context() as brief:
+        # SASRec for an epoch.
+        brief.setattr(Recipe, "__init__", lambda self, **given: made(self, **given, epochs=1))
         for _, command, *words in filter(is_run, CALLS):
             if command == "recommend":  # of this shop
                 words[words.index("sku-17,sku-4")] = ",".join(items["sku"][:2])

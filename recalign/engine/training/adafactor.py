@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from recalign.engine.partitioning import shared
+
 
 class Optimizer(NamedTuple):
     """An `optax.GradientTransformation` that tells its learning rate.
@@ -43,6 +45,7 @@ def wrap(
     return optax.GradientTransformation(init, update)
 
 
+@shared
 def adafactor(
     learning_rate: optax.ScalarOrSchedule,
     *,

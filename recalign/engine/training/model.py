@@ -53,9 +53,10 @@ class EncoderDecoderModel:
         """The state before the first step from these parameters."""
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer_def.init(params))
 
-    def params_axes(self) -> dict:
-        """The logical axis names of every parameter."""
-        return jax.eval_shape(self._init_variables, jax.random.key(0))["params_axes"]
+    def shapes_and_axes(self) -> tuple[TrainState, dict]:
+        """The shapes of a state, and the logical axis names of every parameter."""
+        variables = jax.eval_shape(self._init_variables, jax.random.key(0))
+        return jax.eval_shape(self.begin, variables["params"]), variables["params_axes"]
 
     def _init_variables(self, rng: jax.Array) -> dict:
         tokens = jnp.ones((1, 1), jnp.int32)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
+from recalign.engine.partitioning import shared
 from recalign.errors import UserError
 
 FACTORS: dict[str, Callable] = {
@@ -15,6 +16,7 @@ FACTORS: dict[str, Callable] = {
 }
 
 
+@shared
 def learning_rate_schedule(
     factors: str = "constant",
     base_learning_rate: float = 1e-3,

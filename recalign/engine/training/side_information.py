@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from recalign.engine.partitioning import shared
 from recalign.engine.training.adafactor import wrap
 from recalign.engine.training.averaging import AverageState
 
@@ -43,6 +44,7 @@ class SideInformationState(NamedTuple):
         return _with_table(params, table)
 
 
+@shared
 def train_with_side_information(
     optimizer: optax.GradientTransformation, size: int, dropout: float = 0.0, seed: int = 0
 ) -> optax.GradientTransformation:

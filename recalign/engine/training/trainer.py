@@ -55,8 +55,12 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """The shapes and layouts of the state, without making it."""
-        shapes = jax.eval_shape(self.model.init, jax.random.key(self.seed))
-        shardings = self.partitioner.state_shardings(shapes, self.model.params_axes())
+        return self._abstract_state
+
+    @functools.cached_property
+    def _abstract_state(self) -> TrainState:
+        shapes, axes = self.model.shapes_and_axes()
+        shardings = self.partitioner.state_shardings(shapes, axes)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
@@ -91,7 +95,9 @@ class Trainer:
         # The key is an argument, so that one program serves all seeds.
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         return self.partitioner.compile(
-            self._step, donate_argnums=1, out_shardings=(shardings, self.partitioner.sharding())
+            dataclasses.replace(self, seed=0)._step,
+            donate_argnums=1,
+            out_shardings=(shardings, self.partitioner.sharding()),
         )
 
     def learning_rate(self, step: int) -> float:

@@ -54,9 +54,10 @@ def assert_close(actual, expected, relative):
 
 
 @pytest.mark.parametrize("name", ["unpacked", "packed"])
-def test_logits_are_those_of_t5x(golden, golden_model, name):
+def test_logits_are_those_of_t5x(golden, golden_model, optimised, name):
     batch = batch_of(golden, name)
-    logits = forward(*golden_model, batch)
+    compiled = jax.jit(forward.__wrapped__, static_argnums=0, compiler_options=optimised)
+    logits = compiled(*golden_model, batch)
     assert logits.dtype == jnp.float32
     assert_close(logits, batch["logits"], 1e-5)
 
@@ -144,16 +145,22 @@ def test_a_copy_gate_moves_what_stands_before_and_nothing_else(gated_model):
             assert not np.delete(moved[row, position], present).any()
 
 
-def step_through(model, params, batch, beams=1):
+def step_through(model, params, batch, beams=1, compiler_options=None):
     """Logits [B,K,L,V] of `decode_step` fed with the decoder inputs, beam k's rolled by k."""
     variables = {"params": params}
     source = batch["encoder_input_tokens"]
-    encoded = model.apply(variables, source, enable_dropout=False, method="encode")
-    cross_kv = model.apply(variables, encoded, method="project_encoded")
+    compiled = functools.partial(jax.jit, compiler_options=compiler_options)
+
+    @compiled
+    def project(source):
+        encoded = model.apply(variables, source, enable_dropout=False, method="encode")
+        return model.apply(variables, encoded, method="project_encoded")
+
+    cross_kv = project(source)
     inputs = np.stack([np.roll(batch["decoder_input_tokens"], k, axis=0) for k in range(beams)], 1)
     cache = model.empty_cache(len(source), beams, inputs.shape[-1])
 
-    @jax.jit
+    @compiled
     def step(tokens, cache, position):
         return model.apply(
             variables, tokens, cache, position, cross_kv, source, method="decode_step"
@@ -182,9 +189,9 @@ def test_stepping_beams_equals_the_teacher_forced_pass(tied, gate):
         assert_close(logits[:, beam], forward(model, params, batch), 2e-6)
 
 
-def test_stepping_equals_t5x(golden, golden_model):
+def test_stepping_equals_t5x(golden, golden_model, optimised):
     batch = batch_of(golden, "unpacked")
-    logits, _ = step_through(*golden_model, batch)
+    logits, _ = step_through(*golden_model, batch, compiler_options=optimised)
     real = batch["decoder_target_tokens"] > 0  # T5X masks queries at padding, a step cannot
     assert_close(logits[:, 0][real], batch["logits"][real], 1e-5)
 

@@ -160,6 +160,13 @@ def test_long_histories_add_few_shapes(bigrams, compilations):
     assert len(found) == 3  # room for 32, 64 and 128 items
 
 
+def test_equal_networks_that_are_asked_alike_share_what_is_compiled(bigrams, compilations):
+    with compilations() as found:
+        for renormalise, programs in ((False, 1), (False, 1), (True, 2), (False, 2)):
+            rank(bigrams, num_beams=2, renormalise=renormalise)
+            assert len(found) == programs
+
+
 WORDS = [[5, 6, 1], [5, 1], [7, 1], [5, 6, 7, 1], [8, 9, 1]]
 
 

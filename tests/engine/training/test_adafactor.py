@@ -1,6 +1,7 @@
 """Training steps: parity with T5X's Adafactor, in single and in double precision."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from recalign.engine.training.adafactor import adafactor
 from tests.engine.losses import batch_loss
 
 
-def train(model, params, batches, learning_rate, z_loss):
+def train(model, params, batches, learning_rate, z_loss, compiler_options=None):
     """Losses and flat parameters after one step on each batch."""
     optimizer = adafactor(learning_rate)
     state = optimizer.init(params)
@@ -28,7 +29,7 @@ def train(model, params, batches, learning_rate, z_loss):
         )
         return batch_loss(logits, batch, z_loss=z_loss)[0]
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options)
     def step(params, state, batch):
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
@@ -76,7 +77,7 @@ def test_double_precision_leaves_no_difference(case, case_model, case_golden):
             )
 
 
-def test_the_golden_run(golden, golden_model):
+def test_the_golden_run(golden, golden_model, optimised):
     """Five steps at learning rate 0.01, where float32 no longer determines the parameters.
 
     Rounding grows tenfold a step there: T5X's golden parameters (computed operation by operation)
@@ -92,7 +93,7 @@ def test_the_golden_run(golden, golden_model):
     rate = float(golden["train/learning_rate"])
     prefix = "train/params/"
     expected = {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
-    losses, history = train(model, params, batches, rate, z_loss=1e-4)
+    losses, history = train(model, params, batches, rate, 1e-4, optimised)
     np.testing.assert_allclose(losses[:3], golden["train/losses"][:3], rtol=1e-5)
     np.testing.assert_allclose(losses, golden["train/losses"], rtol=1e-4)
     with jax.enable_x64(True):

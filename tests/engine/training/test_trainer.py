@@ -8,7 +8,9 @@ import pytest
 from recalign.engine.network.transformer import T5Config, Transformer
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training.adafactor import adafactor
+from recalign.engine.training.averaging import average_parameters
 from recalign.engine.training.model import EncoderDecoderModel
+from recalign.engine.training.schedules import learning_rate_schedule
 from recalign.engine.training.trainer import Trainer, drawing_by_kernel
 
 KERNEL = "cu_threefry2x32_ffi"
@@ -56,3 +58,16 @@ def test_of_several_devices_each_draws_its_own_part(devices):
     texts.clear()
     Trainer(model, several).init_state()
     assert (KERNEL in texts[-1]) == (devices == 1)
+
+
+def test_equal_trainers_share_a_step_whatever_their_seeds():
+    config = T5Config(vocab_size=8)
+
+    def step(seed=0, rate=0.1, **options):
+        optimizer = average_parameters(adafactor(learning_rate_schedule(base_learning_rate=rate)))
+        model = EncoderDecoderModel(Transformer(config), optimizer, **options)
+        return Trainer(model, Partitioner(), seed=seed).step_fn().func
+
+    assert step() is step(seed=1)
+    others = [step(), step(rate=0.2), step(z_loss=0.0)]
+    assert len({*map(id, others)}) == 3
