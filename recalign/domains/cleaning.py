@@ -55,16 +55,20 @@ _SCRIPT = re.compile(
     )""",
     re.DOTALL | re.VERBOSE,
 )
-# C0 and C1 controls, and characters that are invisible: soft hyphen, zero-width space, word joiner,
-# byte order mark, line and paragraph separators. Tab and line ends count as white space.
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2028\u2029\u2060\ufeff]+")
+# C0 and C1 controls, and characters that are invisible: soft hyphen, zero-width space, line and
+# paragraph separators, word joiner, invisible operators, what Unicode gave up, byte order mark.
+# Tab and line ends count as white space; joiners and marks of direction are a part of words.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\ufeff]+"
+)
 _SPACES = re.compile(r"\s+")
 # Invisible at the end of a name: beside those, joiners, and marks of the direction of writing.
 _ENDS = "\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
 _AROUND = re.compile(rf"\A[\s{_ENDS}]+|[\s{_ENDS}]+\Z")
 # What a clean text cannot hold: a quick test, so that clean texts cost one search.
 _SUSPECT = re.compile(
-    "[<&{;\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
+    "[<&{;\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200b\u2028\u2029\u202f\u205f-\u2064\u206a-\u206f\u3000"
+    "\ufeff]"
     "|^ | $|  |]]>"
 )
 

@@ -1,5 +1,6 @@
 """Texts: what is cleaned, what is left alone."""
 
+import html.entities
 import string
 
 import pytest
@@ -110,9 +111,28 @@ def test_each_kind_is_counted_once_a_text():
     assert counts["entities"] == 2
 
 
+# Joiners and the marks of the direction of writing are a part of words.
+KEPT = "\u200c\u200d\u200e\u200f"
+
+
+def is_visible(text):
+    return all(character.isprintable() or character in KEPT for character in text)
+
+
+@pytest.mark.parametrize("invisible", [*"\u200b\u2060\u2061\u2062\u2063\u2064\u206a\u206f\ufeff"])
+def test_what_nobody_sees_is_a_space(invisible):
+    assert cleaning.clean(f"Pen{invisible}Red") == ("Pen Red", ("control_characters",))
+    assert cleaning.clean(f"Pen&#{ord(invisible)};Red")[0] == "Pen Red"
+
+
+def test_no_entity_leaves_what_nobody_sees():
+    for name in html.entities.html5:
+        assert is_visible(cleaning.clean(f"Pen &{name} Red")[0]), name
+
+
 @given(st.text(st.sampled_from(string.ascii_letters + " \t\n<>&;#/\x00\u200b\xa0"), max_size=30))
 def test_a_clean_text_has_no_space_to_spare_and_no_control(text):
     clean, kinds = cleaning.clean(text)
     assert clean == " ".join(clean.split())
-    assert clean.isprintable()
+    assert is_visible(clean)
     assert bool(kinds) == (clean != text)
