@@ -158,10 +158,11 @@ def check_all_used(idle: Collection[str] = ()) -> None:
         for name in map(gin_text.name_of, _bindings(gin_text.parse(operative())))
         for first in range(name.count("/") + 1)
     }
-    found = _bindings(statements()), _bindings(gin_text.in_full(statements()))
+    found = statements()
+    sides = (map(gin_text.name_of, _bindings(each)) for each in (found, gin_text.in_full(found)))
     unused = [
         name
-        for name, full in zip(*(map(gin_text.name_of, side) for side in found), strict=True)
+        for name, full in zip(*sides, strict=True)
         if name not in used and full.rpartition(".")[0] not in idle
     ]
     if unused:

@@ -373,11 +373,10 @@ def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
 
 def idle(provider: seqio.Task | seqio.Mixture) -> set[str]:
     """What would make the samples of tasks that are left out, "recalign.samples.bpr.bpr"."""
-    tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
     read = {task.name for task in tasks_of(provider)}
     return {
         f"{made.__module__}.{made.__name__}"
-        for task in tasks
+        for task in seqio.get_subtasks(provider)
         if task.name not in read
         for step in task.preprocessors
         for made in _functions(step)
