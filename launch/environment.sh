@@ -16,7 +16,8 @@ environment() {
   stamp="$VIRTUAL_ENV/recalign-installed${extra:+-$extra}"
   wanted="$ROOT $(cat "$ROOT/setup.py" "$ROOT/constraints.txt" | sha256sum)"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    python -m pip install --quiet --constraint "$ROOT/constraints.txt" \
+    # Of a hundred packages most modules are never imported: Python compiles those that are.
+    python -m pip install --quiet --no-compile --constraint "$ROOT/constraints.txt" \
       --editable "$ROOT${extra:+[$extra]}"
     echo "$wanted" >"$stamp"
   fi

@@ -91,6 +91,7 @@ def calibration_chart(title: str, series: Mapping[str, Sequence[Mapping]]) -> Ht
         for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
             scale("log")
             axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axes.minorticks_off()  # eight to a decade, each of which Matplotlib lays out
         axes.set_xlabel("probability, as said")
         axes.set_ylabel("share that was right")
 
