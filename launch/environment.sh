@@ -16,8 +16,7 @@ environment() {
   stamp="$VIRTUAL_ENV/recalign-installed${extra:+-$extra}"
   wanted="$ROOT $(cat "$ROOT/setup.py" "$ROOT/constraints.txt" | sha256sum)"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    # Of a hundred packages most modules are never imported: Python compiles those that are.
-    python -m pip install --quiet --no-compile --constraint "$ROOT/constraints.txt" \
+    python -m pip install --quiet --constraint "$ROOT/constraints.txt" \
       --editable "$ROOT${extra:+[$extra]}"
     echo "$wanted" >"$stamp"
   fi
