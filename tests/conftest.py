@@ -15,9 +15,6 @@ import pytest
 
 from recalign.domains import additions
 
-# Of modules, graphs and traces so much is made that looking for cycles in it all the time took a
-# twelfth of the processor's.
-gc.set_threshold(100_000, 50, 50)
 # Tests compile the same small programs again and again; subprocesses share the cache too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="recalign-xla-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -64,29 +61,6 @@ def _few_samples_to_shuffle() -> None:
     if seqio := sys.modules.get("seqio"):
         few = functools.partialmethod(seqio.Task.get_dataset, shuffle_buffer_size=50)
         seqio.Task.get_dataset = few
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _checked_once() -> None:
-    """That tasks have samples is found out once of the same tasks, not in every training.
-
-    It takes a third of the time in which an input is built. Who waits for a refusal gets it: none
-    is kept.
-    """
-    if inputs := sys.modules.get("recalign.samples.inputs"):
-        import gin
-
-        check, passed = inputs.check_samples, set()
-
-        def check_once(provider, lengths, split, use_cached=False, part=None) -> None:
-            shard = part and (part.index, part.num_shards)
-            configured = gin.config_str()
-            key = provider, tuple(sorted(lengths.items())), split, use_cached, shard, configured
-            if key not in passed:
-                check(provider, lengths, split, use_cached, part)
-                passed.add(key)
-
-        inputs.check_samples = check_once
 
 
 def pytest_collection_finish() -> None:
