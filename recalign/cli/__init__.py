@@ -70,8 +70,8 @@ for command in (
 def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
     silence_tensorflow()
-    # What is imported and traced is a million objects, of which Python would look at the youngest
-    # for every 700 more: an eighth of the time in which a command starts.
+    # For every 700 objects more Python looks for cycles in the youngest: of what is imported an
+    # eighth of the time in which a command starts.
     gc.set_threshold(20_000, 10, 10)
     try:
         with telling_of_buckets():

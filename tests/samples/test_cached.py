@@ -120,7 +120,7 @@ def test_what_is_given_is_known_of_cached_tasks_and_seqios_converter_takes_them(
 
 
 def batches(count=8, seed=0, **options):
-    found = inputs.train_batches("testshop_recommendation", LENGTHS, 4, seed, **options)
+    found = inputs.train_batches("testshop_aligned", LENGTHS, 4, seed, **options)
     return list(itertools.islice(found, count))
 
 
@@ -145,11 +145,11 @@ def test_batches_from_a_cache_are_a_function_of_the_seed_and_come_in_another_ord
 
 def test_the_place_in_a_cache_can_be_saved_and_restored(cache, tmp_path):
     cached = {"use_cached": True, "cache_dirs": [str(cache)]}
-    iterator = inputs.train_batches("testshop_recommendation", LENGTHS, 4, 0, **cached)
+    iterator = inputs.train_batches("testshop_aligned", LENGTHS, 4, 0, **cached)
     for _ in range(3):
         next(iterator)
     iterator.save(tmp_path / "place")
     expected = [next(iterator) for _ in range(4)]
-    again = inputs.train_batches("testshop_recommendation", LENGTHS, 4, 0, **cached)
+    again = inputs.train_batches("testshop_aligned", LENGTHS, 4, 0, **cached)
     again.restore(tmp_path / "place")
     assert equal(expected, [next(again) for _ in range(4)])
