@@ -100,7 +100,7 @@ def prepare(domain: str, options: argparse.Namespace) -> None:
     from recalign import domains
     from recalign.errors import UserError
 
-    if domain in domains.prepared():
+    if domain in domains.list_prepared():
         if "ratings" not in domains.statistics_of(domain):
             raise UserError(
                 f"{domains.data_dir() / domain} was prepared without ratings, which the table "

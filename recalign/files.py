@@ -138,7 +138,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def fetched(folder: Path) -> Iterator[Path]:
+def local_copy(folder: Path) -> Iterator[Path]:
     """Gives a local folder that holds what `folder` does, while the block runs."""
     if not in_bucket(folder):
         yield folder

@@ -69,7 +69,7 @@ def test_folders_there_and_here(bucket, tmp_path, place):
         (local / "deep/one").write_bytes(LARGE)
         (local / "two").touch()
     assert files.list_files(folder) == {"deep/one": len(LARGE), "two": 0}
-    with files.fetched(folder) as local:
+    with files.local_copy(folder) as local:
         assert (local / "deep/one").read_bytes() == LARGE
     for kind in ("md5", "sha256"):
         expected = hashlib.new(kind, LARGE).hexdigest()

@@ -59,7 +59,7 @@ def ablate(
     from recalign.runs import ablations as variations
     from recalign.runs import report
 
-    names = variations.known() if ablations == "all" else parse_names(ablations)
+    names = variations.list_ablations() if ablations == "all" else parse_names(ablations)
     chosen = parse_names(domains) if domains else [None]
     folders = {domain: output / domain if domain else output for domain in chosen}
     for domain, folder in folders.items():

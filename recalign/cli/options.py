@@ -90,7 +90,7 @@ def run_options(command: Callable) -> Callable:
 
     @combine(model_dir_option, step_option, modules_option)
     @functools.wraps(command)
-    def wrapped(*args, model_dir: str, step: str, modules: tuple[str, ...], **kwargs):
+    def wrapper(*args, model_dir: str, step: str, modules: tuple[str, ...], **kwargs):
         def load_run() -> "Run":
             from recalign.runs.run import load
 
@@ -98,7 +98,7 @@ def run_options(command: Callable) -> Callable:
 
         return command(*args, load_run=load_run, **kwargs)
 
-    return wrapped
+    return wrapper
 
 
 def parse_names(names: str) -> list[str]:
@@ -164,7 +164,7 @@ def data_dir_option(command: Callable) -> Callable:
         help="Where prepared domains live.  [default: $RECALIGN_DATA_DIR or ~/.cache/recalign]",
     )
     @functools.wraps(command)
-    def wrapped(*args, data_dir: str | None, **kwargs):
+    def wrapper(*args, data_dir: str | None, **kwargs):
         before = os.environ.get(DATA_DIR)
         if data_dir is not None and not data_dir.strip():
             raise UserError("--data_dir names nothing (is a variable of the shell empty?)")
@@ -178,7 +178,7 @@ def data_dir_option(command: Callable) -> Callable:
             if before is not None:
                 os.environ[DATA_DIR] = before
 
-    return wrapped
+    return wrapper
 
 
 def gin_options(required: bool) -> Callable[[Callable], Callable]:
@@ -206,7 +206,7 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             "overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--gin.NAME=VALUE]..."
         )
         @functools.wraps(command)
-        def wrapped(*args, gin_file, gin_search_paths, overrides, **kwargs):
+        def wrapper(*args, gin_file, gin_search_paths, overrides, **kwargs):
             bindings = [_binding(override) for override in overrides]
             paths = [path for path in gin_search_paths.split(",") if path]
 
@@ -224,7 +224,7 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
 
             return command(*args, configure=configure, **kwargs)
 
-        return wrapped
+        return wrapper
 
     return decorate
 
@@ -244,7 +244,7 @@ def multiprocess_options(command: Callable) -> Callable:
     @click.option("--process_count", type=click.IntRange(min=1), help="Elsewhere: how many.")
     @click.option("--process_index", type=click.IntRange(min=0), help="Elsewhere: which, from 0.")
     @functools.wraps(command)
-    def wrapped(
+    def wrapper(
         *args, multiprocess, coordinator_address, process_count, process_index, **kwargs
     ) -> None:
         if not multiprocess:
@@ -260,7 +260,7 @@ def multiprocess_options(command: Callable) -> Callable:
         if processes.is_first():
             click.echo(text)
 
-    return wrapped
+    return wrapper
 
 
 def _binding(override: str) -> str:

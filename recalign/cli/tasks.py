@@ -54,7 +54,7 @@ def tasks(name: str | None, examples: int, split: str, seed: int, module: str, c
     inputs.import_tasks(module)
     configure(first=["runs/tasks.gin"])
     if name is None:
-        for provider, members in inspection.registered().items():
+        for provider, members in inspection.list_registered().items():
             is_mixture = members != [provider]
             click.echo(provider + (f"  = {' + '.join(members)}" if is_mixture else ""))
         return

@@ -7,7 +7,7 @@ it back, and `records` writes what SeqIO reads. Nothing here imports TensorFlow 
 """
 
 from recalign.domains.domain import Domain, Sequences, Split
-from recalign.domains.storage import data_dir, fingerprint, load, prepared, statistics_of
+from recalign.domains.storage import data_dir, fingerprint, list_prepared, load, statistics_of
 
 __all__ = [
     "Domain",
@@ -15,7 +15,7 @@ __all__ = [
     "Split",
     "data_dir",
     "fingerprint",
+    "list_prepared",
     "load",
-    "prepared",
     "statistics_of",
 ]

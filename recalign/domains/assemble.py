@@ -116,7 +116,7 @@ def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
     """The catalogue in index order, see `assemble`; interactions need no column but `item`."""
     bought = list_items(raw.interactions)
     if raw.items is None:
-        items = _untitled(bought)
+        items = _without_titles(bought)
         raw.warnings.append("no item table: every title is empty, items are known by id alone")
     else:
         known = pd.Index(raw.items["key"])
@@ -130,7 +130,7 @@ def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
         _refuse_twins(unknown, idle)
         raw.counts["items_without_metadata"] = len(unknown)
         raw.counts["items_without_interactions"] = len(idle)
-        items = pd.concat([raw.items, _untitled(unknown)]) if len(unknown) else raw.items
+        items = pd.concat([raw.items, _without_titles(unknown)]) if len(unknown) else raw.items
         if len(unknown):
             raw.warnings.append(
                 f"the item table lacks {len(unknown)} of the items bought, such as {unknown[0]!r}; "
@@ -166,5 +166,5 @@ def _refuse_twins(unknown: pd.Index, idle: pd.Index) -> None:
         )
 
 
-def _untitled(keys: pd.Index) -> pd.DataFrame:
+def _without_titles(keys: pd.Index) -> pd.DataFrame:
     return pd.DataFrame({"key": np.asarray(keys, object)} | dict.fromkeys(TEXT_COLUMNS, ""))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from recalign.domains import cleaning, values
 from recalign.domains.raw import RawDomain, read_interactions
-from recalign.domains.source import CANDIDATES, Source, resolve, unused
+from recalign.domains.source import CANDIDATES, Source, list_unused, resolve
 from recalign.errors import shown
 
 TEXT_COLUMNS = ("title", "brand", "categories")
@@ -73,7 +73,7 @@ def read_items(
     items = pd.DataFrame({"key": values.read_ids(source, columns["item"])})
     for role in TEXT_COLUMNS:
         items[role] = values.read_texts(source, columns[role]) if role in columns else ""
-    extras, ignored = _read_extras(source, unused(source, columns), number_columns, domain)
+    extras, ignored = _read_extras(source, list_unused(source, columns), number_columns, domain)
     items = pd.concat([items, pd.DataFrame(extras)], axis=1)
     items = _drop_duplicates(source, items, domain)
     _clean_texts(items, domain)

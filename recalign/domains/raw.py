@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recalign.domains import values
-from recalign.domains.source import REQUIRED, Source, resolve, unused
+from recalign.domains.source import REQUIRED, Source, list_unused, resolve
 from recalign.errors import UserError
 
 INTERACTION_ROLES = ("user", "item", "timestamp", "rating")
@@ -49,7 +49,7 @@ def read_interactions(source: Source, chosen: Mapping[str, str | None], domain: 
     frame = read_columns(source, columns)
     missing = {role: int(frame[role].isna().sum()) for role in frame.columns}
     domain.interactions = frame
-    note_columns(domain, source.path, columns, unused(source, columns), missing)
+    note_columns(domain, source.path, columns, list_unused(source, columns), missing)
     domain.counts["duplicate_interactions_kept"] = int(find_duplicates(frame).sum())
 
 

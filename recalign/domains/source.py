@@ -196,6 +196,6 @@ def _refuse_double_use(path: Path | str, found: Mapping[str, str]) -> None:
         roles[column] = role
 
 
-def unused(source: Source, columns: Mapping[str, str]) -> list[str]:
+def list_unused(source: Source, columns: Mapping[str, str]) -> list[str]:
     """The columns of a table that play no role."""
     return [name for name in source.frame.columns if name not in columns.values()]

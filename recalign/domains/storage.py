@@ -71,7 +71,7 @@ def read_statistics(folder: Path) -> dict | None:
     return statistics if isinstance(statistics, dict) and _MARK in statistics else None
 
 
-def prepared(data_dir: str | os.PathLike | None = None) -> list[str]:
+def list_prepared(data_dir: str | os.PathLike | None = None) -> list[str]:
     """The names of the domains prepared in a data directory, sorted."""
     root = _root(data_dir)
     folders = root.iterdir() if root.is_dir() else ()
@@ -110,7 +110,7 @@ def statistics_of(name: str, data_dir: str | os.PathLike | None = None) -> dict:
     root = _root(data_dir)
     statistics = read_statistics(root / name)
     if statistics is None:
-        there = ", ".join(prepared(root)) or "none"
+        there = ", ".join(list_prepared(root)) or "none"
         raise UserError(
             f"domain {name!r} is not prepared in {root}: run `recalign prepare …`; "
             f"prepared there: {there}"

@@ -55,27 +55,27 @@ def item_vectors(
     """
     check_source("the source of item vectors", source)
     if source == TITLES:
-        return _standard(text_vectors(items, size))
+        return _standardise(text_vectors(items, size))
     if source == CO_OCCURRENCE:
-        return _standard(co_occurrence_vectors(offsets, events, len(items), size))
+        return _standardise(co_occurrence_vectors(offsets, events, len(items), size))
     if source == BOTH:
         from_titles = round(FROM_TITLES * size)
         said = explained_text_vectors(items, offsets, events, from_titles)
         bought = item_vectors(CO_OCCURRENCE, items, offsets, events, size - from_titles)
-        return _standard(np.concatenate([_standard(said), bought], axis=1))
+        return _standardise(np.concatenate([_standardise(said), bought], axis=1))
     return principal(read_vectors(source, items["key"].to_numpy()), size)
 
 
 def principal(rows: np.ndarray, size: int) -> np.ndarray:
     """The first `size` principal components of vectors float[n, k], of mean 0 and deviation 1."""
-    rows = _standard(rows)
+    rows = _standardise(rows)
     if rows.shape[1] <= size:
         return rows
     left, values, _ = np.linalg.svd(rows, full_matrices=False)
-    return _standard(left[:, :size] * values[:size])
+    return _standardise(left[:, :size] * values[:size])
 
 
-def _standard(rows: np.ndarray) -> np.ndarray:
+def _standardise(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
     if not rows.size:  # nothing is known
         return rows
@@ -158,7 +158,7 @@ def explained_text_vectors(
     lift, number = _lift(offsets, events, len(items))
     shrunk = scipy.sparse.diags(1 / np.sqrt(number + SHRINKAGE))
     _, directions = np.linalg.eigh(basis.T @ (shrunk @ lift @ shrunk @ basis))
-    return _signed(basis @ directions[:, ::-1][:, :size]).astype(np.float32)
+    return _fix_signs(basis @ directions[:, ::-1][:, :size]).astype(np.float32)
 
 
 def _lift(
@@ -256,10 +256,10 @@ def _singular_vectors(matrix: scipy.sparse.csr_matrix, size: int) -> tuple[np.nd
         left = basis @ left
     kept = min(size, int(np.sum(values > 1e-9 * values.max(initial=0))))
     left, values = left[:, :kept], values[:kept]
-    return _signed(left), values
+    return _fix_signs(left), values
 
 
-def _signed(columns: np.ndarray) -> np.ndarray:
+def _fix_signs(columns: np.ndarray) -> np.ndarray:
     """Columns of which the largest number is positive: vectors that are known but for a sign."""
     largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)
     return columns * np.sign(largest)

@@ -257,20 +257,20 @@ def _compile(
     compute, mesh, rules = function.function, function.mesh, function.rules
 
     @functools.wraps(compute)
-    def traced(*args, **kwargs):
+    def trace(*args, **kwargs):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), partitioning.axis_rules(rules):
             return compute(*args, **kwargs)
 
     leaves, tree = out_shardings
     return jax.jit(
-        traced,
+        trace,
         out_shardings=jax.tree.unflatten(tree, leaves),
         static_argnames=static_argnames,
         donate_argnums=donate_argnums,
     )
 
 
-def shared(make: Callable[Given, Made]) -> Callable[Given, Made]:
+def share(make: Callable[Given, Made]) -> Callable[Given, Made]:
     """Has a function give one object for equal arguments, so that what is compiled of it is shared.
 
     A plain function, as what is kept by `functools.cache` is not: gin's references are checked.

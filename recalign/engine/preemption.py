@@ -1,9 +1,9 @@
 """The notice that a machine is about to be taken away: SIGTERM.
 
 A process that is alone hears it itself, and whatever it is at ends at once by `Preempted`; only
-what is `deferred` goes on to its next `arrived` or `safe_point`. Of several processes each hears of
-its own machine only, and all must stop at the same place: there JAX's coordination service catches
-the signal, and they agree on one of the places that every process passes in the same order.
+what is within `defer` goes on to its next `has_arrived` or `safe_point`. Of several processes each
+hears of its own machine only, and all must stop at the same place: there JAX's coordination service
+catches the signal, and they agree on one of the places that every process passes in the same order.
 """
 
 import _thread
@@ -54,7 +54,7 @@ def listening() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def defer() -> Iterator[None]:
     """Within the block nothing is cut off."""
     before, _Notice.deferred = _Notice.deferred, True
     try:
@@ -74,7 +74,7 @@ def interruptible() -> Iterator[None]:
         _Notice.deferred = before
 
 
-def arrived() -> bool:
+def has_arrived() -> bool:
     """Whether to stop here; several processes ask at the same places, and hear the same."""
     if not _Notice.arrived and _are_several():
         from jax.experimental import multihost_utils
@@ -90,7 +90,7 @@ def safe_point() -> None:
     Raises:
       Preempted: it was told to stop.
     """
-    if arrived():
+    if has_arrived():
         raise Preempted()
 
 

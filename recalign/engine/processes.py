@@ -57,7 +57,7 @@ def join(
       UserError: the others cannot be found.
       Preempted: they cannot, and this process was told to stop meanwhile.
     """
-    with preemption.deferred():  # one that has joined must not leave alone
+    with preemption.defer():  # one that has joined must not leave alone
         try:
             jax.distributed.initialize(coordinator_address, process_count, process_index)
         except (ValueError, RuntimeError) as error:

@@ -216,7 +216,7 @@ def _estimates(
     every = (*plus, *minus)
     weights = [1 / len(plus)] * len(plus) + [-1 / max(1, len(minus))] * len(minus)
     for protocol in [name for name in plus[0] if all(name in each for each in every)]:
-        parts = _aligned(protocol, [each[protocol] for each in every])
+        parts = _align(protocol, [each[protocol] for each in every])
         names = min((part.names() for part in parts), key=len)  # those of the shortest lists
         sums = [part.sums() for part in parts]
         together = np.concatenate(sums, axis=1)  # resampled together, which makes them paired
@@ -235,7 +235,7 @@ def _estimates(
     return found
 
 
-def _aligned(protocol: str, parts: Sequence[Ranks | Errors]) -> list[Ranks | Errors]:
+def _align(protocol: str, parts: Sequence[Ranks | Errors]) -> list[Ranks | Errors]:
     """The examples that all have: the first ranks of each, or all errors.
 
     Raises:

@@ -59,7 +59,7 @@ Found = Mapping[str, Sequence[Trained]]
 """The trainings of each variation, by seed."""
 
 
-def known() -> list[str]:
+def list_ablations() -> list[str]:
     """The recipe as it is, and the ablations that come with recalign."""
     found = {
         file.stem for path in gin_files.__path__ for file in Path(path).glob("ablations/*.gin")
@@ -94,8 +94,8 @@ def run(
     found: dict[str, list[Trained]] = {}
     trainings = list(itertools.product(names, seeds))
     for name, seed in track(trainings, "ablations", "training"):
-        made = _configured(configure, name, seed, output, domain)
-        result = _finished(made)
+        made = _configure(configure, name, seed, output, domain)
+        result = _read_finished(made)
         if result is None:
             log.info("%s, seed %d: %s", name, seed, made.model_dir)
             made.train()
@@ -125,11 +125,11 @@ def check(
         or the recipe sets a run's folder or seed itself.
     """
     for name in names:
-        made = _configured(configure, name, seed, output, domain)
+        made = _configure(configure, name, seed, output, domain)
     made.data.vocabulary_size()
 
 
-def _finished(made: Run) -> Result | None:
+def _read_finished(made: Run) -> Result | None:
     """The result of the very run that is configured, if it came to its end."""
     result = read(locate(made.model_dir))
     # A run that was to be shorter is not finished.
@@ -140,9 +140,7 @@ def _finished(made: Run) -> Result | None:
     return result if result and same else None
 
 
-def _configured(
-    configure: Configure, name: str, seed: int, output: Path, domain: str | None
-) -> Run:
+def _configure(configure: Configure, name: str, seed: int, output: Path, domain: str | None) -> Run:
     folder = str(run_folder(output, name, seed))
     files = [] if name == RECIPE else [f"ablations/{name}.gin"]
     told = [f"MODEL_DIR={folder}", f"RANDOM_SEED={seed}"]

@@ -55,7 +55,7 @@ def parse(
         for file in files:
             _parse_file(file, folders)
         # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
-        quoted = [_quoted(old_paths.translate_binding(each)) for each in bindings]
+        quoted = [_quote(old_paths.translate_binding(each)) for each in bindings]
         for given, text in zip(bindings, quoted, strict=True):
             _check_readable(given, text)
         gin.parse_config(quoted)
@@ -140,10 +140,10 @@ def _at(statement: Statement, folder: Path) -> Statement:
     if not isinstance(statement, BindingStatement):
         return statement
 
-    def given(part: Reference) -> Any:
+    def replace(part: Reference) -> Any:
         return str(folder) if part.name == RECIPE_DIR else part
 
-    return statement._replace(value=gin_text.replace(statement.value, given))
+    return statement._replace(value=gin_text.replace(statement.value, replace))
 
 
 def check_all_used(idle: Collection[str] = ()) -> None:
@@ -167,7 +167,7 @@ def check_all_used(idle: Collection[str] = ()) -> None:
     ]
     if unused:
         raise UserError(
-            f"configuration: nothing in this run uses {_listed(unused)}; remove the binding, or "
+            f"configuration: nothing in this run uses {_join(unused)}; remove the binding, or "
             "bind what makes use of it"
         )
 
@@ -283,7 +283,7 @@ def _values(found: Iterable[Statement]) -> list[Any]:
     return [binding.value for binding in _bindings(found)]
 
 
-def _quoted(binding: str) -> str:
+def _quote(binding: str) -> str:
     name, separator, value = binding.partition("=")
     if not separator:
         raise UserError(f"--gin.{binding}: expected --gin.NAME=VALUE")
@@ -325,13 +325,13 @@ def _check_macros(found: Sequence[Statement]) -> None:
     if unused := sorted(_idle_macros(found)):
         near = difflib.get_close_matches(unused[0], sorted(referred_to), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"configuration: nothing uses {_listed(unused)}{hint}")
+        raise UserError(f"configuration: nothing uses {_join(unused)}{hint}")
     if undefined := sorted(n for n in referred_to - values.keys() if "." not in n):
-        raise UserError(f"configuration: nothing sets {_listed(undefined)}, which is referred to")
+        raise UserError(f"configuration: nothing sets {_join(undefined)}, which is referred to")
     missing = [name for name, value in values.items() if value == Reference("%", "gin.REQUIRED")]
     if missing:
         raise UserError(
-            f"configuration: {_listed(missing)} must be set, with --gin.{missing[0]}=… or in a file"
+            f"configuration: {_join(missing)} must be set, with --gin.{missing[0]}=… or in a file"
         )
     macros.check(values)
     for binding in _bindings(gin_text.in_full(found)):
@@ -354,5 +354,5 @@ def _find_hint(binding: BindingStatement) -> Any:
     return hints.get(binding.arg_name)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)

@@ -70,18 +70,18 @@ def answer(
     table = asked.domain.items
     keys, titles = table["key"].tolist(), table["title"].tolist()
 
-    def described(item: int) -> dict[str, str]:
+    def describe(item: int) -> dict[str, str]:
         return {"id": keys[item], "title": titles[item]}
 
-    def shown(row: int) -> dict[str, Any]:
+    def show(row: int) -> dict[str, Any]:
         found = zip(items[row], probabilities[row], strict=True)
         return {
             "question": decode(asked.inputs[row].tolist()),
             "answer": decode(item_tokens[asked.targets[row]].tolist()),
-            "history": [described(i) for i in asked.events[slice(*asked.offsets[row : row + 2])]],
-            "target": described(asked.targets[row]),
+            "history": [describe(i) for i in asked.events[slice(*asked.offsets[row : row + 2])]],
+            "target": describe(asked.targets[row]),
             "rank": int(ranks[row]) if math.isfinite(ranks[row]) else None,
-            "items": [described(i) | {"probability": float(p)} for i, p in found if i >= 0],
+            "items": [describe(i) | {"probability": float(p)} for i, p in found if i >= 0],
         }
 
     lengths = np.array([len(tokens) for tokens in examples.inputs])
@@ -96,7 +96,7 @@ def answer(
         "calibration": _calibration(
             probabilities[items >= 0], (items == asked.targets[:, None])[items >= 0]
         ),
-        "shown": [shown(row) for row in (*hits[:each], *misses[:each])],
+        "shown": [show(row) for row in (*hits[:each], *misses[:each])],
     }
 
 

@@ -83,7 +83,7 @@ class RunDirectory:
         report.append_metrics(self.path / HISTORY, step, split, metrics)
         report.write_metrics(self.path / METRICS, metrics)
 
-    def evaluated(self, step: int, split: str = "validation") -> bool:
+    def is_evaluated(self, step: int, split: str = "validation") -> bool:
         """Whether the evaluation of a step is recorded."""
         return any((r["step"], r["split"]) == (step, split) for r in self._history())
 
@@ -118,7 +118,7 @@ class RunDirectory:
                 values[record["step"]] = sum(found) / len(found)
         return values
 
-    def measured(self, step: int | None, split: str) -> dict[str, float | None]:
+    def metrics_of(self, step: int | None, split: str) -> dict[str, float | None]:
         """What an evaluation found; nothing where there was none."""
         found = [r for r in self._history() if (r["step"], r["split"]) == (step, split)]
         return {k: v for r in found for k, v in r.items() if k not in ("step", "split")}

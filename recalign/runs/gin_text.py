@@ -79,7 +79,7 @@ def is_macro(statement: Statement) -> bool:
 def name_of(binding: BindingStatement) -> str:
     """What a binding sets: `scope/module.Class.argument`, or a macro."""
     argument = f".{binding.arg_name}" if binding.arg_name else ""
-    return f"{_scoped(binding.scope, binding.selector)}{argument}"
+    return f"{_add_scope(binding.scope, binding.selector)}{argument}"
 
 
 def references(value: Any) -> Iterator[Reference]:
@@ -125,14 +125,14 @@ def rename(found: Iterable[Statement], new: Callable[[str], str]) -> list[Statem
       new: what a dotted name becomes. Macros, which have no dot, keep theirs.
     """
 
-    def scoped(name: str) -> str:
+    def add_scope(name: str) -> str:
         scope, slash, selector = name.rpartition("/")
         return f"{scope}{slash}{new(selector)}"
 
     def reference(part: Reference) -> Reference:
         if part.sign == "%":
             return part
-        return dataclasses.replace(part, name=scoped(part.name))
+        return dataclasses.replace(part, name=add_scope(part.name))
 
     renamed = []
     for statement in found:
@@ -168,5 +168,5 @@ def in_short(found: Iterable[Statement]) -> list[Statement]:
     return rename(found, short)
 
 
-def _scoped(scope: str, selector: str) -> str:
+def _add_scope(scope: str, selector: str) -> str:
     return f"{scope}/{selector}" if scope else selector

@@ -49,13 +49,13 @@ def start_state(
         params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, params)
     if item_embeddings.start == RANDOM:
         return trainer.begin(params)
-    known = side_information.told(fresh.opt_state)
+    known = side_information.find_state(fresh.opt_state)
     for domain, tokens in _catalogues(data):
         params, known = start_item_embeddings(params, item_embeddings, domain, tokens, known)
     state = trainer.begin(params)
     if known is None:
         return state
-    return state.replace(opt_state=side_information.tell(state.opt_state, known.vectors))
+    return state.replace(opt_state=side_information.set_vectors(state.opt_state, known.vectors))
 
 
 def _catalogues(data: Data) -> Iterator[tuple[Domain, np.ndarray]]:

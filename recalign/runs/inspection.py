@@ -163,7 +163,7 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
         raise UserError(f"{path} holds no run: there is no {path / CONFIG}")
     problems: list[str] = []
 
-    def told(read: Callable[[], _T], otherwise: _T) -> _T:
+    def try_to_read(read: Callable[[], _T], otherwise: _T) -> _T:
         try:
             return read()
         except UserError as error:
@@ -173,28 +173,32 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
         return otherwise
 
     directory = RunDirectory(path)
-    config: dict[str, Any] = told(lambda: configuration.bindings((path / CONFIG).read_text()), {})
+    config: dict[str, Any] = try_to_read(
+        lambda: configuration.bindings((path / CONFIG).read_text()), {}
+    )
     macros = {name: value for name, value in config.items() if "." not in name}
-    history: list[dict] = told(lambda: _history(path / HISTORY), [])
+    history: list[dict] = try_to_read(lambda: _history(path / HISTORY), [])
     holder = find_holder(path)
-    if holder is None and not told(lambda: report.is_whole(path / HISTORY), True):
+    if holder is None and not try_to_read(lambda: report.is_whole(path / HISTORY), True):
         problems.append(
             f"{path / HISTORY} ends within a line, which is passed over: the evaluation that it "
             "was to tell is made again once the run goes on, or by `recalign eval`"
         )
-    known: list[dict] = told(lambda: calls.read(path), [])
+    known: list[dict] = try_to_read(lambda: calls.read(path), [])
     folders = [path / "checkpoints" / str(step) for step in directory.checkpoints()]
     shown = track(folders, "reading checkpoints", "checkpoint", shown=hashes)
     checkpoints = [found for folder in shown if (found := _checkpoint(folder, hashes))]
     problems += [f"checkpoint {c.step} is damaged: {c.damage}" for c in checkpoints if c.damage]
-    seconds = told(lambda: directory.seconds(max((c.step for c in checkpoints), default=0)), 0.0)
+    seconds = try_to_read(
+        lambda: directory.seconds(max((c.step for c in checkpoints), default=0)), 0.0
+    )
     return Inspection(
         path=path,
         macros=macros,
         calls=known,
         history=history,
-        metrics=told(lambda: _metrics(path / METRICS), {}),
-        result=told(lambda: read(path), None),
+        metrics=try_to_read(lambda: _metrics(path / METRICS), {}),
+        result=try_to_read(lambda: read(path), None),
         checkpoints=checkpoints,
         provenance=_provenance(path / "checkpoints", checkpoints)
         or (known[-1]["provenance"] if known else {}),

@@ -66,7 +66,7 @@ def start_item_embeddings(
     size = table.shape[1] if known is None else len(known.kernel)
     vectors_of_items = embeddings(options, domain, size)
 
-    def replaced(table: jax.Array, known: SideInformationState | None):
+    def replace(table: jax.Array, known: SideInformationState | None):
         rows = vectors_of_items * jnp.std(table)
         if known is None:
             return table.at[tokens].set(rows + jnp.mean(table)), None
@@ -74,7 +74,7 @@ def start_item_embeddings(
         return table.at[tokens].set(OWN * table[tokens] + rows @ known.kernel), known
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (table, known))
-    table, known = jax.jit(replaced, out_shardings=shardings)(table, known)
+    table, known = jax.jit(replace, out_shardings=shardings)(table, known)
     embedder = {**params["token_embedder"], "embedding": table}
     return {**params, "token_embedder": embedder}, known
 

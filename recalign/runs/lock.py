@@ -41,14 +41,14 @@ Check = Callable[[], None]
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Check]:
+def lock_folder(folder: Path) -> Iterator[Check]:
     """Keeps other processes from training in a folder, which is made if absent.
 
     Raises:
       UserError: another process trains here, which is named; or nothing can be written here.
     """
     if in_bucket(folder):
-        with _Lease(folder).held() as check:
+        with _Lease(folder).hold() as check:
             yield check
         return
     try:
@@ -113,11 +113,11 @@ class _Lease:
         self._writing = threading.Lock()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[Check]:
+    def hold(self) -> Iterator[Check]:
         """Has the lease while the block runs.
 
         Raises:
-          UserError: see `locked`.
+          UserError: see `lock_folder`.
         """
         try:
             self._take()

@@ -131,7 +131,7 @@ def _renew(found: list[Statement]) -> list[Statement]:
         return f"{_today(known[first], rest)}{dot}{rest}" if first in known else name
 
     whole = gin_text.rename(found, in_full)
-    renewed = [new for old in whole if (new := _renamed(old))]
+    renewed = [new for old in whole if (new := _rename(old))]
     if renewed == whole and not MOVED.keys() & known.values() and not SPLIT.keys() & known.values():
         return found
     idle = _macros(whole) - _macros(renewed)  # what only a binding that is gone refers to
@@ -158,7 +158,7 @@ def _today(module: str, rest: str) -> str:
     return parts.get(rest.partition(".")[0], MOVED.get(module, module))
 
 
-def _renamed(statement: Statement) -> Statement | None:
+def _rename(statement: Statement) -> Statement | None:
     """A statement with whole paths by today's name, None for one that says nothing any more."""
     if not isinstance(statement, BindingStatement):
         return statement
@@ -168,11 +168,11 @@ def _renamed(statement: Statement) -> Statement | None:
     if new == path:
         return statement
     selector, _, argument = new.rpartition(".")
-    value = gin_text.replace(statement.value, _replaced)
+    value = gin_text.replace(statement.value, _replace)
     return statement._replace(selector=selector, arg_name=argument, value=value)
 
 
-def _replaced(part: Reference) -> Reference:
+def _replace(part: Reference) -> Reference:
     return Reference("@", REPLACED[part.name], called=True) if part.name in REPLACED else part
 
 

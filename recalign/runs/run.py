@@ -44,7 +44,7 @@ from recalign.runs.evaluation import Evaluation, Report, name_metrics
 from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
 from recalign.runs.item_tokens import ItemTokens
-from recalign.runs.lock import Check, locked
+from recalign.runs.lock import Check, lock_folder
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Run:
                 f"--profile: JAX writes traces to local disk alone, and MODEL_DIR is {folder}"
             )
         nothing = contextlib.nullcontext(lambda: None)
-        with locked(folder) if processes.is_first() else nothing as check:
+        with lock_folder(folder) if processes.is_first() else nothing as check:
             return self._train(accept_changes, profile, check)
 
     def _train(self, accept_changes: bool, profile: range, check: Check) -> TrainState:
@@ -207,7 +207,7 @@ class Run:
             profile=profile,
             hooks=Hooks(
                 evaluators=evaluators,
-                evaluated=self._directory.evaluated,
+                is_evaluated=self._directory.is_evaluated,
                 on_start=on_start,
                 on_metrics=on_metrics,
                 has_enough=self._has_enough,
@@ -227,7 +227,7 @@ class Run:
                 last_step=int(state.step),
                 step=step,
                 chosen_by=chosen_by,
-                validation=self._directory.measured(step, "validation"),
+                validation=self._directory.metrics_of(step, "validation"),
             ).write(self._directory.path)
         return state
 
@@ -244,7 +244,7 @@ class Run:
         params = self._restore(step)[1] if at_hand is None else at_hand
         report = self._report(self._examples(split), step, params)
         if split == "test" and processes.is_first() and (known := read(self._directory.path)):
-            found = self._directory.measured(step, split)
+            found = self._directory.metrics_of(step, split)
             dataclasses.replace(known, test=found).write(self._directory.path)
         return report
 

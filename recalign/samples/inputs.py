@@ -350,7 +350,7 @@ def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.
 def _suggest(name: str, registered: list[str]) -> str:
     near = difflib.get_close_matches(name, registered, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
-    domain, prepared = domain_in(name), domains.prepared()
+    domain, prepared = domain_in(name), domains.list_prepared()
     if domain is None or domain in prepared:
         return hint
     return (

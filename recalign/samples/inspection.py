@@ -51,7 +51,7 @@ def feature_lengths(lengths: Mapping[str, int]) -> Mapping[str, int]:
     return lengths
 
 
-def registered() -> dict[str, list[str]]:
+def list_registered() -> dict[str, list[str]]:
     """The tasks of every mixture, and every task as a list of itself."""
     mixtures = {
         name: [task.name for task in seqio.MixtureRegistry.get(name).tasks]

@@ -124,12 +124,12 @@ def _spans_to_sentinels(tokens: tf.Tensor, replaced: tf.Tensor, vocab_size: int)
 def _longest_corruptible(length: int, density: float, mean_span: float) -> int:
     """The most tokens whose noise, sentinels and EOS fit in `length` target tokens."""
 
-    def needed(tokens: int) -> int:
+    def count_needed(tokens: int) -> int:
         noise = round(tokens * density)
         # A span and its sentinel at least; else one to spare, since TensorFlow rounds in float32.
         return max(1 + 1 + 1, noise + round(noise / mean_span) + 2)
 
     tokens = int(length / density)
-    while tokens and needed(tokens) > length:
+    while tokens and count_needed(tokens) > length:
         tokens -= 1
     return min(tokens, int(SENTINELS * mean_span / density))

@@ -71,13 +71,13 @@ def ranking(
 
     @seqio.map_over_dataset(num_seeds=3)
     def to_text(example: Example, seeds: tf.Tensor) -> Example:
-        def drawn() -> tf.Tensor:
+        def draw() -> tf.Tensor:
             negatives = untouched_items(example["touched"], len(texts), size - 1, seeds[1])
             listed = tf.concat([[example["target"]], negatives], 0)
             order = tf.argsort(tf.random.stateless_uniform(tf.shape(listed), seeds[2]))
             return tf.gather(listed, order)
 
-        candidates = tf.cond(example["train"], drawn, lambda: example["candidates"])
+        candidates = tf.cond(example["train"], draw, lambda: example["candidates"])
         template = writer.paraphrase(example["train"], seeds[0])
         listed = tf.reduce_sum(tf.gather(tokens, candidates))
         history = writer.newest_that_fit(example["history"], template, listed)

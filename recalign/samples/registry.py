@@ -227,7 +227,7 @@ def _forget(name: str) -> None:
 @contextlib.contextmanager
 def domains_in(folder: str | None) -> Iterator[None]:
     """Has the domains that are prepared in a folder registered from there for a while."""
-    names = domains.prepared(folder) if folder else []
+    names = domains.list_prepared(folder) if folder else []
     before = {name: _STATE_OF_DOMAIN.get(name) for name in names}
     own = _OF_OWN_FOLDER & before.keys()
     for name in names:
@@ -270,7 +270,7 @@ def register_prepared_domains() -> None:
 
     Those that were registered for a folder of their own stay as they are.
     """
-    for name in domains.prepared():
+    for name in domains.list_prepared():
         if name not in _OF_OWN_FOLDER:
             register_domain(name)
 

@@ -55,7 +55,7 @@ def random_cuts(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
     """
 
     @seqio.map_over_dataset(num_seeds=1)
-    def moved(example: Example, seed: tf.Tensor) -> Example:
+    def move(example: Example, seed: tf.Tensor) -> Example:
         events, place = example["touched"], tf.size(example["history"])
         drawn = tf.random.stateless_uniform((), seed, 1, tf.size(events), tf.int32)
         place = tf.where(example["train"], drawn, place)
@@ -66,7 +66,7 @@ def random_cuts(dataset: tf.data.Dataset, number: int) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensors(example).repeat(count)
 
     first = dataset.filter(lambda e: ~e["train"] | (tf.size(e["history"]) == 1))
-    return moved(first.flat_map(several))
+    return move(first.flat_map(several))
 
 
 def whole_sequences(dataset: tf.data.Dataset) -> tf.data.Dataset:

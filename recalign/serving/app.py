@@ -164,7 +164,7 @@ class Service:
                 "most_history": self._limits.history,
                 "most_histories": self._limits.histories,
                 "most_items": self._recommender.depth,
-                "examples": [self._described(h) for h in self._recommender.example_histories],
+                "examples": [self._describe(h) for h in self._recommender.example_histories],
             }
         )
 
@@ -188,31 +188,31 @@ class Service:
             found = await self._look_up(self._recommender.history, keys)
         else:
             found = await self._look_up(self._recommender.matches, words, self._limits.found)
-        return JSONResponse({"items": self._described(found)})
+        return JSONResponse({"items": self._describe(found)})
 
     async def recommend(self, request: Request) -> Response:
         """The ranking for a history: `{"history": [ids], "k": 10, "include_seen": false}`."""
-        history, k, include_seen = self._parsed(await self._body(request), "history")
-        [rows] = await self._rankings([histories.checked(history)], k, include_seen)
+        history, k, include_seen = self._parse(await self._body(request), "history")
+        [rows] = await self._rankings([histories.check_history(history)], k, include_seen)
         return JSONResponse({"items": rows})
 
     async def recommend_batch(self, request: Request) -> Response:
         """The rankings for several: `{"histories": [[ids], …], …}`, the rest as in `recommend`."""
-        found, k, include_seen = self._parsed(await self._body(request), "histories")
+        found, k, include_seen = self._parse(await self._body(request), "histories")
         most = self._limits.histories
         if not isinstance(found, list) or not 1 <= len(found) <= most:
             raise HTTPException(400, f"expected `histories`, a list of 1 to {most} histories")
-        checked = [histories.checked(history) for history in found]
+        checked = [histories.check_history(history) for history in found]
         return JSONResponse({"rankings": await self._rankings(checked, k, include_seen)})
 
     async def why(self, request: Request) -> Response:
         """What the model looked at: `{"history": [ids], "item": id}`."""
         found = _fields(await self._body(request), {"history", "item"})
-        keys = histories.checked(found.get("history"))
+        keys = histories.check_history(found.get("history"))
         self._check_length(keys)
         history, [item] = [
             await self._look_up(self._recommender.history, each)
-            for each in (keys, histories.checked([found.get("item")]))
+            for each in (keys, histories.check_history([found.get("item")]))
         ]
         shares = await self._reasons.ask((history, item), self._limits.seconds)
         return JSONResponse({"looked_at": shares})
@@ -234,7 +234,7 @@ class Service:
         if len(keys) > self._limits.history:
             raise HTTPException(400, f"a history has at most {self._limits.history} items here")
 
-    def _described(self, items: Sequence[int]) -> list[dict[str, str]]:
+    def _describe(self, items: Sequence[int]) -> list[dict[str, str]]:
         return [self._recommender.describe(item) for item in items]
 
     async def _look_up(self, function, *arguments) -> Any:
@@ -252,7 +252,7 @@ class Service:
                     raise HTTPException(413, f"a body has at most {self._limits.body} bytes")
         return body
 
-    def _parsed(self, body: bytes, asked: str) -> tuple[Any, int, bool]:
+    def _parse(self, body: bytes, asked: str) -> tuple[Any, int, bool]:
         """The field that a body asks with, of any kind, and its `k` and `include_seen`."""
         found = _fields(body, {asked, "k", "include_seen"})
         k, include_seen = (

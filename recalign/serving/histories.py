@@ -42,7 +42,7 @@ def split(text: str) -> list[str]:
     return [key for row in rows for key in map(str.strip, row) if key]
 
 
-def checked(keys: object) -> list[str]:
+def check_history(keys: object) -> list[str]:
     """A history out of JSON, which must be a list of ids.
 
     Raises:
@@ -68,4 +68,4 @@ def _json_history(line: str) -> list[str]:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}") from error
-    return checked(found.get("history") if isinstance(found, dict) else found)
+    return check_history(found.get("history") if isinstance(found, dict) else found)

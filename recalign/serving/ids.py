@@ -40,12 +40,12 @@ class Ids:
         if key in self._index_of:
             return self._index_of[key]
         shown = key if len(key) <= LONGEST else f"{key[:LONGEST]}…"
-        known = dict.fromkeys(other for other in self._edited(shown) if other in self._index_of)
+        known = dict.fromkeys(other for other in self._edits(shown) if other in self._index_of)
         near = " or ".join(itertools.islice(known, SUGGESTED))
         hint = f"did you mean {near}?" if near else "no id is similar"
         raise UserError(f"{self._domain} has no {self._what} {shown!r}; {hint}")
 
-    def _edited(self, key: str) -> Iterator[str]:
+    def _edits(self, key: str) -> Iterator[str]:
         """Everything that one slip of the hand may have turned into `key`."""
         for place in range(len(key) - 1, -1, -1):  # ids of a kind begin alike and end apart
             head, wrong, tail = key[:place], key[place], key[place + 1 :]

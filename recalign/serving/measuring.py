@@ -58,7 +58,7 @@ class Measures:
     def around(self, app: ASGIApp) -> ASGIApp:
         """An application whose every answer is counted."""
 
-        async def measured(scope: Scope, receive: Receive, send: Send) -> None:
+        async def measure(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 return await app(scope, receive, send)
             begin, status = time.perf_counter(), 500
@@ -76,4 +76,4 @@ class Measures:
                 self._requests.labels(path, status).inc()
                 self._seconds.labels(path).observe(time.perf_counter() - begin)
 
-        return measured
+        return measure

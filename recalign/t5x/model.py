@@ -62,7 +62,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
         apply = functools.partial(self.module.apply, {"params": params}, enable_dropout=False)
         question = batch["encoder_input_tokens"]
         encoded = apply(question, method=self.module.encode)
-        prompt, given = _prompt(batch), _given(batch)[:, None]
+        prompt, given = _prompt(batch), _given_tokens(batch)[:, None]
 
         def score(choice: jax.Array) -> jax.Array:
             # After the given tokens, as far as the targets reach.
@@ -81,7 +81,7 @@ class EncoderDecoderModel(models.EncoderDecoderModel):
         return jax.lax.map(score, jnp.moveaxis(batch[CHOICES], 1, 0)).T
 
 
-def _given(batch: Batch) -> jax.Array:
+def _given_tokens(batch: Batch) -> jax.Array:
     """How many tokens each answer begins with that count in no loss, int32[B]."""
     uncounted = (batch["decoder_target_tokens"] > 0) & (batch["decoder_loss_weights"] == 0)
     return jnp.sum(uncounted, axis=1, dtype=jnp.int32)
@@ -90,4 +90,4 @@ def _given(batch: Batch) -> jax.Array:
 def _prompt(batch: Batch) -> jax.Array:
     """The start token and these, then padding, int32[B, L]."""
     tokens = batch["decoder_input_tokens"]
-    return jnp.where(jnp.arange(tokens.shape[1]) <= _given(batch)[:, None], tokens, PAD)
+    return jnp.where(jnp.arange(tokens.shape[1]) <= _given_tokens(batch)[:, None], tokens, PAD)

@@ -77,7 +77,7 @@ class CachedBatches:
         positions = self._position + self._held
         rows = np.concatenate(
             [
-                self._permuted(int(part[0]) // self._rows, part % self._rows)
+                self._permute(int(part[0]) // self._rows, part % self._rows)
                 for part in np.split(
                     positions, np.flatnonzero(np.diff(positions // self._rows)) + 1
                 )
@@ -86,7 +86,7 @@ class CachedBatches:
         self._position += self._batch_size
         return with_derived({name: values[rows] for name, values in self._stored.items()})
 
-    def _permuted(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+    def _permute(self, epoch: int, rows: np.ndarray) -> np.ndarray:
         if not epoch:
             return rows
         if self._order[0] != epoch:

@@ -263,7 +263,7 @@ def test_sizes_of_ids_that_are_none(files):
 def test_the_default_data_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path))
     done(run("toyshop", "--users", 20, "--items", 40, "--name", "corner"))
-    assert domains.prepared() == ["corner"]
+    assert domains.list_prepared() == ["corner"]
 
 
 def test_wrong_use(files):

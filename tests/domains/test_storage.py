@@ -118,7 +118,7 @@ def test_a_domain_that_is_not_prepared(small, tmp_path):
     save(small, tmp_path / "a")
     (tmp_path / "other").mkdir()
     (tmp_path / ".a.partial-1").mkdir()
-    assert domains.prepared(tmp_path) == ["a", "b"]
+    assert domains.list_prepared(tmp_path) == ["a", "b"]
     with pytest.raises(UserError) as error:
         domains.load("beauty", data_dir=tmp_path)
     assert str(error.value) == (

@@ -36,10 +36,10 @@ def test_it_ends_at_once_what_is_not_deferred_and_no_handler_of_errors_takes_it(
 
 def test_what_is_deferred_goes_on_to_where_it_asks():
     with preemption.listening():
-        with preemption.deferred():
-            assert not preemption.arrived()
+        with preemption.defer():
+            assert not preemption.has_arrived()
             terminate()
-            assert preemption.arrived()
+            assert preemption.has_arrived()
             with cut_off(), preemption.interruptible():
                 pytest.fail("a safe point stands before it")
         with cut_off():
@@ -48,17 +48,17 @@ def test_what_is_deferred_goes_on_to_where_it_asks():
 
 
 def test_amid_what_is_deferred_a_block_may_be_cut_off():
-    with preemption.listening(), preemption.deferred():
+    with preemption.listening(), preemption.defer():
         with cut_off(), preemption.interruptible():
             terminate()
-        assert preemption.arrived()
+        assert preemption.has_arrived()
 
 
 def test_a_block_within_another_belongs_to_it():
-    with preemption.listening(), preemption.deferred():
+    with preemption.listening(), preemption.defer():
         with preemption.listening():
             terminate()
-        assert preemption.arrived()
+        assert preemption.has_arrived()
 
 
 def test_the_signal_of_several_processes_is_left_to_the_service_that_listens_for_all(monkeypatch):
@@ -71,7 +71,7 @@ def test_the_signal_of_several_processes_is_left_to_the_service_that_listens_for
 
 def test_an_error_amid_what_is_deferred_is_the_error():
     def fail():
-        with preemption.listening(), preemption.deferred():
+        with preemption.listening(), preemption.defer():
             terminate()
             raise UserError("the disk is full")
 

@@ -33,7 +33,7 @@ def write_run(path: Path, ended: bool = True, hits: float = 0.3) -> RunDirectory
         directory.record_seconds(step, step / 2)
         write_checkpoint(path / "checkpoints" / str(step), bytes([step]) * 1000)
     if ended:
-        validation = directory.measured(20, "validation")
+        validation = directory.metrics_of(20, "validation")
         directory.record(20, "test", _metrics("test", hits - 0.02))
         result.Result(
             version="0.1.0",
@@ -45,7 +45,7 @@ def write_run(path: Path, ended: bool = True, hits: float = 0.3) -> RunDirectory
             step=20,
             chosen_by="full/hr@10",
             validation=validation,
-            test=directory.measured(20, "test"),
+            test=directory.metrics_of(20, "test"),
         ).write(path)
     return directory
 

@@ -171,7 +171,7 @@ def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_pat
         for result, folder in zip(results, folders[name], strict=True):
             directory = RunDirectory(folder)
             assert result["step"] == directory.best_step("full/ndcg@10")
-            assert result["validation"] == directory.measured(result["step"], "validation")
+            assert result["validation"] == directory.metrics_of(result["step"], "validation")
             assert result["configuration"]["BATCH_SIZE"] == "4"
         assert results[0]["validation"] != results[1]["validation"]
         assert [result["seed"] for result in results] == [0, 1]
@@ -199,7 +199,7 @@ def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_pat
         cell = row[head.index("toyshop_retrieval full/hr@10") - 1]
         assert cell.startswith(f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f} [")
         for result, folder in zip(results, folders[name], strict=True):
-            assert RunDirectory(folder).measured(result["step"], "test") == result["test"]
+            assert RunDirectory(folder).metrics_of(result["step"], "test") == result["test"]
     # Another configuration is another run.
     with pytest.raises(UserError, match="begun with another configuration"):
         run(*arguments, "--gin.DROPOUT_RATE=0.3")

@@ -6,7 +6,7 @@ import pytest
 
 from recalign.errors import UserError
 from recalign.runs.directory import RunDirectory
-from recalign.runs.lock import locked
+from recalign.runs.lock import lock_folder
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_of_two_domains_the_mean_decides_unless_one_is_named(of_two_domains, met
 def test_steps_that_are_made_again_are_forgotten(directory):
     directory.forget_after(15)
     assert directory.best_step("full/hr@10") == 10
-    assert directory.evaluated(10)
-    assert not directory.evaluated(20)
+    assert directory.is_evaluated(10)
+    assert not directory.is_evaluated(20)
 
 
 def test_the_best_of_some_steps(directory):
@@ -90,7 +90,7 @@ def test_evaluations_that_do_not_improve_are_counted(directory, metric, waited):
 def test_what_is_no_number_is_not_the_best(directory):
     directory.record(50, "validation", {"shop_retrieval/validation/full/hr@10": math.nan})
     assert directory.best_step("full/hr@10") == 20
-    assert directory.measured(50, "validation") == {"shop_retrieval/validation/full/hr@10": None}
+    assert directory.metrics_of(50, "validation") == {"shop_retrieval/validation/full/hr@10": None}
 
 
 def test_seconds_add_up_over_calls(directory):
@@ -107,7 +107,7 @@ def test_a_file_in_the_way_of_a_run_is_named(tmp_path, there):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match=r"MODEL_DIR is .*, where no run can be written"),
-        locked(tmp_path / there),
+        lock_folder(tmp_path / there),
     ):
         pass
 

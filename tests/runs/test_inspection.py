@@ -11,7 +11,7 @@ import pytest
 from recalign.errors import UserError
 from recalign.runs import calls
 from recalign.runs.inspection import inspect
-from recalign.runs.lock import find_holder, locked
+from recalign.runs.lock import find_holder, lock_folder
 from tests.commands import run
 from tests.runs.folders import PROVENANCE, snapshot, write_run
 
@@ -57,7 +57,7 @@ def test_a_run_that_was_killed(tmp_path):
     assert (found.state, found.step) == ("stopped before its end", 20)
     [problem] = found.problems
     assert "metrics.jsonl ends within a line, which is passed over" in problem
-    with locked(directory.path):  # it may be written at this moment
+    with lock_folder(directory.path):  # it may be written at this moment
         assert inspect(directory.path).problems == []
 
 
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_not_damaged(directory, 
 
 def test_who_trains_is_told_and_is_not_hindered_by_who_looks(directory):
     assert inspect(directory.path).holder is None
-    with locked(directory.path):
+    with lock_folder(directory.path):
         found = inspect(directory.path)
         assert found.holder.startswith("process ")
         assert found.state.startswith("in training by process ")
@@ -120,7 +120,7 @@ def test_who_trains_is_told_and_is_not_hindered_by_who_looks(directory):
     thread.start()
     try:
         for _ in range(20):
-            with locked(directory.path):
+            with lock_folder(directory.path):
                 pass
     finally:
         looks.set()

@@ -9,7 +9,7 @@ import pytest
 from recalign.errors import UserError
 from recalign.files import locate
 from recalign.runs import lock
-from recalign.runs.lock import find_holder, locked
+from recalign.runs.lock import find_holder, lock_folder
 from tests.buckets import muting, refusing
 
 FOLDER = locate("gs://bucket/run")
@@ -29,21 +29,21 @@ def dead(bucket):
 
 
 def test_one_at_a_time_for_as_long_as_it_likes(bucket):
-    with locked(FOLDER) as check:
+    with lock_folder(FOLDER) as check:
         time.sleep(lock.LEASE)
         assert find_holder(FOLDER).startswith("process ")
         with pytest.raises(UserError, match=r"gs://bucket/run: another process trains here \(proc"):
-            locked(FOLDER).__enter__()
+            lock_folder(FOLDER).__enter__()
         check()
     assert find_holder(FOLDER) is None
-    with locked(FOLDER):
+    with lock_folder(FOLDER):
         pass
     assert bucket.names() == ["run/.lock-2"]
 
 
 def test_a_dead_process_is_waited_for_and_is_none(dead, bucket, caplog):
     begin = time.monotonic()
-    with locked(FOLDER) as check:
+    with lock_folder(FOLDER) as check:
         assert time.monotonic() - begin >= lock.LEASE
         check()
         assert bucket.names() == ["run/.lock-5"]
@@ -55,7 +55,7 @@ def test_of_two_that_wait_for_a_dead_one_one_trains(dead, bucket):
 
     def contend():
         try:
-            with locked(FOLDER):
+            with lock_folder(FOLDER):
                 won.append(1)
                 ended.wait(30)
         except UserError as error:
@@ -75,9 +75,9 @@ def test_of_two_that_wait_for_a_dead_one_one_trains(dead, bucket):
 
 def test_one_that_slept_is_stopped_and_leaves_the_other_alone(bucket, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 1000.0)
-    with locked(FOLDER) as check:
+    with lock_folder(FOLDER) as check:
         monkeypatch.setattr(lock, "BEAT", 0.25)
-        with locked(FOLDER) as other:
+        with lock_folder(FOLDER) as other:
             with pytest.raises(UserError, match="gave no sign of life for 1 seconds"):
                 check()
             other()
@@ -104,7 +104,7 @@ OTHER = json.dumps({"holder": "process 9 on elsewhere", "token": "y"}).encode()
 def test_one_that_is_taken_over_as_it_wakes_up_is_stopped(bucket, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 1000.0)
     with (
-        locked(FOLDER) as check,
+        lock_folder(FOLDER) as check,
         at_upload(bucket, "run/.lock-1", lambda: bucket.write("run/.lock-2", OTHER)),
     ):
         time.sleep(lock.LEASE / 2 + 0.1)
@@ -117,7 +117,7 @@ def test_one_that_wakes_up_as_it_is_taken_over_is_left_alone(dead, bucket):
     with (
         at_upload(bucket, "run/.lock-5", lambda: bucket.write("run/.lock-4", OTHER)),
         pytest.raises(UserError, match=r"another process trains here \(process 9 on elsewhere\)"),
-        locked(FOLDER),
+        lock_folder(FOLDER),
     ):
         pass
     assert bucket.names() == ["run/.lock-4"]
@@ -127,14 +127,14 @@ def test_one_that_comes_late_leaves_the_one_that_was_faster_alone(bucket):
     with (
         at_upload(bucket, "run/.lock-1", lambda: bucket.write("run/.lock-2", OTHER)),
         pytest.raises(UserError, match=r"another process trains here \(process 9 on elsewhere\)"),
-        locked(FOLDER),
+        lock_folder(FOLDER),
     ):
         pass
     assert bucket.names() == ["run/.lock-2"]
 
 
 def test_a_bucket_that_falters_loses_no_lease(bucket):
-    with bucket.failing(muting(1)), locked(FOLDER) as check:
+    with bucket.failing(muting(1)), lock_folder(FOLDER) as check:
         with bucket.failing(refusing(3)) as struck:
             time.sleep(lock.LEASE)
         assert len(struck) == 3
@@ -142,7 +142,7 @@ def test_a_bucket_that_falters_loses_no_lease(bucket):
 
 
 def test_a_bucket_that_is_gone_stops_the_training(bucket):
-    with locked(FOLDER) as check, bucket.failing(refusing(10**6, 403)):
+    with lock_folder(FOLDER) as check, bucket.failing(refusing(10**6, 403)):
         time.sleep(lock.LEASE / 2 + 0.5)
         with pytest.raises(UserError, match=r"could not be written to for \d seconds \(Forb"):
             check()
@@ -154,7 +154,7 @@ def test_a_bucket_that_is_not_ours_is_told(bucket):
         pytest.raises(
             UserError, match="MODEL_DIR is gs://bucket/run, where no run can be written: Forb"
         ),
-        locked(FOLDER),
+        lock_folder(FOLDER),
     ):
         pass
 
@@ -162,7 +162,7 @@ def test_a_bucket_that_is_not_ours_is_told(bucket):
 def test_what_is_no_bucket_is_told(bucket):
     """Google's interface says no more than the path that it was asked for."""
     wrong = "MODEL_DIR is gs://none/run, where no run can be written: there is no such bucket"
-    with pytest.raises(UserError, match=wrong), locked(locate("gs://none/run")):
+    with pytest.raises(UserError, match=wrong), lock_folder(locate("gs://none/run")):
         pass
 
 
@@ -171,6 +171,6 @@ def test_leases_that_may_not_be_removed_are_told(dead, bucket):
     with (
         bucket.failing(removals),
         pytest.raises(UserError, match="where no run can be written: "),
-        locked(FOLDER),
+        lock_folder(FOLDER),
     ):
         pass

@@ -146,7 +146,7 @@ def test_an_old_run_from_tokens_goes_on(old, tmp_path):
     run(*recipe, f"--gin.MODEL_DIR={tmp_path / 'new'}")
     for step in (2, 3, 4):
         old_run, new_run = (RunDirectory(tmp_path / name) for name in ("old", "new"))
-        expected, found = (run.measured(step, "validation") for run in (new_run, old_run))
+        expected, found = (run.metrics_of(step, "validation") for run in (new_run, old_run))
         # The old version evaluated the first step, and knew fewer metrics.
         both = expected.keys() & found.keys()
         assert len(both) > 20

@@ -144,7 +144,7 @@ def test_a_result_tells_what_the_run_was_and_reached(trained):
     directory = RunDirectory(folder)
     best = directory.best_step("full/ndcg@10")
     assert (result.step, result.chosen_by, result.last_step) == (best, "full/ndcg@10", 6)
-    assert result.validation == directory.measured(best, "validation")
+    assert result.validation == directory.metrics_of(best, "validation")
     assert result.test == metrics(folder)
     assert result.configuration["BATCH_SIZE"] == "4"
     assert result.seconds >= directory.seconds(6) > directory.seconds(3) > 0

@@ -83,7 +83,7 @@ def small(folder):
     state = train(
         trainer=trainer, train_input=Rows(), model_dir=folder, total_steps={STEPS},
         checkpoints=Checkpoints(folder / "checkpoints", keep=None), checkpoint_period=4,
-        hooks=Hooks(evaluators=[evaluator], evaluated=evaluated, on_metrics=on_metrics))
+        hooks=Hooks(evaluators=[evaluator], is_evaluated=evaluated, on_metrics=on_metrics))
     return f"ended at step {{int(state.step)}}"
 
 cli.recalign.add_command(small)

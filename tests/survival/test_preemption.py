@@ -38,8 +38,8 @@ PACED = WITHOUT_TENSORFLOW.replace(
     """
 import time
 from recalign.engine import preemption
-arrived = preemption.arrived
-preemption.arrived = lambda: (time.sleep(1), arrived())[1]
+arrived = preemption.has_arrived
+preemption.has_arrived = lambda: (time.sleep(1), arrived())[1]
 main()
 """,
 )

@@ -84,7 +84,7 @@ def over_examples(
     for start in track(starts, description, "batch", shown=processes.is_first()):
         preemption.safe_point()
         chosen = order[start : start + batch_size]
-        batch = {name: _padded(feature, chosen, batch_size) for name, feature in features.items()}
+        batch = {name: _pad(feature, chosen, batch_size) for name, feature in features.items()}
         computed.append(compute(partitioner.put_batch(batch)))
         if len(computed) == IN_FLIGHT:
             found.append(jax.device_get(computed.popleft()))
@@ -93,7 +93,7 @@ def over_examples(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(order)][place], *found)
 
 
-def _padded(feature: Ragged, chosen: np.ndarray, batch_size: int) -> np.ndarray:
+def _pad(feature: Ragged, chosen: np.ndarray, batch_size: int) -> np.ndarray:
     """int32[batch_size, L], the chosen rows and then filler."""
     rows = [feature.rows[row] for row in chosen]
     length = rung(max(map(len, rows)), feature.least, feature.halfway)

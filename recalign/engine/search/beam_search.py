@@ -214,7 +214,7 @@ def _excluded_ranks(index: CatalogueIndex, excluded: jax.Array) -> jax.Array:
     return jnp.where(again, nobody, ranks)
 
 
-def _all_excluded(first: jax.Array, end: jax.Array, seen: jax.Array) -> jax.Array:
+def _are_all_excluded(first: jax.Array, end: jax.Array, seen: jax.Array) -> jax.Array:
     """bool[B, n], whether `seen` int32[B, E] has every rank from first to end, int32[B, n] each."""
     within = (seen[:, None] >= first[..., None]) & (seen[:, None] < end[..., None])
     return jnp.sum(within, axis=-1) == end - first
@@ -232,8 +232,8 @@ def _candidates(index, state, follow, seen, renormalise) -> tuple[jax.Array, ...
     ranks = index.first_rank[state.nodes]
     scores = state.scores + follow.end_log_probs
     if seen is not None:
-        scores = jnp.where(_all_excluded(ranks, ranks + 1, seen), MINUS_INFINITY, scores)
-        child_scores = jnp.where(_all_excluded(first, end, seen), MINUS_INFINITY, child_scores)
+        scores = jnp.where(_are_all_excluded(ranks, ranks + 1, seen), MINUS_INFINITY, scores)
+        child_scores = jnp.where(_are_all_excluded(first, end, seen), MINUS_INFINITY, child_scores)
     if renormalise or not index.with_eos:
         certain = is_certain(index, _flat(follow.nodes), renormalise)
         ranks = jnp.concatenate([ranks, first], 1)

@@ -72,7 +72,7 @@ class CatalogueModel:
         everywhere = partitioner.sharding()
         self._index = jax.tree.map(lambda leaf: put(leaf, everywhere), index)
 
-        def compiled(function: Callable, static: str = "", **chosen: Any) -> Callable:
+        def compile_function(function: Callable, static: str = "", **chosen: Any) -> Callable:
             """Of (variables, inputs, …); every process reads the whole of what it gives."""
             function = functools.partial(function, module, **chosen)
             return partitioner.compile(
@@ -86,17 +86,19 @@ class CatalogueModel:
         }
         # By whether every item is scored.
         self._rank = {
-            False: compiled(retrieve, "num_beams", **beam),
-            True: compiled(rank_exactly, "num_beams", **exact),
+            False: compile_function(retrieve, "num_beams", **beam),
+            True: compile_function(rank_exactly, "num_beams", **exact),
         }
         self._recommend = {
-            False: compiled(functools.partial(recommend, retrieve), "num_beams", **beam),
-            True: compiled(functools.partial(recommend, rank_exactly), "num_beams", **exact),
+            False: compile_function(functools.partial(recommend, retrieve), "num_beams", **beam),
+            True: compile_function(
+                functools.partial(recommend, rank_exactly), "num_beams", **exact
+            ),
         }
-        self._score_all = compiled(score_all_items, **exact)
-        self._score = compiled(score_items, renormalise=options.scoring_renormalise)
-        self._look_up_attention = compiled(look_up_attention)
-        self._generate = compiled(generate_greedily, "length")
+        self._score_all = compile_function(score_all_items, **exact)
+        self._score = compile_function(score_items, renormalise=options.scoring_renormalise)
+        self._look_up_attention = compile_function(look_up_attention)
+        self._generate = compile_function(generate_greedily, "length")
 
     def rank(
         self,
@@ -115,7 +117,7 @@ class CatalogueModel:
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
-        features = self._asked(inputs, given)
+        features = self._ragged(inputs, given)
         features["seen"] = Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM)
         return self._compute(
             self._rank[self._options.exact if exact is None else exact],
@@ -142,7 +144,7 @@ class CatalogueModel:
         [found] = self._compute(
             self._rank[self._options.exact],
             params,
-            self._asked(inputs, given),
+            self._ragged(inputs, given),
             self._rows_for(len(inputs)),
             "ranking",
             lambda batch: {"num_beams": beams},
@@ -169,7 +171,7 @@ class CatalogueModel:
           items have the sum 1; 0 in empty slots.
         """
         beams = max(depth, self.num_beams)
-        features = self._asked(inputs, given)
+        features = self._ragged(inputs, given)
         features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
         found, probabilities = self._compute(
             self._recommend[self._options.exact if exact is None else exact],
@@ -189,7 +191,7 @@ class CatalogueModel:
         given: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
         """The log-probabilities float32[m, C] of items int32[m, C], EOS included if it ends any."""
-        features = self._asked(inputs, given)
+        features = self._ragged(inputs, given)
         features["items"] = Ragged(items, items.shape[1], NO_ITEM)
         return self._compute(
             self._score,
@@ -219,7 +221,7 @@ class CatalogueModel:
         begun = [tokens[tokens != PAD] for tokens in given]
         answers = [np.concatenate(both) for both in zip(begun, items, strict=True)]
         longest = rung(max(map(len, answers)), 1)
-        features = self._asked(inputs) | {
+        features = self._ragged(inputs) | {
             "answers": Ragged(answers, longest, PAD),
             "written": Ragged([np.ones(len(tokens), np.int32) for tokens in items], longest, PAD),
         }
@@ -233,7 +235,7 @@ class CatalogueModel:
 
         As many may be asked at once as have scores that fit into memory.
         """
-        features = self._asked(inputs, given)
+        features = self._ragged(inputs, given)
         return self._compute(self._score_all, params, features, self._options.batch_size, "scoring")
 
     def generate(self, params: Any, inputs: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -242,7 +244,7 @@ class CatalogueModel:
         def generate(batch: Mapping[str, jax.Array]) -> jax.Array:
             return self._generate({"params": params}, batch["inputs"], length=length)
 
-        features = self._asked(inputs)
+        features = self._ragged(inputs)
         return over_examples(
             generate, features, self._partitioner, self._options.batch_size, "generating"
         )
@@ -296,7 +298,7 @@ class CatalogueModel:
 
         return over_examples(compute, features, self._partitioner, batch_size, what)
 
-    def _asked(
+    def _ragged(
         self, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()
     ) -> dict[str, Ragged]:
         """Questions, and what their answers begin with where any does."""

@@ -53,7 +53,7 @@ def over_depths(
     for start, end in _loops(head, depths) if grow else [(head, depths)]:
         frame = max(1, *index.branching[start:end])
 
-        def unfinished(carry, end=end):
+        def is_unfinished(carry, end=end):
             position, state = carry
             return (position < end) & goes_on(state)
 
@@ -62,7 +62,7 @@ def over_depths(
             return position + 1, advance(state, position, frame, widths[head])
 
         carry = (position, with_room(state, end))
-        position, state = jax.lax.while_loop(unfinished, body, carry)
+        position, state = jax.lax.while_loop(is_unfinished, body, carry)
     return state
 
 

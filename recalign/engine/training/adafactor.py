@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from recalign.engine.partitioning import shared
+from recalign.engine.partitioning import share
 
 
 class Optimizer(NamedTuple):
@@ -45,7 +45,7 @@ def wrap(
     return optax.GradientTransformation(init, update)
 
 
-@shared
+@share
 def adafactor(
     learning_rate: optax.ScalarOrSchedule,
     *,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from recalign.engine.partitioning import shared
+from recalign.engine.partitioning import share
 from recalign.engine.training.adafactor import wrap
 
 
@@ -32,7 +32,7 @@ class AverageState(NamedTuple):
         return trained_parameters(self.trained, self.inner)
 
 
-@shared
+@share
 def average_parameters(
     optimizer: optax.GradientTransformation, decay: float = 0.998
 ) -> optax.GradientTransformation:

@@ -24,7 +24,7 @@ from recalign.engine import processes
 from recalign.engine.network.config import check_shapes
 from recalign.engine.weights import manifest
 from recalign.errors import UserError
-from recalign.files import fetched, filling, in_bucket, resolve
+from recalign.files import filling, in_bucket, local_copy, resolve
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class InputPositionHandler(ocp.CheckpointHandler):
 
     def restore(self, directory: epath.Path, args: "InputPosition") -> Any:
         """Moves the iterator to the saved position."""
-        with fetched(directory) as folder:
+        with local_copy(directory) as folder:
             args.iterator.restore(folder / "position")
         return args.iterator
 
@@ -134,7 +134,7 @@ class Checkpoints:
         Raises:
           UserError: the disk is full; earlier checkpoints are whole.
         """
-        with self._full_disk_is_told():
+        with self._explain_full_disk():
             self._manager.wait_until_finished()
             self._prune()
             items = ocp.args.Composite(
@@ -346,7 +346,7 @@ class Checkpoints:
         return [step for step in self._steps()[self._keep :] if step != best]
 
     @contextlib.contextmanager
-    def _full_disk_is_told(self) -> Iterator[None]:
+    def _explain_full_disk(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -370,7 +370,7 @@ class Checkpoints:
         """
         if not self._manager:
             return
-        with self._full_disk_is_told():
+        with self._explain_full_disk():
             self._manager.wait_until_finished()
             self._prune()
             self._manager.close()

@@ -52,7 +52,7 @@ class Hooks:
     Attributes:
       evaluators: called with the parameters, each in its own period and at the end; what those of
         one step find is one evaluation.
-      evaluated: whether the evaluation of a step has been recorded already.
+      is_evaluated: whether the evaluation of a step has been recorded already.
       on_start: called once the state is there, before the first step, with its number.
       on_metrics: told the step and the result of every evaluation.
       has_enough: asked in the first process, after an evaluation, whether to stop there.
@@ -64,7 +64,7 @@ class Hooks:
     """
 
     evaluators: Sequence[Evaluator] = ()
-    evaluated: Callable[[int], bool] = lambda step: False
+    is_evaluated: Callable[[int], bool] = lambda step: False
     on_start: Callable[[int], None] = lambda step: None
     on_metrics: Callable[[int, Metrics], None] = lambda step, metrics: None
     has_enough: Callable[[], bool] = lambda: False
@@ -123,7 +123,7 @@ def train(
         state = _first_state(trainer, checkpoints, train_input, hooks.initial_state, accept_changes)
         first = int(state.step)
         hooks.on_start(first)
-        stack.enter_context(preemption.deferred())
+        stack.enter_context(preemption.defer())
         writer = stack.enter_context(open_writer(str(model_dir), first))
         meter = _Meter(writer, trainer, nonfinite, hooks.on_nonfinite)
 
@@ -134,7 +134,7 @@ def train(
             return [each for each in hooks.evaluators if is_due(step, each.period)]
 
         def evaluate(step: int) -> None:
-            if not due(step) or processes.decide_once(lambda: hooks.evaluated(step)):
+            if not due(step) or processes.decide_once(lambda: hooks.is_evaluated(step)):
                 return
             with preemption.interruptible():
                 found = [each.evaluate(state.params) for each in due(step)]
@@ -165,7 +165,7 @@ def train(
             meter.add(step, batch, sums)
             profiler.end(step, state)
             progress.update()
-            stop = preemption.arrived() and step < total_steps
+            stop = preemption.has_arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or bool(due(step))
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
                 trained = trained_parameters(state.params, state.opt_state)
@@ -182,7 +182,7 @@ def train(
     return state
 
 
-@preemption.deferred()
+@preemption.defer()
 def _close(checkpoints: Checkpoints, _, error: BaseException | None, __) -> None:
     """Waits for what is written, unless another process is lost, whose part nobody writes."""
     if not processes.is_loss(error):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
-from recalign.engine.partitioning import shared
+from recalign.engine.partitioning import share
 from recalign.errors import UserError
 
 FACTORS: dict[str, Callable] = {
@@ -16,7 +16,7 @@ FACTORS: dict[str, Callable] = {
 }
 
 
-@shared
+@share
 def learning_rate_schedule(
     factors: str = "constant",
     base_learning_rate: float = 1e-3,

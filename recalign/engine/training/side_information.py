@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from recalign.engine.partitioning import shared
+from recalign.engine.partitioning import share
 from recalign.engine.training.adafactor import wrap
 from recalign.engine.training.averaging import AverageState
 
@@ -44,13 +44,13 @@ class SideInformationState(NamedTuple):
         return _with_table(params, table)
 
 
-@shared
+@share
 def train_with_side_information(
     optimizer: optax.GradientTransformation, size: int, dropout: float = 0.0, seed: int = 0
 ) -> optax.GradientTransformation:
     """An optimiser that moves embeddings along vectors of items as well as one by one.
 
-    Vectors are 0 until `tell` gives them.
+    Vectors are 0 until `set_vectors` gives them.
 
     Args:
         optimizer: trains the parameters, of which `token_embedder/embedding` is the table's own
@@ -99,18 +99,18 @@ def train_with_side_information(
     return wrap(optimizer, init, update)
 
 
-def told(opt_state: optax.OptState) -> SideInformationState | None:
+def find_state(opt_state: optax.OptState) -> SideInformationState | None:
     """The state of `train_with_side_information` within another one; None if there is none."""
     if isinstance(opt_state, SideInformationState):
         return opt_state
-    return told(opt_state.inner) if isinstance(opt_state, AverageState) else None
+    return find_state(opt_state.inner) if isinstance(opt_state, AverageState) else None
 
 
-def tell(opt_state: optax.OptState, vectors: jax.Array) -> optax.OptState:
+def set_vectors(opt_state: optax.OptState, vectors: jax.Array) -> optax.OptState:
     """The state with these vectors instead, float32[vocabulary, size]; params are to fit them."""
     if isinstance(opt_state, SideInformationState):
         return opt_state._replace(vectors=vectors)
-    return opt_state._replace(inner=tell(opt_state.inner, vectors))
+    return opt_state._replace(inner=set_vectors(opt_state.inner, vectors))
 
 
 def _table(params: Any) -> jax.Array:

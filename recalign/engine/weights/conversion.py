@@ -63,12 +63,14 @@ def open_weights(path: str) -> Weights:
     """
     folder = _find_checkpoint(resolve(path))
     for module in FORMATS.values():
-        if module.found(folder):
-            with _unreadable_is_told(folder):
+        if module.is_checkpoint(folder):
+            with _explain_unreadable(folder):
                 tensors, known = module.read(folder)
                 shapes = {name: tensor.shape for name, tensor in tensors.items()}
                 known = recognise(shapes, str(folder)) | known
-            return Weights(str(folder), {n: _told(folder, t) for n, t in tensors.items()}, known)
+            return Weights(
+                str(folder), {n: _explain_reading(folder, t) for n, t in tensors.items()}, known
+            )
     raise UserError(
         f"{path} is not a checkpoint: expected T5X's file 'checkpoint', Hugging Face's "
         f"'config.json' or Orbax's '{orbax.METADATA}' in it"
@@ -103,7 +105,7 @@ def _find_checkpoint(path: epath.Path) -> epath.Path:
 
 
 def _is_checkpoint(path: epath.Path) -> bool:
-    return any(module.found(path) for module in FORMATS.values())
+    return any(module.is_checkpoint(path) for module in FORMATS.values())
 
 
 def _find_damage(path: epath.Path) -> str | None:
@@ -112,7 +114,7 @@ def _find_damage(path: epath.Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _unreadable_is_told(folder: epath.Path) -> Iterator[None]:
+def _explain_unreadable(folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except (UserError, MemoryError):
@@ -125,11 +127,11 @@ def _unreadable_is_told(folder: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _told(folder: epath.Path, tensor: Tensor) -> Tensor:
+def _explain_reading(folder: epath.Path, tensor: Tensor) -> Tensor:
     """The tensor, of which is told when it cannot be read."""
 
     def read() -> np.ndarray:
-        with _unreadable_is_told(folder):
+        with _explain_unreadable(folder):
             array = tensor.read()
         if array.shape != tensor.shape:
             raise UserError(f"{folder} is damaged: {array.shape} where {tensor.shape} was said")
@@ -209,11 +211,11 @@ def with_rows(weights: Weights, rows: int) -> Weights:
     tensors = dict(weights.tensors)
     for name, axis in ((TABLE, 0), (HEAD, 1)):
         if name in tensors:
-            tensors[name] = _resized(tensors[name], rows, axis)
+            tensors[name] = _resize(tensors[name], rows, axis)
     return Weights(weights.path, tensors, weights.config | {"vocab_size": rows})
 
 
-def _resized(tensor: Tensor, rows: int, axis: int) -> Tensor:
+def _resize(tensor: Tensor, rows: int, axis: int) -> Tensor:
     shape = list(tensor.shape)
     has, shape[axis] = shape[axis], rows
     index = np.where(np.arange(rows) < has, np.arange(rows), PAD_TOKEN)
@@ -257,7 +259,7 @@ def convert(
             )
     total = sum(tensor.bytes for tensor in weights.tensors.values())
     with Progress("converting", total, "B") as progress:
-        counted = {name: t.counted(progress.update) for name, t in weights.tensors.items()}
+        counted = {name: t.count_reads(progress.update) for name, t in weights.tensors.items()}
         read = dataclasses.replace(weights, tensors=counted)
         write_weights(read, destination, to, find_vocabulary(weights))
     return weights
@@ -293,7 +295,7 @@ def write_weights(
         FORMATS[to].write(folder, weights.tensors, weights.config)
         return
     source = resolve(weights.path) if weights.path else None
-    source = source if source and hf.found(source) else None
+    source = source if source and hf.is_checkpoint(source) else None
     if vocabulary is not None:
         tokenizer.write(folder, vocabulary)
     elif source:

@@ -102,12 +102,12 @@ def names(encoder_layers: int, decoder_layers: int, gated: bool, tied: bool) -> 
     return pairs
 
 
-def _turned(name: str) -> bool:
+def _is_turned(name: str) -> bool:
     """Whether the parameter is stored transposed."""
     return name.endswith(("kernel", "rel_embedding"))
 
 
-def found(path: epath.Path) -> bool:
+def is_checkpoint(path: epath.Path) -> bool:
     """Whether the folder is one of transformers'."""
     return (path / "config.json").exists()
 
@@ -131,7 +131,7 @@ def read(path: epath.Path) -> tuple[Flat, dict]:
         kind = "no" if odd[0] not in tensors else "an unknown"
         raise UserError(f"{path} is not a T5: it has {kind} parameter {odd[0]}")
     flat = {
-        ours: tensors[theirs].transposed if _turned(ours) else tensors[theirs]
+        ours: tensors[theirs].transposed if _is_turned(ours) else tensors[theirs]
         for ours, theirs in pairs.items()
     }
     fields = recognise({name: tensor.shape for name, tensor in flat.items()}, str(path))
@@ -293,7 +293,7 @@ def write(
         config["logits_via_embedding"],
     )
     theirs = {
-        pairs[name]: tensor.transposed if _turned(name) else tensor
+        pairs[name]: tensor.transposed if _is_turned(name) else tensor
         for name, tensor in tensors.items()
     }
     _write_tensors(path, dict(sorted(theirs.items())), shard_bytes)

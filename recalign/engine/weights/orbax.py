@@ -21,7 +21,7 @@ STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)_)?(\d+)")  # a folder among seve
 ROOTS = ("params", "target", "variables", "model", "state", "train_state", "optimizer")
 
 
-def found(path: epath.Path) -> bool:
+def is_checkpoint(path: epath.Path) -> bool:
     """Whether the folder is an Orbax checkpoint, or a step of a run."""
     return bool(_items(path))
 

@@ -19,7 +19,7 @@ CHUNK_BYTES = 64 * 2**20
 FACTORED_FROM = 128  # the least size of both axes from which T5X's Adafactor factors
 
 
-def found(path: epath.Path) -> bool:
+def is_checkpoint(path: epath.Path) -> bool:
     """Whether the folder is one of T5X's."""
     return (path / FILE).exists()
 
@@ -90,12 +90,12 @@ def write(path: epath.Path, tensors: Flat, config: dict) -> None:
         kvstore = {"driver": "file", "path": _folder(name) + "/"}
         target[name] = {"driver": "zarr", "kvstore": kvstore, **spec}
         states[name] = _zero_state(tensor.shape)
-    state = {"step": np.int32(0), "param_states": _nested(states)}
-    content = {"version": 3, "optimizer": {"target": _nested(target), "state": state}}
+    state = {"step": np.int32(0), "param_states": _nest(states)}
+    content = {"version": 3, "optimizer": {"target": _nest(target), "state": state}}
     (path / FILE).write_bytes(serialization.msgpack_serialize(content))
 
 
-def _nested(flat: dict) -> dict:
+def _nest(flat: dict) -> dict:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

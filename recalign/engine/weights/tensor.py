@@ -33,7 +33,7 @@ class Tensor:
         """Its size."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def counted(self, on_read: Callable[[int], None]) -> "Tensor":
+    def count_reads(self, on_read: Callable[[int], None]) -> "Tensor":
         """The same; `on_read` is told its bytes whenever it is read."""
 
         def read() -> np.ndarray:

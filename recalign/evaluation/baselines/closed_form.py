@@ -19,7 +19,7 @@ from recalign.evaluation.baselines.rankers import (
     CHUNK_ENTRIES,
     DenseRanker,
     Histories,
-    checked,
+    check_events,
     chunks,
     count_ages,
     find_owners,
@@ -73,7 +73,7 @@ class ItemToItem(DenseRanker):
         """See `DenseRanker`."""
         offsets, events = histories.offsets, histories.events
         num_items = len(self.weights)
-        checked(offsets, events, num_items)
+        check_events(offsets, events, num_items)
         shape = (len(offsets) - 1, num_items)
         weights = self.decay ** count_ages(offsets).astype(float)
         read = _matrix(weights, find_owners(offsets), events, shape)
@@ -140,7 +140,7 @@ class EASE(ItemToItem):
           UserError: the matrices do not fit into memory.
         """
         self._take_memory(num_items)
-        checked(offsets, events, num_items)
+        check_events(offsets, events, num_items)
         shape = (len(offsets) - 1, num_items)
         taken = _matrix(np.ones(len(events)), find_owners(offsets), events, shape)
         taken.data[:] = 1  # what a user took twice was added up
@@ -194,7 +194,7 @@ class SLIT(ItemToItem):
           UserError: the matrices do not fit into memory.
         """
         self._take_memory(num_items)
-        rows, items, ages, targets = prefixes(offsets, checked(offsets, events, num_items))
+        rows, items, ages, targets = prefixes(offsets, check_events(offsets, events, num_items))
         shape = (len(targets), num_items)
         came_next = _matrix(np.ones(len(targets)), np.arange(len(targets)), targets, shape)
 
@@ -249,7 +249,7 @@ class TALE(ItemToItem):
           UserError: the matrices do not fit into memory.
         """
         self._take_memory(num_items)
-        rows, entries, nexts = _prefix_entries(offsets, checked(offsets, events, num_items))
+        rows, entries, nexts = _prefix_entries(offsets, check_events(offsets, events, num_items))
         shape = (len(nexts), num_items)
         gaps = np.abs(self._times[nexts][rows] - self._times[entries])
         trends = trend(events, self._times, self._window).astype(float) ** self._power

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from recalign.evaluation.baselines import rankers
 from recalign.evaluation.baselines.rankers import (
     Histories,
-    checked,
+    check_events,
     chunks,
     count_ages,
     find_owners,
@@ -24,7 +24,7 @@ class Popularity:
 
     def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
         """See `Ranker`."""
-        events = checked(offsets, events, num_items)
+        events = check_events(offsets, events, num_items)
         counts = np.bincount(events, minlength=num_items)
         self.order = np.argsort(-counts, kind="stable").astype(np.int32)
         self.place = np.empty(num_items, np.int64)  # place[order[p]] = p
@@ -34,7 +34,7 @@ class Popularity:
     def rank(self, histories: Histories, k: int, remove_seen: bool) -> np.ndarray:
         """See `Ranker`."""
         offsets, events = histories.offsets, histories.events
-        checked(offsets, events, len(self.order))
+        check_events(offsets, events, len(self.order))
         lengths = np.diff(offsets)
         if not remove_seen:
             lengths = np.zeros_like(lengths)
@@ -77,7 +77,7 @@ class ItemCooccurrence:
         """See `Ranker`."""
         self.popularity = Popularity().fit(offsets, events, num_items)
         # Columns stand in order of popularity, so a tie is settled by the lower column.
-        places = self.popularity.place[checked(offsets, events, num_items)]
+        places = self.popularity.place[check_events(offsets, events, num_items)]
         taken = sp.csr_matrix(
             (np.ones(len(places)), (find_owners(offsets), places)),
             shape=(len(offsets) - 1, num_items),
@@ -91,7 +91,7 @@ class ItemCooccurrence:
     def rank(self, histories: Histories, k: int, remove_seen: bool) -> np.ndarray:
         """See `Ranker`."""
         offsets, events = histories.offsets, histories.events
-        checked(offsets, events, len(self.popularity.order))
+        check_events(offsets, events, len(self.popularity.order))
         ranked = np.empty((len(offsets) - 1, k), np.int32)
         for rows in chunks(self._score_entries(offsets, events), rankers.CHUNK_ENTRIES):
             bounds = offsets[rows.start : rows.stop + 1]
@@ -102,7 +102,7 @@ class ItemCooccurrence:
     def score(self, histories: Histories, candidates: np.ndarray) -> np.ndarray:
         """See `Ranker`: 0 for the last of the candidates of a history, 1 for the next, …."""
         offsets, events = histories.offsets, histories.events
-        checked(offsets, events, len(self.popularity.order))
+        check_events(offsets, events, len(self.popularity.order))
         scores = np.empty(candidates.shape)
         for rows in chunks(self._score_entries(offsets, events), rankers.CHUNK_ENTRIES):
             bounds = offsets[rows.start : rows.stop + 1]

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
-from recalign.evaluation.baselines.rankers import Histories, VectorRanker, checked
+from recalign.evaluation.baselines.rankers import Histories, VectorRanker, check_events
 from recalign.progress import track
 
 
@@ -58,7 +58,7 @@ class BPR(VectorRanker):
         """See `recalign.evaluation.baselines.rankers.Ranker`."""
         from implicit.cpu.bpr import BayesianPersonalizedRanking
 
-        events = checked(offsets, events, num_items)
+        events = check_events(offsets, events, num_items)
         taken = sp.csr_matrix(
             (np.ones(len(events), np.float32), events, offsets),
             shape=(len(offsets) - 1, num_items),

@@ -35,7 +35,7 @@ class Keepable(Protocol):
 Model = TypeVar("Model")
 
 
-def fitted(
+def fit_once(
     domain: Domain, name: str, seed: int, model: Model, fit: Callable[[Model], Model]
 ) -> tuple[Model, float]:
     """A fitted model: read if it is kept, else fitted, and kept if it is `Keepable`.
@@ -108,7 +108,7 @@ def _read(path: Path, model: Keepable) -> float | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored}
-        tree = _nested(arrays)
+        tree = _nest(arrays)
         seconds = tree[_SECONDS]
         for attribute in model.FITTED:
             setattr(model, attribute, tree[attribute])
@@ -128,7 +128,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield name, np.asarray(value)
 
 
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *above, last = name.split("/")

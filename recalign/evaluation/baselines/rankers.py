@@ -132,7 +132,7 @@ class VectorRanker(DenseRanker):
     def score_chunks(self, histories: Histories) -> Iterator[tuple[slice, np.ndarray]]:
         """See `DenseRanker`."""
         items = self.items
-        checked(histories.offsets, histories.events, len(items))
+        check_events(histories.offsets, histories.events, len(items))
         vectors = self.vectors(histories)
         for rows in chunks(np.full(len(vectors), len(items)), CHUNK_ENTRIES):
             yield rows, vectors[rows] @ items.T
@@ -146,7 +146,7 @@ class VectorRanker(DenseRanker):
         return scores
 
 
-def checked(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarray:
+def check_events(offsets: np.ndarray, events: np.ndarray, num_items: int) -> np.ndarray:
     """The events that the offsets span, which must be all of them and items."""
     if offsets[0] != 0 or offsets[-1] != len(events):
         raise ValueError(f"offsets {offsets[0]} … {offsets[-1]} do not span {len(events)} events")

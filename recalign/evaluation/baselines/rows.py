@@ -36,7 +36,7 @@ Rows = dict[str, dict[str, float]]
 DAY = 86_400  # seconds, the unit of timestamps
 
 
-def _held(domain: Domain) -> tuple[Split, np.ndarray]:
+def _validation_of(domain: Domain) -> tuple[Split, np.ndarray]:
     """What a baseline chooses by: histories of validation, and their next items."""
     held = domain.split("validation")
     return held, held.targets
@@ -45,32 +45,34 @@ def _held(domain: Domain) -> tuple[Split, np.ndarray]:
 def _bpr(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.factors import BPR
 
-    return BPR(*_held(domain), seed=seed)
+    return BPR(*_validation_of(domain), seed=seed)
 
 
 def _ease(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import EASE
 
-    return EASE(*_held(domain))
+    return EASE(*_validation_of(domain))
 
 
 def _slit(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import SLIT
 
-    return SLIT(*_held(domain))
+    return SLIT(*_validation_of(domain))
 
 
 def _tale(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import TALE, fill_times
 
-    return TALE(*_held(domain), fill_times(domain.train().offsets, domain.train_times()) / DAY)
+    return TALE(
+        *_validation_of(domain), fill_times(domain.train().offsets, domain.train_times()) / DAY
+    )
 
 
 def _sasrec(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
 
-    return SASRecRanker(*_held(domain), Recipe(seed=seed))
+    return SASRecRanker(*_validation_of(domain), Recipe(seed=seed))
 
 
 def _sasrec_prefixes(domain: Domain, seed: int, **sizes: Any) -> Ranker:
@@ -78,7 +80,9 @@ def _sasrec_prefixes(domain: Domain, seed: int, **sizes: Any) -> Ranker:
     from recalign.evaluation.baselines.sasrec.training import Recipe
 
     recipe = Recipe(seed=seed, prefixes=True, learning_rate=5e-4)
-    return SASRecRanker(*_held(domain), recipe, dim=64, num_heads=1, newest_first=True, **sizes)
+    return SASRecRanker(
+        *_validation_of(domain), recipe, dim=64, num_heads=1, newest_first=True, **sizes
+    )
 
 
 def _bsarec(domain: Domain, seed: int) -> Ranker:
@@ -269,7 +273,7 @@ def fitted_ranker(domain: Domain, name: str, seed: int = 0) -> tuple[Ranker, flo
     def fit(ranker: Ranker) -> Ranker:
         return ranker.fit(*domain.train(), domain.num_items)
 
-    return kept.fitted(domain, name, seed, RANKERS[name].make(domain, seed), fit)
+    return kept.fit_once(domain, name, seed, RANKERS[name].make(domain, seed), fit)
 
 
 def fitted_rater(domain: Domain, name: str, seed: int = 0) -> tuple[Rater, float]:
@@ -279,7 +283,7 @@ def fitted_rater(domain: Domain, name: str, seed: int = 0) -> tuple[Rater, float
         return rater.fit(domain.rating_split("train"), domain.num_users, domain.num_items)
 
     made = RATERS[name].make(domain.rating_split("validation"), seed)
-    return kept.fitted(domain, name, seed, made, fit)
+    return kept.fit_once(domain, name, seed, made, fit)
 
 
 def evaluate_examples(name: str, examples: Examples, seed: int = 0) -> Evaluated | None:

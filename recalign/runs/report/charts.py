@@ -63,7 +63,7 @@ def line_chart(title: str, series: Mapping[str, Series], unit: str = "") -> Html
     def draw(axes: Axes) -> None:
         for place, values in enumerate(series.values()):
             if values:
-                steps = _thinned(sorted(values))
+                steps = _thin(sorted(values))
                 marker = "o" if len(steps) < 20 else None
                 drawn = [values[step] for step in steps]
                 axes.plot(steps, drawn, marker=marker, **_look(place))
@@ -72,7 +72,7 @@ def line_chart(title: str, series: Mapping[str, Series], unit: str = "") -> Html
         if unit.startswith("share"):
             axes.set_ylim(bottom=0)
 
-    return _figure(title, _described(title, series), draw)
+    return _figure(title, _describe(title, series), draw)
 
 
 def calibration_chart(title: str, series: Mapping[str, Sequence[Mapping]]) -> Html | None:
@@ -107,12 +107,12 @@ def _look(place: int) -> dict[str, Any]:
     }
 
 
-def _thinned(steps: list[int]) -> list[int]:
+def _thin(steps: list[int]) -> list[int]:
     """So few that a page stays small; the last one is among them."""
     return steps[:: -(len(steps) // MOST_POINTS + 1)][::-1]
 
 
-def _described(title: str, series: Mapping[str, Series]) -> str:
+def _describe(title: str, series: Mapping[str, Series]) -> str:
     """What a chart shows, for who cannot see it."""
     ends = [
         f"{name} ends at {values[max(values)]:.4g} after step {max(values)}"

@@ -155,7 +155,7 @@ def _curves(subjects: Sequence[Subject], tags: Mapping[str, tuple[str, str]]) ->
     ]
 
 
-def _drawn(
+def _charts(
     heading: str, subjects: Sequence[Subject], drawn: Sequence[Html | None], *more: Content
 ) -> Html | None:
     """A section of charts with one legend for all of them."""
@@ -167,11 +167,11 @@ def _drawn(
 def _training(subjects: Sequence[Subject]) -> Html | None:
     drawn = _curves(subjects, CURVES)
     nothing = tag("p", "No run has written a curve of its training.", class_="note")
-    return _drawn("Training", subjects, drawn, None if any(drawn) else nothing)
+    return _charts("Training", subjects, drawn, None if any(drawn) else nothing)
 
 
 def _validation(subjects: Sequence[Subject]) -> Html | None:
-    curves = [subject.validated() for subject in subjects]
+    curves = [subject.validation_curves() for subject in subjects]
     names = dict.fromkeys(name for found in curves for name in found if name.endswith(VALIDATION))
     drawn = [
         charts.line_chart(
@@ -180,10 +180,10 @@ def _validation(subjects: Sequence[Subject]) -> Html | None:
         )
         for name in names
     ]
-    return _drawn("Validation", subjects, drawn)
+    return _charts("Validation", subjects, drawn)
 
 
-def _told(subjects: Sequence[Subject]) -> list[tuple[Subject, str, str, dict]]:
+def _newest_details(subjects: Sequence[Subject]) -> list[tuple[Subject, str, str, dict]]:
     """The details of the newest evaluation of each run: on test, or else on validation."""
     found = []
     for subject in subjects:
@@ -193,7 +193,7 @@ def _told(subjects: Sequence[Subject]) -> list[tuple[Subject, str, str, dict]]:
 
 
 def _calibration(subjects: Sequence[Subject]) -> Html | None:
-    told = _told(subjects)
+    told = _newest_details(subjects)
     tasks = dict.fromkeys(task for _, _, task, _ in told)
     drawn, tables = [], []
     for task in tasks:
@@ -208,12 +208,12 @@ def _calibration(subjects: Sequence[Subject]) -> Html | None:
         head = ["run", "answers", "probability, mean", "share that was right"]
         tables.append(table(head, body, f"{task}: the ten answers to each question that was drawn"))
     more = tag("details", tag("summary", "As numbers"), tables) if tables else None
-    return _drawn("Do its probabilities hold?", subjects, drawn, more)
+    return _charts("Do its probabilities hold?", subjects, drawn, more)
 
 
 def _samples(subjects: Sequence[Subject]) -> Html | None:
     body = []
-    for subject, split, task, told in _told(subjects):
+    for subject, split, task, told in _newest_details(subjects):
         tokens, limits = told["tokens"], subject.found.macros.get("TASK_FEATURE_LENGTHS")
         limit = limits.get("inputs") if isinstance(limits, dict) else None
         lengths = [f"{tokens[name]:.0f}" for name in ("mean", "p95", "longest")]
@@ -224,12 +224,12 @@ def _samples(subjects: Sequence[Subject]) -> Html | None:
     drawn = _curves(subjects, LENGTHS | (CUT if any(cut) else {}))
     whole = "No input and no target was cut in training." if cut and not any(cut) else None
     note = tag("p", whole, class_="note") if whole else None
-    return _drawn("Length of samples", subjects, drawn, note, more)
+    return _charts("Length of samples", subjects, drawn, note, more)
 
 
 def _answers(subjects: Sequence[Subject]) -> Html | None:
     shown = []
-    for subject, split, task, told in _told(subjects[:MOST_SHOWN]):
+    for subject, split, task, told in _newest_details(subjects[:MOST_SHOWN]):
         summary = (
             f"{subject.name}, {task}, {split}: {told['hits']} of {told['asked']} questions that "
             "were drawn have the target among ten answers"
@@ -243,12 +243,12 @@ def _answers(subjects: Sequence[Subject]) -> Html | None:
 def _example(example: Mapping) -> Html:
     target, rank, answer = example["target"], example["rank"], example.get("answer")
     verdict = f"Hit, rank {rank}" if rank else "Miss"
-    sought = [] if rank else [". Sought: ", tag("span", _titled(target), class_="target")]
+    sought = [] if rank else [". Sought: ", tag("span", _title(target), class_="target")]
     heading = tag("strong", verdict, class_="hit" if rank else None)
     answers = [
         tag(
             "li",
-            tag("span", _titled(item), class_="target" if item["id"] == target["id"] else None),
+            tag("span", _title(item), class_="target" if item["id"] == target["id"] else None),
             tag("span", f" {item['probability']:.2%}", class_="probability"),
         )
         for item in example["items"]
@@ -273,8 +273,8 @@ def _example(example: Mapping) -> Html:
 
 
 def _history(items: Sequence[Mapping[str, str]]) -> str:
-    return "; ".join(map(_titled, items))
+    return "; ".join(map(_title, items))
 
 
-def _titled(item: Mapping[str, str]) -> str:
+def _title(item: Mapping[str, str]) -> str:
     return item["title"] or item["id"]

@@ -61,7 +61,7 @@ _ROWS = {
 }  # fmt: skip
 
 
-def published(statistics: Mapping | None, protocol: str, split: str) -> list[Row]:
+def find_published(statistics: Mapping | None, protocol: str, split: str) -> list[Row]:
     """The rows that may stand in a table: of test, of this protocol, of the very same set.
 
     Args:

@@ -10,7 +10,7 @@ from recalign.evaluation.intervals import ENDS, name_end
 from recalign.evaluation.outcomes import estimate
 from recalign.evaluation.report import GROUP_METRIC, PROTOCOLS, read_groups
 from recalign.runs.report.html import Content, Html, section, table, tag
-from recalign.runs.report.published import Row, published
+from recalign.runs.report.published import Row, find_published
 from recalign.runs.report.subject import MODEL, Rows, Subject
 
 MOST_COMPARED = 8
@@ -108,7 +108,7 @@ class _Table:
         ]
         return lines + [
             _Line(f"{row.name}, published: {row.source}", value, _number(value), False)
-            for row in self._published(protocol)
+            for row in self._find_published(protocol)
             if (value := row.metrics.get(metric)) is not None
         ]
 
@@ -119,9 +119,9 @@ class _Table:
         protocols = dict.fromkeys(name.partition("/")[0] for name in names)
         return {protocol: _metrics(names, protocol) for protocol in protocols}
 
-    def _published(self, protocol: str) -> list[Row]:
+    def _find_published(self, protocol: str) -> list[Row]:
         statistics = self.domain.statistics if self.domain else None
-        return published(statistics, protocol, self.split)
+        return find_published(statistics, protocol, self.split)
 
     def _protocol(self, rows: Rows, protocol: str, names: Sequence[str]) -> Html:
         columns = [name.partition("/")[2] for name in names]
@@ -138,7 +138,7 @@ class _Table:
                 [row.name, tag("span", f"published: {row.source}", class_="interval")],
                 *(_number(row.metrics.get(column)) for column in columns),
             ]
-            for row in self._published(protocol)
+            for row in self._find_published(protocol)
         ]
         meaning = f": {PROTOCOLS[protocol]}" if protocol in PROTOCOLS else ""
         return table(["", *columns], body, f"{protocol}{meaning}")
@@ -148,7 +148,7 @@ def _draw_bars(lines: Sequence[_Line]) -> Html:
     """Names, numbers and bars; a bar is drawn for the eye alone."""
     highest = max((line.value for line in lines), default=0)
 
-    def drawn(line: _Line) -> Html:
+    def draw(line: _Line) -> Html:
         width = 100 * max(line.value, 0) / highest if highest > 0 else 0
         return tag(
             "li",
@@ -158,7 +158,7 @@ def _draw_bars(lines: Sequence[_Line]) -> Html:
             class_="own" if line.own else None,
         )
 
-    return tag("ul", [drawn(line) for line in lines], class_="bars")
+    return tag("ul", [draw(line) for line in lines], class_="bars")
 
 
 def _metrics(names: Iterable[str], protocol: str) -> list[str]:

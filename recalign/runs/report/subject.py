@@ -47,7 +47,7 @@ class Subject:
         """A scalar of training by step."""
         return self.scalars.get(tag, {})
 
-    def validated(self) -> dict[str, dict[int, float]]:
+    def validation_curves(self) -> dict[str, dict[int, float]]:
         """The metrics of validation by step, under `<task>/<protocol>/<metric>`."""
         curves: dict[str, dict[int, float]] = {}
         for record in self.found.history:
@@ -65,11 +65,11 @@ class Subject:
     def tables(self) -> Iterator[tuple[str, str, int | None, Rows]]:
         """The task, split, step and rows of each evaluation that is shown, see `_step_shown`."""
         for split in SPLITS:
-            step, tasks = self._evaluated(split)
+            step, tasks = self._evaluation(split)
             for task, rows in tasks.items():
                 yield task, split, step, rows
 
-    def _evaluated(self, split: str) -> tuple[int | None, dict[str, Rows]]:
+    def _evaluation(self, split: str) -> tuple[int | None, dict[str, Rows]]:
         """With baselines where there are details of it; training leaves none of validation."""
         step, details = _step_shown(self.found, split), self.details.get(split)
         if details and (step is None or details["step"] == step):

@@ -229,7 +229,7 @@ def test_a_whole_domain_or_one_clear_error(name):
             if outcome:
                 check_whole(domains.load("x", root / "data"))
                 assert there == [root / "data" / "x"]
-                assert domains.prepared(root / "data") == ["x"]
+                assert domains.list_prepared(root / "data") == ["x"]
             else:
                 assert 0 < len(message) < 2000
                 assert not there

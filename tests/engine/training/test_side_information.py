@@ -9,8 +9,8 @@ import pytest
 from recalign.engine.training.adafactor import adafactor
 from recalign.engine.training.averaging import average_parameters, trained_parameters
 from recalign.engine.training.side_information import (
-    tell,
-    told,
+    find_state,
+    set_vectors,
     train_with_side_information,
 )
 
@@ -34,7 +34,7 @@ def loss(params, seen):
 @pytest.mark.parametrize("inner", [optax.adam(0.1), adafactor(0.1)])
 def test_it_trains_as_two_parts_would_be(params, inner, dropout):
     optimizer = train_with_side_information(inner, SIZE, dropout, seed=3)
-    state = tell(optimizer.init(params), VECTORS)
+    state = set_vectors(optimizer.init(params), VECTORS)
     kernel, before = state.kernel, params["token_embedder"]["embedding"]
 
     def table(own, kernel):
@@ -84,11 +84,11 @@ def test_without_vectors_it_is_the_optimiser_alone(params):
 
 def test_an_average_of_it_is_told_too(params):
     optimizer = average_parameters(train_with_side_information(adafactor(0.1), SIZE), decay=0.0)
-    state = tell(optimizer.init(params), VECTORS)
-    np.testing.assert_array_equal(told(state).vectors, VECTORS)
-    assert told(adafactor(0.1).init(params)) is None
+    state = set_vectors(optimizer.init(params), VECTORS)
+    np.testing.assert_array_equal(find_state(state).vectors, VECTORS)
+    assert find_state(adafactor(0.1).init(params)) is None
     alone = train_with_side_information(adafactor(0.1), SIZE)
-    alone_state, alone_params = tell(alone.init(params), VECTORS), params
+    alone_state, alone_params = set_vectors(alone.init(params), VECTORS), params
     for seen in SEEN:
         gradients = jax.grad(loss)(trained_parameters(params, state), seen)
         updates, state = optimizer.update(gradients, state, params)

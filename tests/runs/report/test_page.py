@@ -17,7 +17,7 @@ from recalign.runs import calls, details
 from recalign.runs.inspection import inspect
 from recalign.runs.report import charts, write, write_in
 from recalign.runs.report.html import tag
-from recalign.runs.report.published import STANDARD, published
+from recalign.runs.report.published import STANDARD, find_published
 from tests.accessibility import violations
 from tests.commands import run
 from tests.runs.folders import PROVENANCE, snapshot, write_run
@@ -192,17 +192,17 @@ def test_runs_are_compared_in_tables_of_what_can_be_compared(tmp_path):
 def test_published_rows_stand_in_their_own_protocol_alone(split, protocol):
     for users, items, interactions in STANDARD.values():
         statistics = {"users": users, "items": items, "interactions": interactions}
-        rows = published(statistics, protocol, split)
+        rows = find_published(statistics, protocol, split)
         assert bool(rows) == (split == "test" and protocol in ("full", "full_unseen"))
-        assert published(statistics | {"users": users + 1}, protocol, split) == []
-    assert published(None, protocol, split) == []
+        assert find_published(statistics | {"users": users + 1}, protocol, split) == []
+    assert find_published(None, protocol, split) == []
 
 
 def test_published_rows_are_those_of_their_set():
     toys = dict(zip(("users", "items", "interactions"), STANDARD["toys"], strict=True))
-    [rpg] = [row for row in published(toys, "full", "test") if row.name == "RPG"]
+    [rpg] = [row for row in find_published(toys, "full", "test") if row.name == "RPG"]
     assert rpg.metrics == {"hr@5": 0.0592, "ndcg@5": 0.0401, "hr@10": 0.0869, "ndcg@10": 0.0490}
-    [hstu] = [r for r in published(toys, "full_unseen", "test") if r.name.startswith("HSTU")]
+    [hstu] = [r for r in find_published(toys, "full_unseen", "test") if r.name.startswith("HSTU")]
     assert hstu.metrics == {"hr@10": 0.0997, "ndcg@10": 0.0598}
 
 

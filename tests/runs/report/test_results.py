@@ -19,7 +19,7 @@ def two(tmp_path):
     for name, ranks in (("one", [2, 2, 2, 2, 6, 6, 0, 0]), ("two", [1, 1, 1, 1, 5, 5, 0, 0])):
         directory = write_run(tmp_path / name)
         outcomes = {"full": Ranks(np.arange(8), np.array(ranks), depth=20)}
-        metrics = directory.measured(20, "test")
+        metrics = directory.metrics_of(20, "test")
         directory.record(20, "test", metrics, {"shop_retrieval": ("shop sha256 bb", outcomes)})
     return [tmp_path / "one", tmp_path / "two"]
 
@@ -66,7 +66,7 @@ def test_hit_rates_by_group_have_a_table_beside_the_one_of_their_protocol(tmp_pa
     groups = {"examples/cold": 0, "examples/tail": 30, "examples/transition_unseen": 12}
     groups |= {"hr@10/tail": 0.125, "hr@10/transition_unseen": 0.0625}
     found = {f"shop_retrieval/test/full/{name}": value for name, value in groups.items()}
-    directory.record(20, "test", directory.measured(20, "test") | found)
+    directory.record(20, "test", directory.metrics_of(20, "test") | found)
     assert write([directory.path], tmp_path / "report.html") == []
     text = (tmp_path / "report.html").read_text()
     [body] = re.findall(

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from recalign.evaluation.baselines.rankers import Histories, VectorRanker, checked
+from recalign.evaluation.baselines.rankers import Histories, VectorRanker, check_events
 from recalign.evaluation.baselines.sasrec.network import SASRec, SASRecConfig
 from recalign.evaluation.baselines.sasrec.training import Recipe, fit, last_states
 
@@ -35,7 +35,7 @@ class SASRecRanker(VectorRanker):
 
     def fit(self, offsets: np.ndarray, events: np.ndarray, num_items: int) -> Self:
         """See `recalign.evaluation.baselines.rankers.Ranker`."""
-        checked(offsets, events, num_items)
+        check_events(offsets, events, num_items)
         judge = self._validation_ndcg if self._validation is not None else None
         self.params = fit(self._config(num_items), self._recipe, offsets, events, judge)
         return self
