@@ -78,15 +78,16 @@ def compatible(text: str) -> bool:
     """Whether every licence of an expression is on the list, or one of each choice."""
     parts = re.split(r"\s+AND\s+|;\s*|\s*/\s*", text.replace("(MPL 2.0)", "").strip())
     return all(
-        any(_known(choice) for choice in re.split(r"\s+OR\s+", part.strip("() "))) for part in parts
+        any(_is_known(choice) for choice in re.split(r"\s+OR\s+", part.strip("() ")))
+        for part in parts
     )
 
 
-def _known(text: str) -> bool:
+def _is_known(text: str) -> bool:
     return any(re.fullmatch(pattern, text.strip(), re.IGNORECASE) for pattern in COMPATIBLE)
 
 
-def installed() -> list[tuple[str, str]]:
+def list_installed() -> list[tuple[str, str]]:
     """Names and versions of the dependencies that are installed."""
     versions = {}
     for name in dependencies():
@@ -103,7 +104,7 @@ def show_licences() -> int:
     print("Made by `launch/audit.sh`. Each is compatible with recalign's Apache-2.0.\n")
     print("| package | version | licence |\n|---|---|---|")
     bad = []
-    for name, version in installed():
+    for name, version in list_installed():
         text = licence(name)
         print(f"| {name} | {version} | {text} |")
         if not compatible(text):
@@ -138,7 +139,7 @@ def show_vulnerabilities(path: str) -> int:
 def main(command: str, *arguments: str) -> int:
     """Runs one command."""
     if command == "versions":
-        print(*(f"{name}=={version}" for name, version in installed()), sep="\n")
+        print(*(f"{name}=={version}" for name, version in list_installed()), sep="\n")
         return 0
     return {"licences": show_licences, "vulnerabilities": show_vulnerabilities}[command](*arguments)
 

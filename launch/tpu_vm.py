@@ -318,7 +318,7 @@ class Machine:
     def _owner(self) -> str | None:
         """The token on the machine, "" if it has none; None if there is no machine."""
         return owner(
-            lambda: self._resource("describe", "--format=json", answer=_described(self._token))
+            lambda: self._resource("describe", "--format=json", answer=_describe(self._token))
         )
 
     def _command(self, verb: str) -> list[str]:
@@ -359,7 +359,7 @@ def owner(describe: Callable[[], str]) -> str | None:
     return nodes[0].get("node", {}).get("labels", {}).get(LABEL, "") if nodes else ""
 
 
-def _described(token: str) -> str:
+def _describe(token: str) -> str:
     return json.dumps({"tpu": {"nodeSpec": [{"node": {"labels": {LABEL: token}}}]}})
 
 
@@ -368,7 +368,7 @@ def runtime(accelerator_type: str) -> str:
     return RUNTIMES.get(accelerator_type.split("-")[0], OLDER_RUNTIME)
 
 
-def listed(*flags: str) -> list[str]:
+def list_files(*flags: str) -> list[str]:
     """Files of this clone by their names in it, as `git ls-files` tells them.
 
     Raises:
@@ -388,17 +388,17 @@ def listed(*flags: str) -> list[str]:
 def pack_tree(archive: Path) -> None:
     """Packs what git tracks, as it is now, and nothing else: no run, no data, no key."""
     with tarfile.open(archive, "w:gz") as tar:
-        for name in listed("--cached"):
+        for name in list_files("--cached"):
             tar.add(ROOT / name, f"recalign-tree/{name}", recursive=False)
 
 
 def tell_tree(whole: bool) -> None:
     """Tells which files go to the workers, all by name if `whole`, and which will be missed."""
-    names = listed("--cached")
+    names = list_files("--cached")
     say(f"{len(names)} files go to the workers{':' if whole else ''}")
     for name in names if whole else ():
         say(f"  {name}")
-    if new := listed("--others", "--exclude-standard"):
+    if new := list_files("--others", "--exclude-standard"):
         say(f"these do not, since git does not track them (`git add` them): {', '.join(new)}")
 
 
@@ -504,9 +504,7 @@ def delete(gcloud: Gcloud, options: argparse.Namespace) -> int:
     """Deletes a machine that an earlier `run` has left behind, and no other."""
     path = ("compute", "tpus", "queued-resources")
     where = (options.name, f"--zone={options.zone}")
-    token = owner(
-        lambda: gcloud(*path, "describe", *where, "--format=json", answer=_described("T"))
-    )
+    token = owner(lambda: gcloud(*path, "describe", *where, "--format=json", answer=_describe("T")))
     if token is None:
         say(f"there is no queued resource {options.name} in {options.zone}")
     elif not token:

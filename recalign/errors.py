@@ -31,7 +31,7 @@ class ProcessLostError(Exception):
     """
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value as Python writes it, long ones cut, for an error message."""
     try:
         text = repr(value)

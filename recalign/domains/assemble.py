@@ -9,7 +9,7 @@ import pandas as pd
 from recalign.domains.catalogue import TEXT_COLUMNS
 from recalign.domains.domain import MIN_EVENTS, Domain
 from recalign.domains.raw import RawDomain, list_items, number_ids
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 
 
 def assemble(raw: RawDomain, name: str, seed: int = 0) -> Domain:
@@ -124,7 +124,7 @@ def make_catalogue(raw: RawDomain, seed: int) -> pd.DataFrame:
         if len(unknown) == len(bought) and len(known):
             raise UserError(
                 f"none of the {len(bought):,} items bought is in the item table: there ids are "
-                f"like {shown(known[0])}, in the interactions like {shown(bought[0])}"
+                f"like {quote(known[0])}, in the interactions like {quote(bought[0])}"
             )
         idle = known.difference(bought)
         _refuse_twins(unknown, idle)
@@ -161,7 +161,7 @@ def _refuse_twins(unknown: pd.Index, idle: pd.Index) -> None:
         ours, theirs = twins[0]
         raise UserError(
             f"{len(twins)} of the items bought are in the item table under another spelling, such "
-            f"as {shown(ours)} as {shown(theirs)}: write ids alike in both (spreadsheets, and "
+            f"as {quote(ours)} as {quote(theirs)}: write ids alike in both (spreadsheets, and "
             "programs that take ids for numbers, drop leading zeros)"
         )
 

@@ -8,7 +8,7 @@ import pandas as pd
 from recalign.domains import cleaning, values
 from recalign.domains.raw import RawDomain, read_interactions
 from recalign.domains.source import CANDIDATES, Source, list_unused, resolve
-from recalign.errors import shown
+from recalign.errors import quote
 
 TEXT_COLUMNS = ("title", "brand", "categories")
 COLUMNS = ("key", *TEXT_COLUMNS)
@@ -68,7 +68,7 @@ def read_items(
     if "title" not in columns:
         domain.warnings.append(
             f"{source.path}: no column of titles ({', '.join(CANDIDATES['title'])}), so all "
-            f"are empty; columns there: {', '.join(map(shown, source.frame.columns[:30]))}"
+            f"are empty; columns there: {', '.join(map(quote, source.frame.columns[:30]))}"
         )
     items = pd.DataFrame({"key": values.read_ids(source, columns["item"])})
     for role in TEXT_COLUMNS:
@@ -128,7 +128,7 @@ def _drop_duplicates(source: Source, items: pd.DataFrame, domain: RawDomain) -> 
         first = int(np.flatnonzero((items["key"] == key).to_numpy())[0])
         domain.warnings.append(
             f"{len(conflicting)} item rows contradict an earlier row with the same id, which is "
-            f"kept; the first is {shown(key)}: {source.place(second)} against {source.place(first)}"
+            f"kept; the first is {quote(key)}: {source.place(second)} against {source.place(first)}"
         )
     return items[~same_key]
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from recalign.domains.cleaning import trim
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 
 # Column names that are understood without being told, most specific first; "User ID" is one too.
 CANDIDATES: Mapping[str, Sequence[str]] = {
@@ -148,10 +148,10 @@ def resolve(
             wanted = [name] if name else CANDIDATES[role]
             raise UserError(
                 f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; say "
-                f"which it is of {', '.join(map(shown, there[:30]))}{', …' * (len(there) > 30)}"
+                f"which it is of {', '.join(map(quote, there[:30]))}{', …' * (len(there) > 30)}"
             )
         if found.get(role) in source.doubled:
-            raise UserError(f"{source.path}: the header names {shown(found[role])} more than once")
+            raise UserError(f"{source.path}: the header names {quote(found[role])} more than once")
     _refuse_double_use(source.path, found)
     if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")
@@ -176,12 +176,12 @@ def _check_parts(source: Source, role: str, columns: Sequence[str]) -> None:
         return
     if other := next((name for name in others if name in source.lacking), None):
         raise UserError(
-            f"{source.path}: the {role} is in the column {shown(column)} in one part, in "
-            f"{shown(other)} in another ({source.lacking[column]}): name it alike in all"
+            f"{source.path}: the {role} is in the column {quote(column)} in one part, in "
+            f"{quote(other)} in another ({source.lacking[column]}): name it alike in all"
         )
     if role in REQUIRED:
         raise UserError(
-            f"{source.lacking[column]}: no column {shown(column)} for the {role}, which other "
+            f"{source.lacking[column]}: no column {quote(column)} for the {role}, which other "
             f"parts of {source.path} have; is it a part, and has it a header?"
         )
 
@@ -191,7 +191,7 @@ def _refuse_double_use(path: Path | str, found: Mapping[str, str]) -> None:
     for role, column in found.items():
         if column in roles:
             raise UserError(
-                f"{path}: column {shown(column)} cannot be both {roles[column]} and {role}"
+                f"{path}: column {quote(column)} cannot be both {roles[column]} and {role}"
             )
         roles[column] = role
 

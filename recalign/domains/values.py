@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from recalign.domains.cleaning import trim
 from recalign.domains.source import Source
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 
 # How tables write a number or a time that is not there, in lower case.
 _NO_NUMBER = frozenset(
@@ -133,7 +133,7 @@ def read_numbers(source: Source, column: str, lenient: bool = False) -> pd.Serie
         row = given.index[int(np.argmax(bad))]
         value = given[row].item() if isinstance(given[row], np.generic) else given[row]
         commas = " that can be read in one way only" if "," in str(value) else ""
-        raise UserError(f"{source.place(row)}: {column!r} is {shown(value)}, not a number{commas}")
+        raise UserError(f"{source.place(row)}: {column!r} is {quote(value)}, not a number{commas}")
     parsed = parsed[~bad]
     whole = pd.api.types.is_integer_dtype(parsed) and not (parsed > np.iinfo(np.int64).max).any()
     return parsed.astype("Int64" if whole else "Float64").reindex(values.index)
@@ -174,7 +174,7 @@ def read_moments(source: Source, column: str) -> pd.Series:
         wanted = "an ISO 8601 date (such as 2014-07-23 or 2014-07-23T10:00:00Z)"
         first = row == given.index[0]
         raise UserError(
-            f"{source.place(row)}: {column!r} is {shown(given[row])}, "
+            f"{source.place(row)}: {column!r} is {quote(given[row])}, "
             + (f"neither a number nor {wanted}" if first else f"not {wanted} as before it")
         )
     return parsed.reindex(values.index)
@@ -236,7 +236,7 @@ def _write_one(value: object) -> str | None:
             raise ValueError("bytes, not text") from None
     if isinstance(value, list | tuple | dict | set | np.ndarray):
         value = value.tolist() if isinstance(value, np.ndarray) else value
-        raise ValueError(f"{shown(value)}, not one value")
+        raise ValueError(f"{quote(value)}, not one value")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return None if pd.isna(value) else str(value)
@@ -281,7 +281,7 @@ def _refuse_shortened(source: Source, column: str, texts: pd.Series) -> None:
     if lost.any():
         row = lost.index[int(lost.argmax())]
         raise UserError(
-            f"{source.place(row)}: {column!r} is {shown(long[row])}, a number of which a "
+            f"{source.place(row)}: {column!r} is {quote(long[row])}, a number of which a "
             "spreadsheet kept the first digits: format the column as text and export it again"
         )
 

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 from recalign.runs.gin_text import Reference
 
 Needs = Callable[[Any], str | None]
@@ -141,7 +141,7 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         return
     fits, needs = _TYPES[kinds.pop()]
     if not fits(value):
-        raise UserError(f"{name} is {shown(value)}, but must be {needs}")
+        raise UserError(f"{name} is {quote(value)}, but must be {needs}")
 
 
 _TYPES = {
@@ -166,4 +166,4 @@ def check(macros: Mapping[str, Any]) -> None:
         if name not in NEEDS or isinstance(value, Reference):
             continue
         if needs := NEEDS[name](value):
-            raise UserError(f"{name} is {shown(value)}, but {needs}")
+            raise UserError(f"{name} is {quote(value)}, but {needs}")

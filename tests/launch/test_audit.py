@@ -35,7 +35,7 @@ def test_which_licences_fit(licence, fits):
 
 
 def test_every_dependency_has_a_licence_that_fits():
-    found = {name for name, _ in audit.installed()}
+    found = {name for name, _ in audit.list_installed()}
     assert {"jax", "numpy", "tensorstore", "hypothesis"} <= found
     for name in found:
         assert audit.compatible(audit.licence(name)), name
@@ -49,7 +49,7 @@ def test_what_recalign_itself_asks_for_stands_in_the_table():
         for text in importlib.metadata.requires("recalign")
         if 'extra == "t5x"' not in text
     }
-    for name in asked & {name for name, _ in audit.installed()}:
+    for name in asked & {name for name, _ in audit.list_installed()}:
         assert f"| {name} | " in table, "launch/audit.sh writes the table"
 
 

@@ -15,7 +15,7 @@ import pyarrow.csv
 
 from recalign.domains.readers import opening
 from recalign.domains.source import Source
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 
 # Of a table whose name does not tell its separator, the one that the header has most of; where it
 # has none of them, a space.
@@ -235,7 +235,7 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
         re.VERBOSE | re.DOTALL,
     )
 
-    def quote(match: re.Match[bytes]) -> bytes:
+    def requote(match: re.Match[bytes]) -> bytes:
         if match["escaped"] is not None:
             text = re.sub(rb"\\(.)", rb"\1", match["escaped"], flags=re.DOTALL)
         else:
@@ -244,13 +244,13 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
 
     if all(match["own"] is match["escaped"] is None for match in field.finditer(data)):
         return data
-    return field.sub(quote, data)
+    return field.sub(requote, data)
 
 
 def _misfit(line: int | str, fields: int | str, width: int | str, header: str | None) -> str:
     if header is None:
         return f"line {line} has {fields} fields where there should be {width}"
-    return f"line {line} has {fields} fields where the header has {width}: {shown(header)}"
+    return f"line {line} has {fields} fields where the header has {width}: {quote(header)}"
 
 
 def _explain(message: str, header: str | None) -> str:

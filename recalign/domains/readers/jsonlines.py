@@ -15,7 +15,7 @@ import pyarrow as pa
 from recalign.domains import values
 from recalign.domains.readers import opening
 from recalign.domains.source import Source, convert_arrow
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 
 # Whatever a line may hold, reading it takes bounded memory.
 _LONGEST_LINE = 1 << 24  # bytes
@@ -118,7 +118,7 @@ def _elements(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"{path}: begins like a JSON list, but is none: {error}") from error
     for number, element in enumerate(elements, start=1):
         if not isinstance(element, dict):
-            raise UserError(f"{path}, object {number}: not an object with fields: {shown(element)}")
+            raise UserError(f"{path}, object {number}: not an object with fields: {quote(element)}")
         yield number, element
 
 
@@ -196,7 +196,7 @@ def _parse(line: bytes, literals: bool) -> Mapping[str, Any]:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise ValueError(_not(text, f"JSON or {kind}")) from None
     if not isinstance(record, dict):
-        raise ValueError(f"{kind}, but not an object with fields: {shown(text.strip())}")
+        raise ValueError(f"{kind}, but not an object with fields: {quote(text.strip())}")
     return record
 
 
@@ -214,7 +214,7 @@ class _Names(ast.NodeTransformer):
 
 def _not(text: str, kind: str) -> str:
     cut = "" if text.endswith("\n") else " (is the file cut off?)"
-    return f"not {kind}{cut}: {shown(text.strip())}"
+    return f"not {kind}{cut}: {quote(text.strip())}"
 
 
 def text(*names: str, required: bool = False, joint: str = " ") -> Field:
@@ -267,4 +267,4 @@ def _encode(name: str, value: str, required: bool) -> str:
 
 
 def _wrong(name: str, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"{name!r} is {shown(value)}, not {wanted}")
+    return ValueError(f"{name!r} is {quote(value)}, not {wanted}")

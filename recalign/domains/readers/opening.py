@@ -28,7 +28,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 from recalign.files import in_bucket, locate
 from recalign.progress import Progress
 
@@ -76,7 +76,7 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     try:
         there = path == STANDARD_INPUT or path.exists()
     except OSError as error:  # a name that is too long, a folder that is not ours
-        raise UserError(f"{shown(str(path))}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{quote(str(path))}: cannot be read: {error.strerror or error}") from error
     if there and not path.is_dir():
         return [path]
     if path.is_dir():
@@ -308,7 +308,7 @@ def _only(names: list[str]) -> str:
         raise LookupError("a workbook or document of an office program; save its table as CSV")
     files = [name for name in names if not is_marked(name)] or names
     if len(files) != 1:
-        some = "".join(f", {shown(name)}" for name in files[:5])
+        some = "".join(f", {quote(name)}" for name in files[:5])
         raise LookupError(
             f"an archive of {len(files)} files{some}: extract it and give the one that is meant"
         )

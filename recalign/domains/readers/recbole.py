@@ -13,7 +13,7 @@ from recalign.domains import catalogue
 from recalign.domains.raw import RawDomain
 from recalign.domains.readers import delimited, opening
 from recalign.domains.source import Source, concatenate
-from recalign.errors import UserError, shown
+from recalign.errors import UserError, quote
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -55,7 +55,7 @@ def parse_atomic(path: Path | str, data: bytes) -> tuple[Source, list[str]]:
     if "\t" not in header and re.search("[ ,;|]", header):
         raise UserError(
             f"{path}, line 1: the separator of atomic files is a tab, and there is none in "
-            f"{shown(header)}; convert the file, or rename its columns (without the types) and use "
+            f"{quote(header)}; convert the file, or rename its columns (without the types) and use "
             "`recalign prepare table`, which reads other separators"
         )
     source = delimited.parse(path, data, "\t", quoted=False)
@@ -64,7 +64,7 @@ def parse_atomic(path: Path | str, data: bytes) -> tuple[Source, list[str]]:
         name, _, kind = field.rpartition(":")
         if not name or kind not in TYPES:
             raise UserError(
-                f"{path}, line 1: the header field {shown(field)} is not name:type with a type of "
+                f"{path}, line 1: the header field {quote(field)} is not name:type with a type of "
                 f"{', '.join(TYPES)}"
             )
         names.append(name)
