@@ -355,7 +355,7 @@ class Run:
             raise UserError(f"{folder} holds no checkpoint")
         checkpoints = Checkpoints(folder, provenance=self.data.provenance(), read_only=True)
         with Progress("reading the checkpoint", unit=None, shown=processes.is_first()):
-            return checkpoints.restore_params(self.trainer.abstract_state().params, step)
+            return checkpoints.restore_params(self.trainer.abstract_state.params, step)
 
     def _examples(
         self, split: str, num_examples: int | None = None, task: str | None = None

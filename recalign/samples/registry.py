@@ -32,8 +32,14 @@ from recalign.samples.items import domain_vocabulary
 # TFDS would keep small builds in memory, and every checkpoint of the input would hold them.
 seqio.utils.set_tfds_read_config_override(tfds.ReadConfig(try_autocache=False))
 
-_TASKS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr")
-_MIXTURES = ("aligned", "recommendation", "auxiliary", *(f"{kind}_only" for kind in _TASKS[:3]))
+_RECOMMENDATION = ("retrieval", "ranking", "rating")
+_TASKS = (*_RECOMMENDATION, "mim", "mlm", "bpr")
+_MIXTURES = (
+    "aligned",
+    "recommendation",
+    "auxiliary",
+    *(f"{kind}_only" for kind in _RECOMMENDATION),
+)
 
 # The domain and data folder of every task registered here.
 _DOMAIN_OF_TASK: dict[str, tuple[str, str]] = {}
@@ -252,7 +258,7 @@ def up_to_last_choice(task: seqio.Task) -> seqio.Task:
 
     Building that is most of what building a pipeline takes. Auxiliary tasks choose as they write.
     """
-    if not domain_of(task) or _kind_of(task.name) not in ("retrieval", "ranking", "rating"):
+    if not domain_of(task) or _kind_of(task.name) not in _RECOMMENDATION:
         return task
     return seqio.Task(
         task.name, source=task.source, output_features={}, preprocessors=task.preprocessors[:1]

@@ -87,7 +87,7 @@ for layout, program in programs.items():
 # What each preset sends, and nothing beside it. XLA sums an embedding's two gradients apart, and
 # those of attention's bias before its buckets are: hence a little more than the parameters.
 parameters = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(
-    Trainer(model, Partitioner(1, "replicated")).abstract_state().params))
+    Trainer(model, Partitioner(1, "replicated")).abstract_state.params))
 sent = {layout: find_collectives(program.as_text()) for layout, program in programs.items()}
 
 def size(found, *kinds, over=None):
@@ -171,7 +171,7 @@ for number, written in enumerate(LAYOUTS):
     expected = next_loss(trainer, step, state)
     for read in LAYOUTS:
         trainer, step = started[read]
-        restored = Checkpoints(folder, read_only=True).restore(trainer.abstract_state(), Position())
+        restored = Checkpoints(folder, read_only=True).restore(trainer.abstract_state, Position())
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), host)
         np.testing.assert_allclose(next_loss(trainer, step, restored), expected, rtol=1e-5)
 

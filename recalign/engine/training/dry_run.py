@@ -156,7 +156,7 @@ def use_topology(topology: str) -> list[jax.Device]:
 
 def measure(trainer: Trainer, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
     """Compiles the step of a trainer for features int32 of some shapes."""
-    state = trainer.abstract_state()
+    state = trainer.abstract_state
     batch = trainer.partitioner.abstract_batch(
         {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
     )
@@ -184,7 +184,7 @@ def measure_search(trainer: Trainer, options: Inference, source: int) -> SearchS
     A beam is measured, whatever `exact` says; `source` is the length of inputs.
     """
     module, partitioner = trainer.model.module, trainer.partitioner
-    params = trainer.abstract_state().params
+    params = trainer.abstract_state.params
     everywhere = partitioner.sharding()
     tokens = [(*item, EOS) for item in itertools.product(range(2, 12), repeat=DIGITS)]
     index = jax.tree.map(

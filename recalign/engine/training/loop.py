@@ -236,7 +236,7 @@ def _first_state(
         resumable = train_input if hasattr(train_input, "restore") else None
         with Progress("reading the newest checkpoint", unit=None, shown=processes.is_first()):
             return checkpoints.restore(
-                trainer.abstract_state(), resumable, accept_changes=accept_changes
+                trainer.abstract_state, resumable, accept_changes=accept_changes
             )
     with Progress("making the first parameters", unit=None, shown=processes.is_first()):
         state = trainer.init_state()

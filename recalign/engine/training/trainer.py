@@ -53,12 +53,9 @@ class Trainer:
     num_microbatches: int = 1
     seed: int = 0
 
+    @functools.cached_property
     def abstract_state(self) -> TrainState:
         """The shapes and layouts of the state, without making it."""
-        return self._abstract_state
-
-    @functools.cached_property
-    def _abstract_state(self) -> TrainState:
         shapes, axes = self.model.shapes_and_axes()
         shardings = self.partitioner.state_shardings(shapes, axes)
         return jax.tree.map(
@@ -79,7 +76,7 @@ class Trainer:
         return self._make(self.model.begin, params)
 
     def _make(self, make: Callable[[Any], TrainState], start: Any) -> TrainState:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return self.partitioner.compile(make, out_shardings=shardings)(start)
 
     def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -89,11 +86,11 @@ class Trainer:
     def lower_step(self, batch: Batch) -> jax.stages.Lowered:
         """The program of a step, for the shapes and layouts of a batch; nothing is computed."""
         key = jax.eval_shape(jax.random.key, self.seed)
-        return self._compiled_step().lower(key, self.abstract_state(), batch)
+        return self._compiled_step().lower(key, self.abstract_state, batch)
 
     def _compiled_step(self) -> Callable:
         # The key is an argument, so that one program serves all seeds.
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return self.partitioner.compile(
             dataclasses.replace(self, seed=0)._step,
             donate_argnums=1,

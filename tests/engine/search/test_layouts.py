@@ -41,7 +41,7 @@ def answers(partitioner):
     options = Inference(num_beams=6, batch_size=4, length_multiple=16, chunk=20,
                         scoring_batch_size=2)
     model = CatalogueModel(module, partitioner, catalogue, options)
-    shapes = trainer_of(partitioner).abstract_state().params
+    shapes = trainer_of(partitioner).abstract_state.params
     params = jax.device_put(initial, jax.tree.map(lambda leaf: leaf.sharding, shapes))
     return {
         "recommend": model.recommend(params, questions, np.split(events, offsets[1:-1]), 6),
@@ -71,7 +71,7 @@ def compile_search(partitions, rules, devices):
         "excluded": jax.ShapeDtypeStruct((64, 4), jnp.int32)})
     search = functools.partial(retrieve, module, num_beams=8)
     compiled = partitioner.compile(search, out_shardings=everywhere)
-    variables = {"params": trainer_of(partitioner).abstract_state().params}
+    variables = {"params": trainer_of(partitioner).abstract_state.params}
     lowered = compiled.lower(variables, batch["inputs"], on_device, exclusions=[batch["excluded"]])
     return lowered.compile().as_text()
 

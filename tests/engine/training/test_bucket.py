@@ -27,7 +27,7 @@ TRAINER = Trainer(
     EncoderDecoderModel(Transformer(CONFIG), adafactor(0.1)),
     Partitioner(devices=jax.devices()[:1]),
 )
-WANTED = TRAINER.abstract_state()
+WANTED = TRAINER.abstract_state
 
 
 class Position:

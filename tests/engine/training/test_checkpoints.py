@@ -71,7 +71,7 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
-STATE = trainer().abstract_state()
+STATE = trainer().abstract_state
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_parameters_alone_need_neither_optimiser_nor_input(save, tmp_path):
     """Another optimiser's state would not fit, and what is damaged is not read."""
     save(tmp_path, 2, 4)
     injure(tmp_path, 4, "input/position")
-    other = trainer(optax.adam(0.1)).abstract_state()
+    other = trainer(optax.adam(0.1)).abstract_state
     step, params = Checkpoints(tmp_path, read_only=True).restore_params(other.params)
     assert step == 4
     assert_equal(params, numbered(STATE, start=4).params)
@@ -297,7 +297,7 @@ from recalign.errors import UserError
 from tests.engine.training.test_checkpoints import Position, injure, names, trainer
 
 subject = Trainer(trainer().model, Partitioner())
-state = subject.abstract_state()
+state = subject.abstract_state
 
 def steps(folder, *arguments, **options):
     try:
@@ -346,7 +346,7 @@ for step in (2, 4):
 shared.close()
 share.position = 7
 found = Checkpoints("gs://bucket/run")
-found.restore(subject.abstract_state(), share)
+found.restore(subject.abstract_state, share)
 assert share.position == index
 found.close()
 """

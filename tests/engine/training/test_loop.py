@@ -275,7 +275,7 @@ def test_one_wrong_byte_anywhere_in_the_newest_checkpoint_is_noticed(tmp_path, c
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
             caplog.clear()
             found = Checkpoints(tmp_path / "checkpoints", read_only=True)
-            assert int(found.restore(trainer().abstract_state()).step) == 2
+            assert int(found.restore(trainer().abstract_state).step) == 2
             assert f"{path.name} is not what was written" in caplog.text
         path.write_bytes(whole)
 
@@ -335,7 +335,7 @@ def test_sigterm_cuts_an_evaluation_off_which_is_made_up_for(tmp_path):
 
 def test_restoring_another_model_or_nothing_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        Checkpoints(tmp_path / "empty").restore(trainer().abstract_state())
+        Checkpoints(tmp_path / "empty").restore(trainer().abstract_state)
     run(tmp_path, 1)
     wider = trainer(config=dataclasses.replace(CONFIG, mlp_dim=32))
     with pytest.raises(UserError, match=r"mlp/wi_0/kernel: shape \(16, 16\).*\(16, 32\)"):
@@ -388,7 +388,7 @@ def test_an_average_of_the_parameters_is_evaluated_saved_and_gone_on_with(tmp_pa
         resumed = run(tmp_path / "cut", steps, subject=subject())
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     checkpoints = Checkpoints(tmp_path / "cut/checkpoints", read_only=True)
-    _, params = checkpoints.restore_params(subject().abstract_state().params)
+    _, params = checkpoints.restore_params(subject().abstract_state.params)
     jax.tree.map(np.testing.assert_array_equal, params, whole.params)
 
 
