@@ -79,7 +79,7 @@ def _sasrec_prefixes(domain: Domain, seed: int, **sizes: Any) -> Ranker:
     from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
     from recalign.evaluation.baselines.sasrec.training import Recipe
 
-    recipe = Recipe(seed=seed, prefixes=True, learning_rate=5e-4)
+    recipe = Recipe(seed=seed, prefixes=True, learning_rate=5e-4, weight_decay=1e-4)
     return SASRecRanker(
         *_validation_of(domain), recipe, dim=64, num_heads=1, newest_first=True, **sizes
     )

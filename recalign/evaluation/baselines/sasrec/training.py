@@ -43,6 +43,7 @@ class Recipe:
       rows: packed rows in a batch, of `SASRecConfig.max_length` items each; without `prefixes`.
       samples: prefixes in a batch; with `prefixes`.
       learning_rate: Adam's, constant.
+      weight_decay: so much of a parameter is added to its gradient, as by PyTorch's Adam.
       epochs: passes over the train sequences at most.
       patience: stops when so many epochs in a row brought no better validation.
       seed: of the initial parameters, dropout and the order of the sequences.
@@ -52,6 +53,7 @@ class Recipe:
     rows: int = 16
     samples: int = 256
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     epochs: int = 200
     patience: int = 10
     seed: int = 0
@@ -148,11 +150,17 @@ def _states(module: SASRec, params: Params, packed: Packed) -> jax.Array:
 def _start(module: SASRec, recipe: Recipe) -> tuple[Params, optax.OptState]:
     dummy = Packed(*(jnp.zeros((1, module.config.max_length), jnp.int32) for _ in Packed._fields))
     params = jax.jit(module.init)(jax.random.key(recipe.seed), dummy)["params"]
-    return params, optax.adam(recipe.learning_rate).init(params)
+    return params, _optimizer(recipe).init(params)
+
+
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(recipe.weight_decay), optax.adam(recipe.learning_rate)
+    )
 
 
 def _step_fn(module: SASRec, recipe: Recipe) -> Callable:
-    optimizer = optax.adam(recipe.learning_rate)
+    optimizer = _optimizer(recipe)
 
     @functools.partial(jax.jit, donate_argnums=1)
     def step(params, opt_state, batch: Batch, key, number):
@@ -160,7 +168,7 @@ def _step_fn(module: SASRec, recipe: Recipe) -> Callable:
         value, gradients = jax.value_and_grad(loss, argnums=1)(
             module, params, batch.packed, batch.targets, dropout, batch.places
         )
-        updates, opt_state = optimizer.update(gradients, opt_state)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
     return step

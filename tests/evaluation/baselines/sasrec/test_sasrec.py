@@ -15,6 +15,7 @@ from recalign.evaluation.baselines.sasrec.ranker import SASRecRanker
 from recalign.evaluation.baselines.sasrec.training import (
     Recipe,
     _prefix_batches,
+    _start,
     fit,
     last_states,
 )
@@ -248,6 +249,23 @@ def test_the_seed_alone_decides(prefixes, low_pass):
     )
     assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
     assert not jax.tree.all(jax.tree.map(np.array_equal, first, other))
+
+
+def test_weight_decay_is_a_part_of_the_gradient():
+    histories, _ = walks(users=20)
+    config = SASRecConfig(23, **SMALL | {"max_length": 40})
+    recipe = Recipe(rows=25, epochs=1, learning_rate=1e-3)  # one step
+    start, _ = _start(SASRec(config), recipe)
+    decayed = dataclasses.replace(recipe, weight_decay=1e-4)
+    # Positions that no sequence reaches have no other, and Adam's first step is the sign of it.
+    fitted = [fit(config, each, *histories[:2]) for each in (recipe, decayed)]
+    before, after, shrunk = (
+        np.asarray(params["positions"]["embedding"])[20:] for params in (start, *fitted)
+    )
+    np.testing.assert_array_equal(after, before)
+    large = np.abs(before) > 5e-3
+    moved = (before - shrunk)[large]
+    np.testing.assert_allclose(moved, 1e-3 * np.sign(before[large]), atol=5e-5)
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_training():
