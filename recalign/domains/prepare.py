@@ -27,6 +27,7 @@ from recalign.domains.raw import RawDomain, drop_duplicates
 from recalign.domains.readers import opening
 from recalign.domains.scratch import Scratch
 from recalign.domains.source import ShardedSource
+from recalign.domains.values import NO_TEXT
 from recalign.errors import UserError
 
 RANDOM = "random"
@@ -238,6 +239,13 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
             "they are kept as events of their own (--drop_duplicates leaves them out)"
         )
+    users = {key for piece in domain.pieces() for key in NO_TEXT.intersection(piece.user_keys)}
+    for what, absent in (("a user", users), ("an item", NO_TEXT.intersection(domain.items["key"]))):
+        if absent:
+            yield (
+                f"there is {what} {min(absent)!r}, as programs write what is missing: leave those "
+                "rows out, unless it is an id like others"
+            )
     times = {time for piece in domain.pieces() for time in _find_ends(piece)}
     if len(times) == 1 and domain.num_events > 1:
         yield (

@@ -23,7 +23,7 @@ _NO_NUMBER = frozenset(
      "\u2013", "\u2014", "?", "0000-00-00", "0000-00-00 00:00:00"]
 )  # fmt: skip
 # Of a text, what programs alone write: a film may be called "None", a country "NA".
-_NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
+NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
 # Whole numbers as floats are written: "3.0", "1e+05", and "1.2E7" by Java.
 _WHOLE = r"^([+-]?\d+)\.0*$"
 _POWER = r"^[+-]?(?:\d+(?:\.\d+)?[eE]\+\d{1,2}|\d\.\d+E\d{1,2})$"
@@ -92,7 +92,7 @@ def read_texts(source: Source, column: str) -> pd.Series:
       UserError: a value is no text but bytes.
     """
     values = _write(source, column, write_any).fillna("")
-    return values.mask(values.isin(_NO_TEXT), "").astype(object).reset_index(drop=True)
+    return values.mask(values.isin(NO_TEXT), "").astype(object).reset_index(drop=True)
 
 
 def read_any(source: Source, column: str) -> pd.Series | None:

@@ -464,6 +464,14 @@ def test_tasks_that_will_have_nothing_to_train_on_are_told(table_of):
         assert "the same time" not in told
 
 
+def test_ids_that_seem_to_be_missing_are_told(table_of):
+    nobody = [(r"\N", item, time, rating) for _, item, time, rating in ROWS[:4]]
+    told = table_of([*ROWS, *nobody, ("u0", "NULL", 900, 1)]).stderr
+    assert r"there is a user '\\N', as programs write what is missing" in told
+    assert "there is an item 'NULL'" in told
+    assert "as programs write" not in table_of(ROWS, name="y").stderr
+
+
 def test_a_vocabulary_that_is_too_small_says_how_many_pieces_it_takes(tmp_path):
     arguments = ["toyshop", "--users", 20, "--items", 40, "--data_dir", tmp_path / "d"]
     message = refused(run(*arguments, "--vocab_size", 10))
