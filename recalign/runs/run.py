@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 
 import gin
 import jax
-import numpy as np
 
 import recalign
 from recalign.bindings import Bindings
 from recalign.engine import processes
 from recalign.engine.search.inference import Inference
-from recalign.engine.training.batch_statistics import row_text
 from recalign.engine.training.checkpoints import Checkpoints
 from recalign.engine.training.dry_run import measure, measure_search
 from recalign.engine.training.hlo import explain
@@ -31,16 +28,15 @@ from recalign.engine.weights.tokenizer import count_added
 from recalign.errors import UserError
 from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
-from recalign.evaluation.baselines.rows import Rows
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import Examples, RetrievalExamples, Share
-from recalign.evaluation.outcomes import Evaluated, subtract, summarise
-from recalign.files import in_bucket, locate, make_folder, replacing
+from recalign.evaluation.outcomes import Evaluated, subtract
+from recalign.files import in_bucket, locate, replacing
 from recalign.progress import Progress
-from recalign.runs import calls, configuration, details, macros, safety
-from recalign.runs.comparison import Other, other_side, tell_domain
+from recalign.runs import calls, configuration, details, macros, recording, safety
+from recalign.runs.comparison import Other, other_side
 from recalign.runs.directory import CONFIG, RunDirectory
-from recalign.runs.evaluation import Evaluation, Report, name_metrics
+from recalign.runs.evaluation import Evaluation, Report
 from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
 from recalign.runs.item_tokens import ItemTokens
@@ -48,8 +44,6 @@ from recalign.runs.lock import Check, lock_folder
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
-
-HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
 
 
 @gin.configurable(denylist=["bindings"])
@@ -182,7 +176,7 @@ class Run:
 
         def on_metrics(step: int, _: Mapping[str, float]) -> None:
             processes.decide_once(check)
-            self._record(step, validation, evaluated)
+            recording.record(self._directory, step, validation, evaluated, self.best_metric)
             evaluated.clear()
 
         def on_saved(step: int) -> None:
@@ -212,7 +206,9 @@ class Run:
                 on_metrics=on_metrics,
                 has_enough=self._has_enough,
                 on_saved=on_saved,
-                on_nonfinite=self._dump_nonfinite,
+                on_nonfinite=functools.partial(
+                    recording.dump_nonfinite, self._directory.path, self.data.decode
+                ),
                 initial_state=self._initial_state(),
             ),
         )
@@ -399,24 +395,12 @@ class Run:
     def _directory(self) -> RunDirectory:
         return RunDirectory(self.model_dir)
 
-    def _dump_nonfinite(self, step: int, batch: Mapping[str, np.ndarray], rows: np.ndarray) -> str:
-        """Writes the rows of a batch, or all of them, as text; tells where."""
-        path = self._directory.path / "nonfinite" / f"step_{step}.txt"
-        if processes.is_first():
-            make_folder(path.parent)
-            shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
-            with replacing(path) as draft:
-                draft.write_text(
-                    "\n".join(row_text(batch, int(row), self.data.decode) for row in shown)
-                )
-        return f"The examples are in {path}"
-
     def _report(
         self, found: Sequence[Examples], step: int, params: Any, other: Other | None = None
     ) -> Report:
         split = found[0].split
         evaluated = self.evaluation.evaluate(params, found)
-        models = self._record(step, found, evaluated)
+        models = recording.record(self._directory, step, found, evaluated, self.best_metric)
         is_best = self._directory.best_step(self.best_metric) == step
         tables = {
             task: {"recalign": models[task], **rows}
@@ -437,37 +421,6 @@ class Run:
             tables=tables,
             signed=frozenset([name] if compared else ()),
         )
-
-    def _record(
-        self, step: int, examples: Sequence[Examples], evaluated: Mapping[str, Evaluated]
-    ) -> Rows:
-        """Writes down what tasks came to; gives their metrics with the ends of their intervals."""
-        rows = {task: summarise([each]) for task, each in evaluated.items()}
-        if not processes.is_first():
-            return rows
-        split = examples[0].split
-        found = name_metrics({task: each.metrics for task, each in evaluated.items()}, split)
-        shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
-        told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
-        log.info("step %d, %s: %s", step, split, ", ".join(told))
-        domains = {each.task: tell_domain(each) for each in examples}
-        outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
-        self._directory.record(step, split, name_metrics(rows, split), outcomes)
-        if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
-            log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
-        if split == "validation":
-            self._check_best_metric(shown)
-        return rows
-
-    def _check_best_metric(self, measured: Mapping[str, float]) -> None:
-        metric = self.best_metric
-        if metric and self._directory.best_step(metric) is None:
-            log.warning(
-                "BEST_METRIC is %r, which is not measured, so no checkpoint is kept as the best; "
-                "there are %s",
-                metric,
-                ", ".join(measured),
-            )
 
     def _check_vocabulary(self) -> None:
         rows, needed = self.trainer.model.module.config.vocab_size, self.data.vocabulary_size()

@@ -1,0 +1,89 @@
+"""What a run writes down while it trains and is evaluated, and what of it the log tells."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recalign.engine import processes
+from recalign.engine.training.batch_statistics import row_text
+from recalign.evaluation.baselines.rows import Rows
+from recalign.evaluation.examples import Examples
+from recalign.evaluation.outcomes import Evaluated, summarise
+from recalign.files import make_folder, replacing
+from recalign.runs.comparison import tell_domain
+from recalign.runs.directory import RunDirectory
+from recalign.runs.evaluation import name_metrics
+
+log = logging.getLogger(__name__)
+
+HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
+
+
+def record(
+    directory: RunDirectory,
+    step: int,
+    examples: Sequence[Examples],
+    evaluated: Mapping[str, Evaluated],
+    best_metric: str | None,
+) -> Rows:
+    """Writes down what tasks came to; of several processes the first one does.
+
+    Args:
+      directory: the run's.
+      step: of the checkpoint that was evaluated.
+      examples: of the tasks, all of one split.
+      evaluated: what each task came to, by its name.
+      best_metric: the run's, see `Run`; a warning says where it is not measured.
+
+    Returns:
+      Metrics with the ends of their intervals, by task.
+    """
+    rows = {task: summarise([each]) for task, each in evaluated.items()}
+    if not processes.is_first():
+        return rows
+    split = examples[0].split
+    found = name_metrics({task: each.metrics for task, each in evaluated.items()}, split)
+    shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
+    told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
+    log.info("step %d, %s: %s", step, split, ", ".join(told))
+    domains = {each.task: tell_domain(each) for each in examples}
+    outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
+    directory.record(step, split, name_metrics(rows, split), outcomes)
+    if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
+        log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
+    if split == "validation" and best_metric and directory.best_step(best_metric) is None:
+        log.warning(
+            "BEST_METRIC is %r, which is not measured, so no checkpoint is kept as the best; "
+            "there are %s",
+            best_metric,
+            ", ".join(shown),
+        )
+    return rows
+
+
+def dump_nonfinite(
+    folder: Path,
+    decode: Callable[[Sequence[int]], str],
+    step: int,
+    batch: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+) -> str:
+    """Writes the rows of a batch whose loss is not finite, or all of them, as text; tells where.
+
+    Args:
+      folder: of the run.
+      decode: tokens to text.
+      step: that the batch was for.
+      batch: arrays int32[B, L].
+      rows: int[n], those at fault; none where that is not known.
+    """
+    path = folder / "nonfinite" / f"step_{step}.txt"
+    if processes.is_first():
+        make_folder(path.parent)
+        shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
+        with replacing(path) as draft:
+            draft.write_text("\n".join(row_text(batch, int(row), decode) for row in shown))
+    return f"The examples are in {path}"
