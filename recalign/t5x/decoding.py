@@ -105,11 +105,11 @@ def constrained_decode_fn(
             def take(number, found):
                 now = given == number
 
-                def decode():
+                def decode_given():
                     new = decode(tokens, cache, number + depth)
                     return jax.tree.map(functools.partial(_where, now), new, found)
 
-                return jax.lax.cond(jnp.any(now), decode, lambda: found)
+                return jax.lax.cond(jnp.any(now), decode_given, lambda: found)
 
             shapes = jax.eval_shape(decode, tokens, cache, 0)
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
