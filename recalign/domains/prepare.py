@@ -239,20 +239,23 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
             "they are kept as events of their own (--drop_duplicates leaves them out)"
         )
-    users = {key for piece in domain.pieces() for key in NO_TEXT.intersection(piece.user_keys)}
+    times, users, longest = set(), set(), 0
+    for piece in domain.pieces():
+        times |= _find_ends(piece)
+        users |= NO_TEXT.intersection(piece.user_keys)
+        longest = max(longest, np.diff(piece.train().offsets).max())
     for what, absent in (("a user", users), ("an item", NO_TEXT.intersection(domain.items["key"]))):
         if absent:
             yield (
                 f"there is {what} {min(absent)!r}, as programs write what is missing: leave those "
                 "rows out, unless it is an id like others"
             )
-    times = {time for piece in domain.pieces() for time in _find_ends(piece)}
     if len(times) == 1 and domain.num_events > 1:
         yield (
             f"all {domain.num_events:,} events have the same time, so file order decides; has a "
             "spreadsheet rounded the column?"
         )
-    if max(np.diff(piece.train().offsets).max() for piece in domain.pieces()) < 2:
+    if longest < 2:
         yield (
             "no user has two train events, one to ask for and one before it (of three events or "
             f"more, the last two are held out): {domain.name}_retrieval, ranking, bpr, mim and mlm "
