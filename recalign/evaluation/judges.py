@@ -116,7 +116,7 @@ class RatingJudge:
         """See `Judge`."""
         judged = examples.ratings, examples.domain.statistics["ratings"]["mean"], examples.users
         _, written = self._answers(params, examples)
-        expected = self._expect(params, examples)
+        expected = self._expected_ratings(params, examples)
         return evaluate_ratings(written, *judged) | as_expected(evaluate_ratings(expected, *judged))
 
     def predictions(self, params: Any, examples: RatingExamples) -> Iterator[dict]:
@@ -127,7 +127,7 @@ class RatingJudge:
         """
         keys = examples.domain.items["key"].to_numpy()
         texts, written = self._answers(params, examples)
-        expected = self._expect(params, examples)
+        expected = self._expected_ratings(params, examples)
         train = examples.domain.rating_split("train")
         for e, user in enumerate(examples.users):
             known = slice(train.train_offsets[user], train.train_offsets[user + 1])
@@ -154,7 +154,7 @@ class RatingJudge:
         ]
         return texts, np.array(found)
 
-    def _expect(self, params: Any, examples: RatingExamples) -> np.ndarray:
+    def _expected_ratings(self, params: Any, examples: RatingExamples) -> np.ndarray:
         """The expected rating of each example, float64[m]."""
         every = np.arange(len(examples.stars), dtype=np.int32)
         items = np.broadcast_to(every, (len(examples), len(every)))

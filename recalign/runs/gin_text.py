@@ -125,14 +125,11 @@ def rename(found: Iterable[Statement], new: Callable[[str], str]) -> list[Statem
       new: what a dotted name becomes. Macros, which have no dot, keep theirs.
     """
 
-    def add_scope(name: str) -> str:
-        scope, slash, selector = name.rpartition("/")
-        return f"{scope}{slash}{new(selector)}"
-
     def reference(part: Reference) -> Reference:
         if part.sign == "%":
             return part
-        return dataclasses.replace(part, name=add_scope(part.name))
+        scope, _, selector = part.name.rpartition("/")
+        return dataclasses.replace(part, name=_add_scope(scope, new(selector)))
 
     renamed = []
     for statement in found:

@@ -117,7 +117,7 @@ class CatalogueModel:
         Returns:
           Twice items int32[m, num_beams], -1 in empty slots, and scores float32[m, num_beams].
         """
-        features = self._ragged(inputs, given)
+        features = self._features(inputs, given)
         features["seen"] = Ragged(np.split(events, offsets[1:-1]), SEEN, NO_ITEM)
         return self._compute(
             self._rank[self._options.exact if exact is None else exact],
@@ -144,7 +144,7 @@ class CatalogueModel:
         [found] = self._compute(
             self._rank[self._options.exact],
             params,
-            self._ragged(inputs, given),
+            self._features(inputs, given),
             self._rows_for(len(inputs)),
             "ranking",
             lambda batch: {"num_beams": beams},
@@ -171,7 +171,7 @@ class CatalogueModel:
           items have the sum 1; 0 in empty slots.
         """
         beams = max(depth, self.num_beams)
-        features = self._ragged(inputs, given)
+        features = self._features(inputs, given)
         features["excluded"] = Ragged(excluded, EXCLUDED, NO_ITEM)
         found, probabilities = self._compute(
             self._recommend[self._options.exact if exact is None else exact],
@@ -191,7 +191,7 @@ class CatalogueModel:
         given: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
         """The log-probabilities float32[m, C] of items int32[m, C], EOS included if it ends any."""
-        features = self._ragged(inputs, given)
+        features = self._features(inputs, given)
         features["items"] = Ragged(items, items.shape[1], NO_ITEM)
         return self._compute(
             self._score,
@@ -221,7 +221,7 @@ class CatalogueModel:
         begun = [tokens[tokens != PAD] for tokens in given]
         answers = [np.concatenate(both) for both in zip(begun, items, strict=True)]
         longest = rung(max(map(len, answers)), 1)
-        features = self._ragged(inputs) | {
+        features = self._features(inputs) | {
             "answers": Ragged(answers, longest, PAD),
             "written": Ragged([np.ones(len(tokens), np.int32) for tokens in items], longest, PAD),
         }
@@ -235,7 +235,7 @@ class CatalogueModel:
 
         As many may be asked at once as have scores that fit into memory.
         """
-        features = self._ragged(inputs, given)
+        features = self._features(inputs, given)
         return self._compute(self._score_all, params, features, self._options.batch_size, "scoring")
 
     def generate(self, params: Any, inputs: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -244,7 +244,7 @@ class CatalogueModel:
         def generate(batch: Mapping[str, jax.Array]) -> jax.Array:
             return self._generate({"params": params}, batch["inputs"], length=length)
 
-        features = self._ragged(inputs)
+        features = self._features(inputs)
         return over_examples(
             generate, features, self._partitioner, self._options.batch_size, "generating"
         )
@@ -298,7 +298,7 @@ class CatalogueModel:
 
         return over_examples(compute, features, self._partitioner, batch_size, what)
 
-    def _ragged(
+    def _features(
         self, inputs: Sequence[np.ndarray], given: Sequence[np.ndarray] = ()
     ) -> dict[str, Ragged]:
         """Questions, and what their answers begin with where any does."""

@@ -43,7 +43,7 @@ def _cross_entropy(logits, targets, z_loss, label_smoothing):
     return _forward(logits, targets, z_loss, label_smoothing)[0]
 
 
-def _smooth(label_smoothing: float, vocabulary: int) -> tuple[float, float, float]:
+def _label_distribution(label_smoothing: float, vocabulary: int) -> tuple[float, float, float]:
     """Probability of the target, of each other token, and the distribution's entropy."""
     on = 1.0 - label_smoothing
     off = label_smoothing / max(vocabulary - 1, 1)
@@ -53,7 +53,7 @@ def _smooth(label_smoothing: float, vocabulary: int) -> tuple[float, float, floa
 
 def _forward(logits, targets, z_loss, label_smoothing):
     vocabulary = logits.shape[-1]
-    on, off, entropy = _smooth(label_smoothing, vocabulary)
+    on, off, entropy = _label_distribution(label_smoothing, vocabulary)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     loss = (on - off) * (log_z - picked) + z_loss * jnp.square(log_z) - entropy
@@ -65,7 +65,7 @@ def _forward(logits, targets, z_loss, label_smoothing):
 def _backward(z_loss, label_smoothing, residuals, cotangents):
     """One fused pass over the logits: neither the softmax nor a one-hot target is kept."""
     logits, targets, log_z = residuals
-    on, off, _ = _smooth(label_smoothing, logits.shape[-1])
+    on, off, _ = _label_distribution(label_smoothing, logits.shape[-1])
     softmax = jnp.exp(logits - log_z[..., None])
     is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
     gradient = (1 + 2 * z_loss * log_z)[..., None] * softmax - jnp.where(is_target, on, off)
