@@ -5,8 +5,6 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment
-# glibc then asks for huge pages: a training step on a CPU has 100 times fewer page faults.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 export RECALIGN_DATA_DIR="${RECALIGN_DATA_DIR:-$ROOT/.demo/data}"
 recalign prepare toyshop
 recalign train --gin_file=toyshop_small.gin --gin.MODEL_DIR="$ROOT/.demo/run" "$@"
