@@ -48,7 +48,7 @@ def test_a_run_that_was_killed_ends_as_one_on_local_disk(
     assert found.state.startswith("in training by process ")  # as far as anyone can tell
     monkeypatch.setattr(lock, "LEASE", 3.0)
     monkeypatch.setattr(lock, "BEAT", 0.5)
-    with bucket.failing(stammering(7)):
+    with bucket.failing(stammering(13)):
         table = run("train", *killed)
     assert "trains here, or was killed: waiting for a sign of life" in caplog.text
     assert "resumed at step 6" in caplog.text
