@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from recalign import domains
+from recalign.domains import Domain
 
 # Chosen on the validation splits of Amazon's Beauty and Toys.
 REACH = 8
@@ -34,13 +34,12 @@ class Neighbours:
     """Finds the neighbours of a history.
 
     Args:
-      domain: the prepared domain.
-      data_dir: where it lives.
+      domain: whose train events are counted.
       number: at most so many are found.
     """
 
-    def __init__(self, domain: str, data_dir: str | None, number: int):
-        items, counts, totals = count_neighbours(domain, data_dir)
+    def __init__(self, domain: Domain, number: int):
+        items, counts, totals = count_neighbours(domain)
         self._items, self._counts = tf.constant(items), tf.constant(counts)
         self._totals, self._number = tf.constant(totals), number
 
@@ -71,18 +70,17 @@ class Neighbours:
         return tf.boolean_mask(tf.gather(found, best.indices), best.values > 0)
 
 
-@functools.lru_cache(maxsize=4)
-def count_neighbours(domain: str, data_dir: str | None) -> tuple[np.ndarray, ...]:
+@functools.lru_cache(maxsize=2)
+def count_neighbours(domain: Domain) -> tuple[np.ndarray, ...]:
     """How often items stand near each other in train, nearer ones counting more.
 
     Returns:
       The neighbours of each item, int32[n, KEPT], the strongest first; their counts, int32[n,
       KEPT], 0 where there are fewer; and the sum of the counts of all its neighbours, int32[n].
     """
-    loaded = domains.load(domain, data_dir)
-    offsets, events = loaded.train().offsets, loaded.train().events
+    offsets, events = domain.train()
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    size = loaded.num_items
+    size = domain.num_items
     counts = scipy.sparse.csr_matrix((size, size), dtype=np.int64)
     for distance in range(1, REACH + 1):
         near = (users[distance:] == users[:-distance]) & (events[distance:] != events[:-distance])

@@ -6,7 +6,7 @@ import gin
 import seqio
 import tensorflow as tf
 
-from recalign import prompts
+from recalign import domains, prompts
 from recalign.errors import UserError
 from recalign.samples.answers import Answers
 from recalign.samples.items import item_texts
@@ -102,7 +102,7 @@ class _NamedNeighbours:
         ids = item_texts(domain, data_dir, target_form="id")
         self.most_tokens = number * int(ids.target_lengths.max())
         self._texts, self._tokens = tf.constant(ids.target), tf.constant(ids.target_lengths)
-        self._find = Neighbours(domain, data_dir, number)
+        self._find = Neighbours(domains.load(domain, data_dir), number)
 
     def __call__(self, example: Example) -> tuple[Example, tf.Tensor]:
         """The field of a template, and how many tokens it has."""

@@ -173,7 +173,7 @@ def test_copy_weights_move_each_token_of_the_question_by_the_sum_of_its_own(weig
 
 
 def test_copy_weights_need_a_gate():
-    with pytest.raises(UserError, match="copy_weights = True needs T5Config.copy_gate = True"):
+    with pytest.raises(UserError, match="needs T5Config"):
         T5Config(40, copy_weights=True)
 
 
