@@ -2,7 +2,8 @@
 
 The wording is this project's own: the paper's prompts were not published with it. A template is one
 paraphrase of a question; `{history}` stands for the verbalised history, `{candidates}` for a list
-of items, every other field for one item. The first template of a list is the one used for
+of items, `{neighbours}`, in retrieval, for what others bought near the newest of the history, every
+other field for one item. The first template of a list is the one used for
 evaluation. User ids never appear.
 """
 

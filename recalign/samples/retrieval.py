@@ -6,10 +6,11 @@ import gin
 import seqio
 import tensorflow as tf
 
-from recalign import prompts
+from recalign import domains, prompts
 from recalign.errors import UserError
 from recalign.samples.answers import Answers
 from recalign.samples.items import item_texts
+from recalign.samples.neighbours import Neighbours
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths, random_cuts
 from recalign.samples.verbaliser import Verbaliser
 
@@ -26,6 +27,7 @@ def retrieval(
     answer_prefix: int = 0,
     next_items: int = 1,
     cuts_per_sequence: int | None = None,
+    neighbours: int = 8,
 ) -> tf.data.Dataset:
     """The history as a question, the next item as the answer.
 
@@ -42,13 +44,14 @@ def retrieval(
         many as fit. Evaluation asks for the first alone.
       cuts_per_sequence: an epoch of training has each sequence so many times, cut into history and
         answer at random places; None has every place once.
+      neighbours: a template with `{neighbours}` names at most so many items, by their ids.
 
     Returns:
       A dataset of `inputs` string[], `targets` and `given` as of `Answers.write`, and for the
       metrics `item` int32[] (the target) and `seen` int32[h] (the whole history).
 
     Raises:
-      UserError: `cuts_per_sequence` is below 1; see `Verbaliser` and `Answers`.
+      UserError: `cuts_per_sequence` or `neighbours` is below 1; see `Verbaliser` and `Answers`.
     """
     if cuts_per_sequence is not None:
         if cuts_per_sequence < 1:
@@ -59,6 +62,9 @@ def retrieval(
         dataset = random_cuts(dataset, cuts_per_sequence)
     task, items = f"{domain}_retrieval", item_texts(domain, data_dir)
     answers = Answers(task, items, sequence_length, answer_prefix, next_items)
+    named = None
+    if any("{neighbours}" in template for template in templates):
+        named = _NamedNeighbours(domain, data_dir, neighbours)
     writer = Verbaliser(
         task,
         items,
@@ -66,20 +72,40 @@ def retrieval(
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,
+        question_tokens=named.most_tokens if named else 0,
         extra_target_tokens=len(items.end),
     )
 
     @seqio.map_over_dataset(num_seeds=1)
     def to_text(example: Example, seed: tf.Tensor) -> Example:
         template = writer.paraphrase(example["train"], seed)
-        history = writer.newest_that_fit(example["history"], template)
+        fields, tokens = named(example) if named else ({}, 0)
+        history = writer.newest_that_fit(example["history"], template, tokens)
         text = tf.strings.reduce_join(writer.history(history), separator=" ")
         following = example["touched"][tf.size(example["history"]) :]
         return {
-            "inputs": writer.fill(template, history=text),
+            "inputs": writer.fill(template, history=text, **fields),
             **answers.write(example["history"], following),
             "item": example["target"],
             "seen": example["history"],
         }
 
     return to_text(dataset)
+
+
+class _NamedNeighbours:
+    """What `{neighbours}` of a template says: ids, which need no end mark, as candidates."""
+
+    def __init__(self, domain: str, data_dir: str | None, number: int):
+        if number < 1:
+            raise UserError(f"retrieval.neighbours is {number}, but must be at least 1")
+        ids = item_texts(domain, data_dir, target_form="id")
+        self.most_tokens = number * int(ids.target_lengths.max())
+        self._texts, self._tokens = tf.constant(ids.target), tf.constant(ids.target_lengths)
+        self._find = Neighbours(domains.load(domain, data_dir), number)
+
+    def __call__(self, example: Example) -> tuple[Example, tf.Tensor]:
+        """The field of a template, and how many tokens it has."""
+        found = self._find(example["history"], example["touched"], example["train"])
+        text = tf.strings.reduce_join(tf.gather(self._texts, found), separator=" ")
+        return {"neighbours": text}, tf.reduce_sum(tf.gather(self._tokens, found))

@@ -18,7 +18,7 @@ from recalign.samples.items import ItemTexts
 log = logging.getLogger(__name__)
 
 # A field of a template for one item, and what follows it without a space.
-_MENTION = re.compile(r"\{(?!history\}|candidates\})\w+\}([^\s{]*)")
+_MENTION = re.compile(r"\{(?!history\}|candidates\}|neighbours\})\w+\}([^\s{]*)")
 
 
 @gin.configurable

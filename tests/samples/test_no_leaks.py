@@ -134,6 +134,7 @@ def test_every_training_sample_that_goes_on_is_the_same(folders):
         "retrieval.retrieval.answer_prefix": 2,
         "retrieval.retrieval.next_items": 9,
         "retrieval.retrieval.cuts_per_sequence": 2,
+        "retrieval.retrieval.templates": ("{neighbours} near {history}",),
         "item_texts.add_eos": False,
     }.items():
         gin.bind_parameter(name, value)

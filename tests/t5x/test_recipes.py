@@ -139,7 +139,7 @@ def test_both_engines_begin_an_answer_with_what_is_given(
 
 
 def test_both_engines_judge_a_copy_gate_alike(t5x, recalign, shop, shrunk, tmp_path):
-    sizes = {**sizes_of(shrunk), "T5Config.copy_gate": True}
+    sizes = {**sizes_of(shrunk), "T5Config.copy_gate": True, "T5Config.copy_weights": True}
     recalign(
         *("train", f"--gin_search_paths={GIN}", "--gin_file=toyshop.gin"),
         **{"BATCH_SIZE": 4, "EVAL_EXAMPLES": 20, "TRAIN_STEPS": 3, "EVAL_PERIOD": 0, **sizes},

@@ -36,6 +36,7 @@ class T5Config:
         logits_via_embedding: output projection tied to the embedding (T5 1.0).
         copy_gate: what stands in the question or the answer already gets a logit more or less, see
             `copying`; no T5 of others' has it.
+        copy_weights: with a copy gate, each token of the question also has a number of its own.
         scan_layers: compile one layer of each stack and loop over them; changes no parameter's
             name, and no result but the draws of dropout.
         remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but products with
@@ -54,6 +55,7 @@ class T5Config:
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
     copy_gate: bool = False
+    copy_weights: bool = False
     scan_layers: bool = False
     remat_policy: str = "none"
 
@@ -63,6 +65,8 @@ class T5Config:
         for name in _SIZES:
             if (size := getattr(self, name)) < 1:
                 raise UserError(f"T5Config.{name} is {size}, but must be at least 1")
+        if self.copy_weights and not self.copy_gate:
+            raise UserError("T5Config.copy_weights = True needs T5Config.copy_gate = True")
 
 
 def parameter_shapes(config: T5Config) -> Shapes:
@@ -98,6 +102,8 @@ def parameter_shapes(config: T5Config) -> Shapes:
         shapes["decoder/logits_dense/kernel"] = (emb, config.vocab_size)
     if config.copy_gate:
         shapes["copy_gate/kernel"] = (emb, 1)
+    if config.copy_weights:
+        shapes["copy_weights/kernel"] = (emb, 1)
     return shapes
 
 
@@ -190,6 +196,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict:
         "mlp_activations": ("gelu", "linear") if gated else ("relu",),
         "logits_via_embedding": "decoder/logits_dense/kernel" not in shapes,
         "copy_gate": "copy_gate/kernel" in shapes,
+        "copy_weights": "copy_weights/kernel" in shapes,
     }
     check_shapes(shapes, parameter_shapes(T5Config(**fields)), source)
     return fields

@@ -6,6 +6,10 @@ twice" or "one of these candidates" in one parameter, where it would else have t
 item. It is RepeatNet's choice between repeating and exploring (Ren et al., AAAI 2019,
 arXiv:1812.02646), added to the logits. T5 has none: `T5Config.copy_gate` adds it.
 
+Where a question names what should be favoured beside what should not, `T5Config.copy_weights` gives
+each token of it a number of its own too, which the encoder's state there decides, as a pointer
+network would (Vinyals et al., NeurIPS 2015, arXiv:1506.03134).
+
 Shapes are those of `transformer`.
 """
 
@@ -45,3 +49,17 @@ def find_present(tokens: Array, vocab_size: int) -> Array:
     present = jnp.zeros((rows.shape[0], vocab_size), bool)
     present = present.at[jnp.arange(rows.shape[0])[:, None], rows].set(True)
     return present.at[:, 0].set(False).reshape(*tokens.shape[:-1], vocab_size)
+
+
+def add_up(weights: Array, tokens: Array, vocab_size: int) -> Array:
+    """The sum of the weights of each token of the vocabulary, float32[...,V]; padding has none.
+
+    Args:
+        weights: float[...,N].
+        tokens: int[...,N], whose weights they are.
+        vocab_size: V.
+    """
+    rows = tokens.reshape(-1, tokens.shape[-1]).astype(jnp.int32)
+    sums = jnp.zeros((rows.shape[0], vocab_size), jnp.float32)
+    sums = sums.at[jnp.arange(rows.shape[0])[:, None], rows].add(weights.reshape(rows.shape))
+    return sums.at[:, 0].set(0.0).reshape(*tokens.shape[:-1], vocab_size)

@@ -23,14 +23,13 @@ import numpy as np
 from flax import linen as nn
 
 from recalign.engine.network.config import T5Config
-from recalign.engine.network.copying import find_present, see_before
+from recalign.engine.network.copying import add_up, find_present, see_before
 from recalign.engine.network.decoder import Decoder, StepCache
 from recalign.engine.network.encoder import Encoder
 from recalign.engine.network.layers import (
     Array,
     Dense,
     Embedding,
-    KeysValues,
     mask_pairs,
     wide_einsum,
 )
@@ -38,6 +37,7 @@ from recalign.engine.network.layers import (
 __all__ = ["T5Config", "Transformer"]
 
 Cache = dict[str, Any]
+CrossStates = dict[str, Any]
 TOKENS = "tokens"
 """The entry of a cache that holds the answer so far, for the copy gate."""
 
@@ -54,6 +54,8 @@ class Transformer(nn.Module):
         if self.config.copy_gate:
             self.copy_gate = Dense(self.config.emb_dim, 1, ("embed", "copy"), "float32")
             self.token_cache = StepCache()
+        if self.config.copy_weights:
+            self.copy_weights = Dense(self.config.emb_dim, 1, ("embed", "copy"), "float32")
 
     def __call__(
         self,
@@ -158,16 +160,25 @@ class Transformer(nn.Module):
         else:
             segments = (encoder_segment_ids, decoder_segment_ids)
             before = see_before(encoder_input_tokens, decoder_input_tokens, *segments)
-        return self._logits(hidden, before)
+        return self._logits(hidden, before, self._weigh(encoded))
+
+    def _weigh(self, encoded: Array) -> Array | None:
+        """The weight of each token of the question, float32[B,S], if they have one."""
+        return self.copy_weights(encoded)[..., 0] if self.config.copy_weights else None
 
     def _logits(
-        self, hidden: Array, before: Array | None = None, alphabet: Array | None = None
+        self,
+        hidden: Array,
+        before: Array | None = None,
+        weights: Array | None = None,
+        alphabet: Array | None = None,
     ) -> Array:
         """Output logits of hidden states [...,E], float32[...,V].
 
         Args:
             hidden: the decoder's final states, [...,E].
-            before: int[...,N], the tokens that the copy gate is for, if there is one; 0 is none.
+            before: int[B,...,N], the tokens that the copy gate is for, if there is one; 0 is none.
+            weights: float32[B,S], `copy_weights` of the first S of these, if they have any.
             alphabet: int[A], a part of the vocabulary; the logits are then [...,A], in its order.
         """
         cfg = self.config
@@ -184,21 +195,26 @@ class Transformer(nn.Module):
         logits = logits.reshape(*hidden.shape[:-1], kernel.shape[1])
         if before is None:
             return logits
-        present = find_present(before, cfg.vocab_size)
-        if alphabet is not None:
-            present = jnp.take(present, alphabet, axis=-1)
-        return logits + self.copy_gate(hidden) * present
+        copied = self.copy_gate(hidden) * find_present(before, cfg.vocab_size)
+        if weights is not None:
+            question = before[..., : weights.shape[-1]]
+            spread = jnp.broadcast_to(weights[:, None], question.shape)
+            copied += add_up(spread, question, cfg.vocab_size)
+        return logits + (copied if alphabet is None else jnp.take(copied, alphabet, axis=-1))
 
-    def project_encoded(self, encoded: Array) -> dict[str, KeysValues]:
+    def project_encoded(self, encoded: Array) -> CrossStates:
         """Encoder keys and values of each decoder layer, computed once for all beams and steps.
 
         Args:
             encoded: [B,S,E].
 
         Returns:
-            {'layers_0': (keys [B,S,H,D], values [B,S,H,D]), …}.
+            {'layers_0': (keys [B,S,H,D], values [B,S,H,D]), …}, and where the network has them
+            'copy_weights' float32[B,S].
         """
-        return self.decoder.project_encoded(encoded)
+        projected = self.decoder.project_encoded(encoded)
+        weights = self._weigh(encoded)
+        return projected if weights is None else {**projected, "copy_weights": weights}
 
     @nn.nowrap
     def empty_cache(self, batch: int, beams: int, length: int) -> Cache:
@@ -218,7 +234,7 @@ class Transformer(nn.Module):
         tokens: Array,
         cache: Cache,
         position: Array,
-        cross_kv: dict[str, KeysValues],
+        cross_kv: CrossStates,
         encoder_input_tokens: Array,
         first: Array | None = None,
         alphabet: Array | None = None,
@@ -250,13 +266,13 @@ class Transformer(nn.Module):
         answer = new[TOKENS][..., 0, 0]
         question = jnp.repeat(encoder_input_tokens[:, None], tokens.shape[1], axis=1)
         before = jnp.concatenate([question, answer], axis=-1)
-        return self._logits(hidden, before, alphabet), new
+        return self._logits(hidden, before, cross_kv.get("copy_weights"), alphabet), new
 
     def prefill(
         self,
         tokens: Array,
         first: Array,
-        cross_kv: dict[str, KeysValues],
+        cross_kv: CrossStates,
         encoder_input_tokens: Array,
     ) -> Cache:
         """The cache after P given tokens of one hypothesis, in one pass.

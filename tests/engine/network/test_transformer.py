@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from recalign.engine.network.layers import RelativePositionBias, relative_position_bucket
 from recalign.engine.network.transformer import T5Config, Transformer
+from recalign.errors import UserError
 
 SEGMENTS = ("encoder_segment_ids", "decoder_segment_ids")
 
@@ -114,7 +115,14 @@ def gated_model(tiny_model):
     return model, initialise(model)["params"]
 
 
-@pytest.fixture(params=["tiny_model", "gated_model"])
+@pytest.fixture(scope="module")
+def weighing_model(gated_model):
+    """That with weights of what stands in the question."""
+    model = Transformer(dataclasses.replace(gated_model[0].config, copy_weights=True))
+    return model, initialise(model)["params"]
+
+
+@pytest.fixture(params=["tiny_model", "gated_model", "weighing_model"])
 def any_model(request):
     return request.getfixturevalue(request.param)
 
@@ -145,6 +153,30 @@ def test_a_copy_gate_moves_what_stands_before_and_nothing_else(gated_model):
             assert not np.delete(moved[row, position], present).any()
 
 
+def test_copy_weights_move_each_token_of_the_question_by_the_sum_of_its_own(weighing_model):
+    """Against a loop over rows and tokens; row 0 says a token twice."""
+    model, params = weighing_model
+    batch = random_batch()
+    batch["encoder_input_tokens"][0, 1] = batch["encoder_input_tokens"][0, 0]
+    kernel = params["copy_weights"]["kernel"]
+    shut = {**params, "copy_weights": {"kernel": jnp.zeros_like(kernel)}}
+    moved = np.asarray(forward(model, params, batch) - forward(model, shut, batch))
+    question = batch["encoder_input_tokens"]
+    encoded = model.apply({"params": params}, question, enable_dropout=False, method="encode")
+    expected = np.zeros_like(moved)
+    for row, tokens in enumerate(question):
+        for token, state in zip(tokens, encoded[row], strict=True):
+            if token:
+                expected[row, :, token] += float(state @ kernel[:, 0])
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+def test_copy_weights_need_a_gate():
+    with pytest.raises(UserError, match="needs T5Config"):
+        T5Config(40, copy_weights=True)
+
+
 def step_through(model, params, batch, beams=1, compiler_options=None):
     """Logits [B,K,L,V] of `decode_step` fed with the decoder inputs, beam k's rolled by k."""
     variables = {"params": params}
@@ -173,12 +205,15 @@ def step_through(model, params, batch, beams=1, compiler_options=None):
     return np.stack(logits, axis=2), inputs
 
 
-@pytest.mark.parametrize(("tied", "gate"), [(False, False), (True, False), (True, True)])
-def test_stepping_beams_equals_the_teacher_forced_pass(tied, gate):
+@pytest.mark.parametrize(
+    ("tied", "gate", "weights"),
+    [(False, False, False), (True, False, False), (True, True, False), (True, True, True)],
+)
+def test_stepping_beams_equals_the_teacher_forced_pass(tied, gate, weights):
     model = Transformer(
         T5Config(
             40, emb_dim=16, num_heads=3, head_dim=4, mlp_dim=24, logits_via_embedding=tied,
-            num_encoder_layers=2, num_decoder_layers=2, copy_gate=gate,
+            num_encoder_layers=2, num_decoder_layers=2, copy_gate=gate, copy_weights=weights,
         )
     )  # fmt: skip
     params = initialise(model)["params"]

@@ -9,7 +9,7 @@ from recalign.engine.network.transformer import T5Config, Transformer
 
 
 def make_network(num_decoder_layers: int, copy_gate: bool = False) -> tuple[Transformer, Any]:
-    """The network, over 40 tokens, and its variables."""
+    """The network, over 40 tokens, and its variables; a copy gate comes with weights."""
     config = T5Config(
         vocab_size=40,
         emb_dim=8,
@@ -19,6 +19,7 @@ def make_network(num_decoder_layers: int, copy_gate: bool = False) -> tuple[Tran
         num_encoder_layers=1,
         num_decoder_layers=num_decoder_layers,
         copy_gate=copy_gate,
+        copy_weights=copy_gate,
     )
     module, one = Transformer(config), jnp.ones((1, 1), jnp.int32)
     init = jax.jit(lambda key: module.init(key, one, one, one, enable_dropout=False))

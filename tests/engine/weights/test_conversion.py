@@ -143,7 +143,7 @@ def test_the_architecture_is_seen_from_the_shapes(tmp_path, tiny, tiny_model):
     [
         T5Config(40, emb_dim=16, num_heads=3, head_dim=4, mlp_dim=24, num_decoder_layers=2),
         T5Config(40, mlp_activations=("relu",), logits_via_embedding=True),
-        T5Config(40, copy_gate=True),
+        T5Config(40, copy_gate=True, copy_weights=True),
     ],
 )
 def test_parameter_shapes_are_the_network_s(config):
@@ -174,7 +174,7 @@ def test_t5_1_0_with_tied_logits_and_relu(tmp_path, to):
 def test_a_copy_gate_is_kept_and_is_none_of_transformers(tmp_path, to):
     config = T5Config(
         40, emb_dim=16, num_heads=2, head_dim=4, mlp_dim=24, num_encoder_layers=1,
-        num_decoder_layers=1, copy_gate=True,
+        num_decoder_layers=1, copy_gate=True, copy_weights=True,
     )  # fmt: skip
     params = {name: np.ones(shape, np.float32) for name, shape in parameter_shapes(config).items()}
     save_params(traverse_util.unflatten_dict(params, sep="/"), tmp_path / to, to)
