@@ -119,5 +119,5 @@ def write_batches(
 def _check_derived(batch: Mapping[str, np.ndarray], derived: Mapping[str, np.ndarray]) -> None:
     """Nothing may be lost: what is not stored must come back as it was."""
     for name in batch.keys() | derived.keys():
-        if name not in batch or not np.array_equal(batch[name], derived[name]):
+        if not np.array_equal(batch.get(name), derived.get(name)):
             raise ValueError(f"the feature {name} does not follow from {', '.join(STORED)}")

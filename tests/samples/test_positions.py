@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from recalign.samples import inputs
 
@@ -61,3 +62,11 @@ def test_another_input_refuses_it_and_may_start_anew(saved, changed):
         subject.reset()
         first.append(next(subject))
     assert_same(*first)  # what it starts with follows from the seed
+
+
+def test_nothing_that_was_read_is_kept_in_memory(shop, monkeypatch):
+    """Every position would hold it."""
+    kept = []
+    monkeypatch.setattr(tf.data.Dataset, "cache", lambda dataset, *_: kept.append(1) or dataset)
+    batches("testshop_retrieval")
+    assert not kept

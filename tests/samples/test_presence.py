@@ -29,9 +29,9 @@ def domain_of(name, events, folder):
 def domains(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scarce")
     three = [(f"u{u}", [(u + e) % 9 for e in range(3)]) for u in range(9)]
-    every = [(f"u{u}", [(u + e) % 5 for e in range(5)]) for u in range(9)]
+    every = [(f"u{u}", [(u + e) % 4 for e in range(4)]) for u in range(9)]
     domain_of("threeshop", three, folder)
-    domain_of("everyshop", [*every, ("v", [5])], folder)
+    domain_of("everyshop", [*every, ("v", [4])], folder)
     domain_of("wholeshop", every, folder)
     return folder
 
@@ -68,9 +68,28 @@ def test_one_empty_task_of_a_mixture_is_named(kind):
 
 @pytest.mark.usefixtures("domains")
 def test_users_who_have_every_item_leave_none_to_set_against_another():
-    with pytest.raises(UserError, match=r"wholeshop_bpr has no sample in test: every .* all 5 "):
+    with pytest.raises(UserError, match=r"wholeshop_bpr has no sample in test: every .* all 4 "):
         inputs.check_samples(seqio.TaskRegistry.get("wholeshop_bpr"), LENGTHS, "test")
     next(train_batches("everyshop_aligned"))  # of the train events alone, some are left
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_reason_is_told_that_is_none(split):
+    """Its users have two events to learn from, and only BPR needs an item that they have not."""
+    reason = inputs.tell_why_none(seqio.TaskRegistry.get("wholeshop_retrieval"), split)
+    assert reason.endswith(f"no sample in {split}: none of its records gives one")
+
+
+@pytest.mark.usefixtures("domains")
+def test_a_task_without_the_split_is_passed_over():
+    """As SeqIO does in a mixture."""
+    given = seqio.TaskRegistry.get("wholeshop_retrieval")
+    source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: None, ["train"])
+    seqio.TaskRegistry.add("some_foreign", source, given.output_features, [])
+    seqio.MixtureRegistry.add("some_splits", ["some_foreign", "wholeshop_bpr"], 1.0)
+    with pytest.raises(UserError, match="wholeshop_bpr has no sample in test"):
+        inputs.check_samples(seqio.MixtureRegistry.get("some_splits"), LENGTHS, "test")
 
 
 @pytest.mark.usefixtures("rated")
@@ -86,7 +105,12 @@ def test_a_task_of_ones_own_is_named_too():
 def test_what_is_not_drawn_from_needs_no_sample():
     rates = {"threeshop_mim": 0.0, "wholeshop_retrieval": 1.0}
     seqio.MixtureRegistry.add("some_undrawn", [*rates.items()])
-    inputs.check_samples(seqio.MixtureRegistry.get("some_undrawn"), LENGTHS, "train")
+    mixture = seqio.MixtureRegistry.get("some_undrawn")
+    inputs.check_samples(mixture, LENGTHS, "train")
+    samples = "recalign.samples"
+    idle = {f"{samples}.mim.mim", f"{samples}.sequences.whole_sequences"}
+    used = {f"{samples}.retrieval.retrieval", f"{samples}.sequences.next_item_positions"}
+    assert inputs.idle(mixture) & (idle | used) == idle
     seqio.MixtureRegistry.add("some_zero", ["wholeshop_retrieval"], 0.0)
     with pytest.raises(UserError, match=r"some_zero .* mixing rate 0"):
         inputs.check_samples(seqio.MixtureRegistry.get("some_zero"), LENGTHS, "train")

@@ -136,6 +136,18 @@ def test_every_record_is_in_one_part_whatever_the_number_of_parts_and_files(
     assert {len(part) for part in found} <= {40 // parts, 40 // parts + 1}
 
 
+def test_the_order_of_files_follows_from_the_seed(domain, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RECORDS_PER_SHARD", 5)  # eight files
+    source = Records("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
+
+    def users(seed, part):
+        dataset = source.get_dataset("train", shuffle=True, seed=seed, shard_info=part)
+        return [int(record["user"]) for record in dataset]
+
+    for part in (None, seqio.ShardInfo(1, 2)):
+        assert users(0, part) == users(0, part) != users(1, part)
+
+
 PROGRAM = """
 import pathlib, sys
 from recalign.domains.readers import toyshop

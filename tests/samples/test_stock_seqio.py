@@ -9,7 +9,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from recalign.samples import inputs
+from recalign.samples import inputs, judged
 from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import item_texts
 from tests.samples.reading import items_in
@@ -101,6 +101,12 @@ def test_given_tokens_weigh_nothing_in_a_mixture_with_a_foreign_task(prefix, for
                 assert weights == [0] * given + [1] * (len(weights) - given)
     assert len(kinds) == 3
     assert min(kinds.values()) > 3
+
+
+def test_a_foreign_task_is_not_judged(foreign):
+    assert [found.task for found in judged.examples(foreign, LENGTHS, "test", num_examples=1)] == [
+        "testshop_retrieval"
+    ]
 
 
 def test_a_task_and_a_mixture_tell_the_same_of_what_is_given(prefix):

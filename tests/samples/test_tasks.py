@@ -1,6 +1,8 @@
 """What the samples of every task say, against the events that they come from."""
 
+import contextlib
 import copy
+import hashlib
 import inspect
 import itertools
 import pickle
@@ -14,7 +16,7 @@ import seqio
 
 from recalign import domains, prompts
 from recalign.errors import UserError
-from recalign.samples import inputs, registry
+from recalign.samples import inputs, judged, registry
 from recalign.samples.items import SENTINELS, domain_vocabulary, item_texts
 from recalign.samples.questions import Questions
 from tests.commands import run
@@ -266,6 +268,43 @@ def test_a_name_of_nothing_is_answered_with_its_domain_or_with_what_is_like_it(
             inputs.mixture_or_task(f"testshop_2_{kind}")
     with pytest.raises(UserError, match=r"'testshop_alined'; did you mean testshop_aligned"):
         inputs.mixture_or_task("testshop_alined")
+
+
+def test_a_module_that_misses_another_is_not_said_to_be_missed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tasks_of_mine.py").write_text("import tasks_of_nobody\n")
+    with pytest.raises(ModuleNotFoundError, match="tasks_of_nobody"):
+        inputs.import_tasks("tasks_of_mine")
+    for absent in ("tasks_of_nobody", "tasks_of_nobody.deep", "recalign.tasks_of_nobody"):
+        with pytest.raises(UserError, match=f"there is no module '{absent}'"):
+            inputs.import_tasks(absent)
+
+
+def test_a_module_is_imported_before_anything_is_read_of_its_tasks(shop, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    readers = [
+        lambda name, module: inputs.train_batches(name, LENGTHS, 4, 0, module),
+        lambda name, module: judged.examples(name, LENGTHS, "test", module),
+        judged.catalogue,
+        inputs.vocabulary_size,
+        inputs.provenance,
+    ]
+    for number, read_of in enumerate(readers):
+        name, module = f"late_{number}", f"late_tasks_{number}"
+        text = f"import seqio\nseqio.MixtureRegistry.add('{name}', ['testshop_retrieval'], 0.0)\n"
+        (tmp_path / f"{module}.py").write_text(text)
+        with contextlib.suppress(UserError):  # nothing is drawn from it
+            read_of(name, module)
+        assert name in seqio.MixtureRegistry.names()
+
+
+def test_parameters_belong_to_what_the_vocabulary_and_the_domain_hold(shop):
+    """As earlier versions wrote it, whose runs would be refused otherwise."""
+    whole = seqio.SentencePieceVocabulary(str(shop.path / "spiece.model"), extra_ids=SENTINELS)
+    assert inputs.provenance("testshop_aligned") == {
+        "vocabulary": f"sha256 {hashlib.sha256(whole.sp_model).hexdigest()[:16]}",
+        "domain testshop": f"content {domains.fingerprint('testshop', shop.path.parent)}",
+    }
 
 
 def test_tasks_of_the_default_data_folder_follow_it(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from recalign.errors import UserError
 from recalign.tokens.batches import CachedBatches, metadata, with_derived
+from recalign.tokens.data import TokenData
 
 ROWS, LENGTH = 7, 6
 
@@ -110,3 +111,19 @@ def test_a_missing_or_short_feature_is_named_and_so_is_a_bucket(folder):
         CachedBatches(str(folder), 4)
     with pytest.raises(UserError, match="must be a local folder"):
         metadata("gs://bucket/tokens")
+
+
+def test_a_run_reads_its_rows_in_the_order_of_its_seed(folder, tmp_path):
+    held = np.array([1, 2])
+    batches = TokenData(str(folder), 3, seed=5).train_batches(held, own=held)
+    expected = CachedBatches(str(folder), 3, 5, held)
+    assert [numbers(next(batches)) for _ in range(5)] == [numbers(next(expected)) for _ in range(5)]
+    batches.save(tmp_path / "position")
+    assert not (tmp_path / "position").exists()
+
+
+def test_items_of_a_folder_of_an_earlier_version_are_found(folder):
+    (folder / "examples" / "test").mkdir(parents=True)
+    tokens = np.array([[3, 1], [4, 1]], np.int32)
+    np.savez(folder / "examples/test/shop_retrieval.npz", catalogue=tokens)
+    np.testing.assert_array_equal(TokenData(str(folder), 4).item_tokens("shop_retrieval"), tokens)

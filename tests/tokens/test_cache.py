@@ -142,6 +142,9 @@ def test_validation_has_as_many_examples_as_were_written_and_no_more(tokens):
         np.testing.assert_array_equal(some.targets, every.targets[:3])
     assert len(data.examples("validation", 7)[0]) == 7
     assert len(data.examples("validation", 21)[0]) == 20  # whoever asks for more
+    [alone] = data.examples("test", 3, "toyshop_ranking")
+    assert (alone.task, len(alone)) == ("toyshop_ranking", 3)
+    assert alone.domain.path == tokens / "domains" / "toyshop"
     with pytest.raises(UserError, match="no task 'toyshop_mim' that can be judged"):
         data.examples("test", task="toyshop_mim")
 
