@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recalign.errors import UserError
-from recalign.files import in_bucket, locate
+from recalign.files import in_bucket, is_special, locate
 
 if TYPE_CHECKING:
     from recalign.runs.run import Run
@@ -129,7 +129,10 @@ def output_file(context: click.Context, option: click.Parameter, path: Path | No
         return None
     if path.is_dir():
         raise UserError(f"{option.opts[0]} {path}: there is a folder of that name")
-    _check_writable(option, path, path.parent)
+    if not is_special(path):
+        _check_writable(option, path, path.parent)
+    elif not os.access(path, os.W_OK):
+        raise UserError(f"{option.opts[0]} {path}: {path} cannot be written to")
     return path
 
 

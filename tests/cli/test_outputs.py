@@ -1,5 +1,8 @@
 """What cannot be written to is told by every command that writes, before any work."""
 
+import os
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -38,6 +41,15 @@ def test_a_file_has_a_folder_to_be_in_and_is_none(command):
     assert "no/out.jsonl: no is not there: make it first" in message(*arguments, "no/out.jsonl")
     assert "file/out.jsonl: file is a file" in message(*arguments, "file/out.jsonl")
     assert "nowhere" in message(*arguments, "folder/out.jsonl")  # that one is right
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_a_pipe_may_be_written_into_wherever_it_lies(command, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name == "pipe")
+    assert "nowhere" in message(*FILES[command], "pipe")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert message(*FILES[command], "pipe") == "--output pipe: pipe cannot be written to"
 
 
 @pytest.mark.parametrize("command", FOLDERS)
