@@ -63,6 +63,7 @@ def retrieval(
         task,
         items,
         templates,
+        ("history",),
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,
