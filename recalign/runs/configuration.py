@@ -35,7 +35,10 @@ _WIDTH = 10**6  # one line a binding, however long
 
 
 def parse(
-    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    unneeded: Collection[str] = (),
 ) -> None:
     """Makes gin files and overrides the current configuration.
 
@@ -46,16 +49,14 @@ def parse(
       bindings: "NAME=VALUE" overrides. A value that is neither a Python literal nor a gin reference
         is a string, so that paths and names need no quotes.
       search_paths: further folders.
+      unneeded: macros that need not be set, whatever files say.
 
     Raises:
       UserError: a file is missing, a name is unknown, a macro is set but nothing uses it, one that
         must be set is not, or one has a value that it cannot have.
     """
     folders = [*map(locate, search_paths)]
-    for given, folder in zip(search_paths, folders, strict=True):
-        if not folder.is_dir():
-            raise UserError(f"--gin_search_paths: {given} is no folder")
-    with _begun():
+    with _begun(unneeded):
         for file in files:
             _parse_file(file, folders)
         # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
@@ -82,7 +83,7 @@ def parse_saved(path: Path, modules: Sequence[str] = ()) -> None:
 
 
 @contextlib.contextmanager
-def _begun() -> Iterator[None]:
+def _begun(unneeded: Collection[str] = ()) -> Iterator[None]:
     """Begins a configuration, which the block parses; all that can be wrong is one UserError."""
     Bindings.begin()
     # Gin logs what it raises as well.
@@ -90,7 +91,7 @@ def _begun() -> Iterator[None]:
     try:
         with _one_error():
             yield
-            _check_macros(statements())
+            _check_macros(statements(), unneeded)
     finally:
         logging.disable(logging.NOTSET)
 
@@ -347,7 +348,7 @@ def _idle_macros(found: Iterable[Statement]) -> set[str]:
     return _macros(found).keys() - _referred_to(found)
 
 
-def _check_macros(found: Sequence[Statement]) -> None:
+def _check_macros(found: Sequence[Statement], unneeded: Collection[str]) -> None:
     values, referred_to = _macros(found), _referred_to(found)
     _check_circles(values)
     if unused := sorted(_idle_macros(found)):
@@ -358,7 +359,8 @@ def _check_macros(found: Sequence[Statement]) -> None:
         raise UserError(f"configuration: nothing uses {_join(unused)}{hint}")
     if undefined := sorted(n for n in referred_to - values.keys() if "." not in n):
         raise UserError(f"configuration: nothing sets {_join(undefined)}, which is referred to")
-    missing = [name for name, value in values.items() if value == Reference("%", "gin.REQUIRED")]
+    required = Reference("%", "gin.REQUIRED")
+    missing = [n for n, value in values.items() if value == required and n not in unneeded]
     if missing:
         raise UserError(
             f"configuration: {_join(missing)} must be set, with --gin.{missing[0]}=… or in a file"

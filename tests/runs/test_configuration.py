@@ -2,13 +2,14 @@
 
 import re
 
+import flax.linen
 import gin
 import pytest
 
-from recalign.engine.network.config import T5Config
+from recalign.engine.network.config import ACTIVATIONS, T5Config
 from recalign.engine.training import loop, losses
 from recalign.errors import UserError
-from recalign.runs import configuration, macros
+from recalign.runs import configuration, macros, run
 from recalign.runs.macros import NEEDS
 
 RECIPE = """
@@ -154,13 +155,6 @@ def test_what_lies_beside_a_file_may_be_included_from_anywhere(files, tmp_path, 
     files(part=f"{IMPORTS}transformer.T5Config.emb_dim = 6\n")  # where the process is goes first
     configuration.parse(["there/whole.gin"])
     assert gin.query_parameter("T5Config.emb_dim") == 6
-
-
-def test_a_search_path_is_a_folder(files):
-    files(whole="")
-    for path in ("nowhere", "whole.gin"):
-        with pytest.raises(UserError, match=f"--gin_search_paths: {path} is no folder"):
-            configuration.parse(["whole.gin"], [], [path])
 
 
 @pytest.mark.parametrize("mark", ["\ufeff", "\ufeff# a word\r\n"])
@@ -340,6 +334,41 @@ def test_a_network_has_a_size(name):
     for size in (0, -1):
         with pytest.raises(UserError, match=f"T5Config.{name} is {size}, but must be at least 1"):
             T5Config(**({"vocab_size": 100} | {name: size}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needs"),
+    [
+        ("Inference.batch_size", "0", "at least 1"),
+        ("Inference.length_multiple", "0", "at least 1"),
+        ("Inference.chunk", "-1", "at least 1"),
+        ("Inference.scoring_batch_size", "0", "at least 1"),
+        ("Trainer.num_microbatches", "0", "at least 1"),
+        ("Partitioner.num_partitions", "0", "at least 1"),
+        ("Partitioner.num_partitions", "-1", "at least 1"),
+        ("Run.checkpoints_to_keep", "0", "at least 1, or None for all"),
+        ("T5Config.mlp_activations", "('gelu', 'nope')", "a list of some of 'linear', 'relu', "),
+        ("T5Config.mlp_activations", "()", "a list of some of 'linear', 'relu', "),
+        ("Partitioner.rules", "5", "one of 'replicated', 'tensor_parallel', "),
+        ("Partitioner.rules", "[5]", "one of 'replicated', 'tensor_parallel', "),
+        ("Partitioner.rules", "nope", "one of 'replicated', 'tensor_parallel', "),
+    ],
+)
+def test_a_size_or_choice_of_what_is_made_is_one_message(name, value, needs):
+    configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"{name}={value}"])
+    with pytest.raises(UserError, match=rf"^{name} is .*, but must be {re.escape(needs)}"):
+        run.make()
+
+
+@pytest.mark.parametrize("step", ["last", "-1", "1.5", "2,3"])
+def test_a_step_is_known_to_be_none_before_anything_is_read(step):
+    configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"Run.step='{step}'"])
+    with pytest.raises(UserError, match=f"--step is '{step}', but must be a number, `best` or"):
+        run.make()
+
+
+def test_activations_are_functions_of_flax():
+    assert all(callable(getattr(flax.linen, name)) for name in ACTIVATIONS if name != "linear")
 
 
 def test_two_configurations_differ_in_what_they_do():
