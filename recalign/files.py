@@ -102,20 +102,31 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def is_special(path: Path) -> bool:
+    """Whether a local path is a device, a pipe or the like, whose place no file may take."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a local file to write, which takes the place of `path` when the block ends well.
 
+    What a link leads to is replaced, and not the link; a device or a pipe is written into.
+
     Raises:
       OSError: it cannot be written.
     """
-    if in_bucket(path):
+    if in_bucket(path) or is_special(path):
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder) / path.name
             yield draft
-            with raising_os_errors(path):
-                _system(path).put_file(str(draft), str(path))
+            if in_bucket(path):
+                with raising_os_errors(path):
+                    _system(path).put_file(str(draft), str(path))
+            else:
+                path.write_bytes(draft.read_bytes())
         return
+    path = path.resolve()
     draft = path.with_name(f".{path.name}.partial")
     try:
         yield draft

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import threading
 
 import pytest
 
@@ -116,3 +118,30 @@ def test_the_home_folder_is_one_place_for_all_that_ask(find, monkeypatch, tmp_pa
 def test_other_places_than_local_disk_and_buckets_are_told(find, path):
     with pytest.raises(UserError, match=rf"{path}: only local paths and gs://… are known"):
         find(path)
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("there/file")
+    files.write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "there/file").read_text() == "new"
+    assert os.listdir(tmp_path / "there") == ["file"]
+
+
+def test_what_is_no_file_is_written_into_and_stays(tmp_path):
+    """A pipe stands for a device: to take its place would harm all that use it."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    with files.replacing(pipe) as draft:
+        draft.write_text("text")
+    reader.join(10)
+    assert read == ["text"]
+    assert pipe.is_fifo()
+    with contextlib.suppress(ZeroDivisionError), files.replacing(pipe) as draft:
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["pipe"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from recalign.cli.options import (
+    TEXT,
     data_dir_option,
     gin_options,
     output_option,
@@ -27,6 +28,7 @@ from recalign.engine import preemption
 @click.option(
     "--ablations",
     default="all",
+    type=TEXT,
     show_default=True,
     metavar="NAME,NAME",
     help="Files ablations/NAME.gin, included after the recipe; `recipe` is the recipe as it is.",
@@ -39,6 +41,7 @@ from recalign.engine import preemption
 )
 @click.option(
     "--domains",
+    type=TEXT,
     metavar="NAME,NAME",
     help="Train on each of these instead of the recipe's own domain, a table each.",
 )

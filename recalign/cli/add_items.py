@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import SOURCE, data_dir_option, model_dir_option, modules_option
+from recalign.cli.options import SOURCE, TEXT, data_dir_option, model_dir_option, modules_option
 from recalign.errors import UserError
 
 
@@ -24,7 +24,7 @@ from recalign.errors import UserError
     help="One row an item, in any format of `recalign prepare table`: item_id, title, brand, "
     "categories, or common other names of these.",
 )
-@click.option("--domain", metavar="NAME", help="Needed if the run has several.")
+@click.option("--domain", type=TEXT, metavar="NAME", help="Needed if the run has several.")
 @click.option("--undo", is_flag=True, help="Take back all items that were added.")
 @data_dir_option
 def add_items(

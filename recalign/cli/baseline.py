@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from recalign.cli.options import (
+    TEXT,
     data_dir_option,
     output_option,
     parse_names,
@@ -24,6 +25,7 @@ from recalign.cli.options import (
     "--name",
     "names",
     multiple=True,
+    type=TEXT,
     default=["all"],
     show_default=True,
     metavar="NAME,NAME",
@@ -31,7 +33,7 @@ from recalign.cli.options import (
     "ratings also global_mean, user_mean, item_mean, biased_mf; or all. May be given several "
     "times.",
 )
-@click.option("--domain", required=True, help="A prepared domain.")
+@click.option("--domain", required=True, type=TEXT, help="A prepared domain.")
 @split_option()
 @click.option(
     "--seeds",
@@ -67,6 +69,9 @@ def baseline(
     named = parse_names(",".join(names))
     chosen = () if "all" in named else tuple(named)
     loaded = domains.load(domain)
+    for name in named:
+        if name != "all":
+            baselines.check(loaded, name)
     rows = baselines.domain_rows(loaded, split, chosen, numbers)
     table = {label: row.metrics() for label, row in rows.items()}
     if output:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recalign.cli.options import SOURCE, data_dir_option, modules_option, output_folder
+from recalign.cli.options import SOURCE, TEXT, data_dir_option, modules_option, output_folder
 from recalign.errors import UserError
 from recalign.files import in_bucket, locate, read_bytes, resolve
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 
 def _destination(context: click.Context, argument: click.Parameter, value: str) -> str:
-    if not value.strip():
-        raise click.BadParameter("it names nothing", context, argument)
     if not in_bucket(value):
         output_folder(context, argument, locate(value))
     return value
@@ -31,8 +29,8 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
     "  recalign convert flan_t5_base_t5x flan_t5_base --to hf --vocabulary spiece.model\n"
     "  recalign convert flan_t5_base_t5x grown/checkpoint_0 --to t5x --item_tokens beauty"
 )
-@click.argument("source")
-@click.argument("destination", callback=_destination)
+@click.argument("source", type=TEXT)
+@click.argument("destination", type=TEXT, callback=_destination)
 @click.option(
     "--to", required=True, type=click.Choice(["hf", "t5x", "orbax"]), help="The format to write."
 )
@@ -53,6 +51,7 @@ def _destination(context: click.Context, argument: click.Parameter, value: str) 
 @click.option(
     "--item_tokens",
     "--item-tokens",
+    type=TEXT,
     metavar="NAME",
     help="Add rows for the tokens that the vocabulary of this prepared domain was extended by, as "
     "training does; T5X reads only checkpoints that have them.",

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from recalign.cli.options import (
+    TEXT,
     data_dir_option,
     multiprocess_options,
     output_option,
@@ -29,6 +30,7 @@ from recalign.errors import UserError
 @click.option(
     "--with",
     "together_with",
+    type=TEXT,
     metavar="NAME,NAME",
     help="Rank also by the sum of the run's scores and of these baselines' (names as in `recalign "
     "baseline`), standardised, over the whole catalogue. Weights are chosen on validation, which "
@@ -36,6 +38,7 @@ from recalign.errors import UserError
 )
 @click.option(
     "--against",
+    type=TEXT,
     metavar="RUN|BASELINE",
     help="The folder of another run, at the step that validation chose, or a baseline: prints what "
     "this run is ahead by, user by user.",
@@ -80,7 +83,9 @@ def evaluate(
 @click.command()
 @run_options
 @split_option()
-@click.option("--task", metavar="TASK", help="One of the run's; needed if it has several.")
+@click.option(
+    "--task", type=TEXT, metavar="TASK", help="One of the run's; needed if it has several."
+)
 @output_option("A .jsonl file.")
 @data_dir_option
 @preemption.listening()

@@ -8,20 +8,41 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recalign.errors import UserError
-from recalign.files import in_bucket, locate
+from recalign.errors import UserError, quote
+from recalign.files import in_bucket, is_special, locate
 
 if TYPE_CHECKING:
     from recalign.runs.run import Run
 
 DATA_DIR = "RECALIGN_DATA_DIR"
 
+NOTHING = "it names nothing (is a variable of the shell empty?)"
+
+
+class _TextType(click.ParamType):
+    """A name, or several, but not none."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.strip():
+            self.fail(NOTHING, param, ctx)
+        return value
+
+
+TEXT = _TextType()
 model_dir_option = click.option(
-    "--model_dir", "--model-dir", required=True, metavar="DIR", help="The folder of a run."
+    "--model_dir",
+    "--model-dir",
+    required=True,
+    type=TEXT,
+    metavar="DIR",
+    help="The folder of a run.",
 )
 step_option = click.option(
     "--step",
     default="newest",
+    type=TEXT,
     show_default=True,
     metavar="N|best|newest",
     help="Which checkpoint; `best` is the one that is best on validation by BEST_METRIC.",
@@ -38,7 +59,7 @@ class _PathType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if not os.fspath(value).strip():
-            self.fail("it names nothing (is a variable of the shell empty?)", param, ctx)
+            self.fail(NOTHING, param, ctx)
         if self._elsewhere and in_bucket(value):
             raise UserError(f"{param.opts[0]} {value}: only local disk is {self._elsewhere}")
         return locate(value)
@@ -51,6 +72,7 @@ modules_option = click.option(
     "--module",
     "modules",
     multiple=True,
+    type=TEXT,
     metavar="NAME",
     help="A module of yours that the run's config.gin may import, such as the one that registers "
     "its tasks. May be given several times.",
@@ -102,19 +124,28 @@ def run_options(command: Callable) -> Callable:
 
 
 def parse_names(names: str) -> list[str]:
-    """The names in `a,b,c`, each once."""
-    return list(dict.fromkeys(names.split(",")))
+    """The names in `a,b,c`, each once; what is empty is none.
+
+    Raises:
+      UserError: there is no name.
+    """
+    found = list(dict.fromkeys(name for word in names.split(",") if (name := word.strip())))
+    if not found:
+        raise UserError(f"there is no name in {names!r}: expected NAME,NAME")
+    return found
 
 
 def parse_seeds(seeds: str) -> list[int]:
     """The numbers in `0,1,2`, each once.
 
     Raises:
-      UserError: they are no whole numbers from 0 on.
+      UserError: they are no whole numbers that a seed may be.
     """
     words = [word.strip() for word in seeds.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise UserError(f"--seeds is {seeds!r}, but must be whole numbers from 0 on: 0,1,2")
+    if not all(word.isdecimal() and len(word) <= 10 and int(word) < 2**32 for word in words):
+        raise UserError(
+            f"--seeds is {quote(seeds)}, but must be whole numbers from 0 to 2**32 - 1: 0,1,2"
+        )
     return list(dict.fromkeys(map(int, words)))
 
 
@@ -129,7 +160,10 @@ def output_file(context: click.Context, option: click.Parameter, path: Path | No
         return None
     if path.is_dir():
         raise UserError(f"{option.opts[0]} {path}: there is a folder of that name")
-    _check_writable(option, path, path.parent)
+    if not is_special(path):
+        _check_writable(option, path, path.parent)
+    elif not os.access(path, os.W_OK):
+        raise UserError(f"{option.opts[0]} {path}: {path} cannot be written to")
     return path
 
 
@@ -167,7 +201,7 @@ def data_dir_option(command: Callable) -> Callable:
     def wrapper(*args, data_dir: str | None, **kwargs):
         before = os.environ.get(DATA_DIR)
         if data_dir is not None and not data_dir.strip():
-            raise UserError("--data_dir names nothing (is a variable of the shell empty?)")
+            raise UserError(f"--data_dir: {NOTHING}")
         if data_dir:
             os.environ[DATA_DIR] = data_dir
         try:
@@ -185,7 +219,7 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
     """Adds T5X's gin flags; the command is given `configure()`, which parses them.
 
     Its arguments are bindings that the flags may override, files to include `first`, before theirs,
-    and after them, and `overrides`, bindings that no flag overrides.
+    and after them, `overrides`, bindings that no flag overrides, and macros that are `unneeded`.
 
     The command needs `context_settings={"ignore_unknown_options": True}`.
     """
@@ -195,6 +229,7 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
             "--gin_file",
             multiple=True,
             required=required,
+            type=TEXT,
             metavar="FILE",
             help="A recipe; of several, later ones override earlier ones. Looked for here, in "
             "--gin_search_paths, then among recalign's own (toyshop.gin, models/tiny.gin, …).",
@@ -215,11 +250,12 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
                 first: Sequence[str] = (),
                 files: Sequence[str] = (),
                 overrides: Sequence[str] = (),
+                unneeded: Sequence[str] = (),
             ) -> None:
                 from recalign.runs import configuration
 
                 configuration.parse(
-                    [*first, *gin_file, *files], [*defaults, *bindings, *overrides], paths
+                    [*first, *gin_file, *files], [*defaults, *bindings, *overrides], paths, unneeded
                 )
 
             return command(*args, configure=configure, **kwargs)

@@ -79,9 +79,8 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
     options = [
         _option(
             "--name",
-            required=name is None,
-            default=name,
-            show_default=name is not None,
+            # Click takes a default of None for one.
+            **({"required": True} if name is None else {"default": name, "show_default": True}),
             help="Name of the domain: lower-case letters, digits and underscores. Tasks are named "
             "after it (NAME_retrieval, …).",
         ),

@@ -2,7 +2,7 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options
+from recalign.cli.options import TEXT, data_dir_option, gin_options
 
 
 @click.command(
@@ -37,6 +37,7 @@ from recalign.cli.options import data_dir_option, gin_options
 @click.option(
     "--module",
     default="recalign.tasks",
+    type=TEXT,
     show_default=True,
     help="The module that registers the tasks.",
 )
@@ -52,7 +53,9 @@ def tasks(name: str | None, examples: int, split: str, seed: int, module: str, c
     from recalign.samples import inputs, inspection
 
     inputs.import_tasks(module)
-    configure(first=["runs/tasks.gin"])
+    configure(
+        first=["runs/tasks.gin"], unneeded=["MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TRAIN_STEPS"]
+    )
     if name is None:
         for provider, members in inspection.list_registered().items():
             is_mixture = members != [provider]

@@ -2,7 +2,7 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, gin_options, multiprocess_options
+from recalign.cli.options import TEXT, data_dir_option, gin_options, multiprocess_options
 from recalign.engine import preemption
 from recalign.errors import UserError
 from recalign.files import locate
@@ -34,6 +34,7 @@ from recalign.files import locate
 )
 @click.option(
     "--topology",
+    type=TEXT,
     metavar="T",
     help="With --dry_run: compile for these devices, which need not be here: cpu:8, or a TPU slice "
     "such as v5e:2x4 if libtpu is installed.",

@@ -39,6 +39,16 @@ PRESETS: dict[str, Rules] = {
 }
 
 
+def _is_rule(rule: object) -> bool:
+    """Whether it is a logical axis and a mesh axis, or None for none."""
+    return (
+        isinstance(rule, (list, tuple))
+        and len(rule) == 2
+        and isinstance(rule[0], str)
+        and rule[1] in (None, "data", "model")
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
     """Lays arrays out over a data × model mesh.
@@ -57,16 +67,22 @@ class Partitioner:
 
     def __post_init__(self):
         devices = np.array(self.devices() if callable(self.devices) else self.devices)
+        if self.num_partitions < 1:
+            raise UserError(
+                f"Partitioner.num_partitions is {self.num_partitions}, but must be at least 1"
+            )
         if devices.size % self.num_partitions:
             raise UserError(
                 f"Partitioner.num_partitions = {self.num_partitions} does not divide the "
                 f"{devices.size} devices"
             )
-        if isinstance(self.rules, str):
-            if self.rules not in PRESETS:
-                raise UserError(f"Partitioner.rules = {self.rules!r} is none of {list(PRESETS)}")
-            object.__setattr__(self, "rules", PRESETS[self.rules])
-        object.__setattr__(self, "rules", tuple(map(tuple, self.rules)))
+        rules = PRESETS.get(self.rules) if isinstance(self.rules, str) else self.rules
+        if not isinstance(rules, (list, tuple)) or not all(map(_is_rule, rules)):
+            raise UserError(
+                f"Partitioner.rules is {self.rules!r}, but must be one of "
+                f"{', '.join(map(repr, PRESETS))}, or pairs of a logical and a mesh axis"
+            )
+        object.__setattr__(self, "rules", tuple(map(tuple, rules)))
         object.__setattr__(self, "devices", tuple(devices.flat))
         grid = devices.reshape(-1, self.num_partitions)
         object.__setattr__(self, "mesh", Mesh(grid, ("data", "model")))

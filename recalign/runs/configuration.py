@@ -35,23 +35,28 @@ _WIDTH = 10**6  # one line a binding, however long
 
 
 def parse(
-    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    unneeded: Collection[str] = (),
 ) -> None:
     """Makes gin files and overrides the current configuration.
 
     Args:
       files: gin files. They, and what they include, are looked for where they say, then in the
-        search paths, then among those that come with recalign ("toyshop.gin", "models/tiny.gin").
+        search paths, then beside the file that includes them, then among those that come with
+        recalign ("toyshop.gin", "models/tiny.gin").
       bindings: "NAME=VALUE" overrides. A value that is neither a Python literal nor a gin reference
         is a string, so that paths and names need no quotes.
       search_paths: further folders.
+      unneeded: macros that need not be set, whatever files say.
 
     Raises:
       UserError: a file is missing, a name is unknown, a macro is set but nothing uses it, one that
         must be set is not, or one has a value that it cannot have.
     """
-    folders = [Path(), *map(locate, search_paths), *map(Path, gin_files.__path__)]
-    with _begun():
+    folders = [*map(locate, search_paths)]
+    with _begun(unneeded):
         for file in files:
             _parse_file(file, folders)
         # Not finalised, which would lock it: a module of tasks may bring configurables of its own.
@@ -72,13 +77,13 @@ def parse_saved(path: Path, modules: Sequence[str] = ()) -> None:
       UserError: it is no configuration of a run, or names anything else; the line is told.
     """
     with _begun():
-        text = old_paths.translate(path.read_text(), str(path))
+        text = old_paths.translate(read(path), str(path))
         safety.check(gin_text.parse(text, str(path)), modules)
         gin.parse_config(gin_text.Source(text, str(path)))
 
 
 @contextlib.contextmanager
-def _begun() -> Iterator[None]:
+def _begun(unneeded: Collection[str] = ()) -> Iterator[None]:
     """Begins a configuration, which the block parses; all that can be wrong is one UserError."""
     Bindings.begin()
     # Gin logs what it raises as well.
@@ -86,7 +91,7 @@ def _begun() -> Iterator[None]:
     try:
         with _one_error():
             yield
-            _check_macros(statements())
+            _check_macros(statements(), unneeded)
     finally:
         logging.disable(logging.NOTSET)
 
@@ -98,7 +103,27 @@ def _one_error() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # gin lets those of Python's tokenizer and of imports through
-        raise UserError(f"configuration: {error}") from error
+        raise UserError(f"configuration: {_tell(error)}") from error
+
+
+def _tell(error: Exception) -> str:
+    """What an error says, without where an object lies in memory."""
+    return re.sub(r": <[^<>]* object at 0x[0-9a-f]+>", "", str(error))
+
+
+def read(path: Path) -> str:
+    """The text of a gin file, without the mark that some editors begin a file with.
+
+    Raises:
+      UserError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"configuration: {path}: no UTF-8 text ({error.reason} at byte {error.start}): save "
+            "it as UTF-8"
+        ) from error
 
 
 def _parse_file(name: str, folders: Sequence[Path], including: Sequence[Path] = ()) -> None:
@@ -107,13 +132,18 @@ def _parse_file(name: str, folders: Sequence[Path], including: Sequence[Path] = 
     Gin would take a folder in the way for a Python package, which may hold a file of this name.
     """
     wanted = locate(name)
-    path = next((found for folder in folders if (found := folder / wanted).is_file()), None)
+    beside = [including[-1].parent] if including else []
+    places = [Path(), *folders, *beside, *map(Path, gin_files.__path__)]
+    path = next((found for folder in places if (found := folder / wanted).is_file()), None)
     if path is None:
         from_ = f", which {including[-1]} includes" if including else ""
-        raise UserError(f"configuration: there is no file {name}{from_}")
+        raise UserError(
+            f"configuration: there is no file {name or repr(name)}{from_}; name further folders "
+            "by --gin_search_paths=DIR,DIR"
+        )
     if path.resolve() in including:
         raise UserError(f"configuration: {path} includes itself")
-    text = old_paths.translate(path.read_text(), str(path))
+    text = old_paths.translate(read(path), str(path))
     found = gin_text.parse(text, str(path))
     if any(part.name == RECIPE_DIR for part in gin_text.references(_values(found))):
         found = [_at(statement, path.resolve().parent) for statement in found]
@@ -226,13 +256,10 @@ def _goes_without_saying(name: str, config: Mapping[str, Any]) -> bool:
     if "." not in name:
         return True
     path, _, argument = name.rpartition("/")[2].rpartition(".")
-    module, _, made = path.rpartition(".")
-    found = getattr(sys.modules.get(module), made, None)
+    found = _find(path)
     if found is None:  # what is in use now has been imported
         return True
-    value = config[name]
-    while isinstance(value, Reference) and value.name in config:
-        value = config[value.name]
+    value = macros.resolve(config[name], config)
     known = inspect.signature(found).parameters
     return argument not in known or repr(known[argument].default) == repr(value)
 
@@ -293,7 +320,8 @@ def _quote(binding: str) -> str:
     except TypeError:
         pass  # a literal of another kind
     except (ValueError, SyntaxError):
-        if not re.search(r"[@%\"']", value):
+        # Gin's own values, and those that are meant to be Python's, begin so.
+        if not re.match(r"\s*[@%\"'\[({]", value) or not re.search(r"[@%\"']", value):
             value = repr(value)
     return f"{name} = {value}"
 
@@ -303,7 +331,7 @@ def _check_readable(binding: str, text: str) -> None:
     try:
         gin_text.parse(text)
     except Exception as error:  # gin lets those of Python's tokenizer through
-        what = "; ".join(str(error).splitlines()[:1])
+        what = "; ".join(_tell(error).splitlines()[:1])
         raise UserError(f"--gin.{binding}: this is no value that can be read: {what}") from error
 
 
@@ -320,33 +348,63 @@ def _idle_macros(found: Iterable[Statement]) -> set[str]:
     return _macros(found).keys() - _referred_to(found)
 
 
-def _check_macros(found: Sequence[Statement]) -> None:
+def _check_macros(found: Sequence[Statement], unneeded: Collection[str]) -> None:
     values, referred_to = _macros(found), _referred_to(found)
+    _check_circles(values)
     if unused := sorted(_idle_macros(found)):
+        # One that recipes have is no misspelling: something else is bound in its place.
+        known = unused[0] in macros.NEEDS
         near = difflib.get_close_matches(unused[0], sorted(referred_to), n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = f" (did you mean {near[0]}?)" if near and not known else ""
         raise UserError(f"configuration: nothing uses {_join(unused)}{hint}")
     if undefined := sorted(n for n in referred_to - values.keys() if "." not in n):
         raise UserError(f"configuration: nothing sets {_join(undefined)}, which is referred to")
-    missing = [name for name, value in values.items() if value == Reference("%", "gin.REQUIRED")]
+    required = Reference("%", "gin.REQUIRED")
+    missing = [n for n, value in values.items() if value == required and n not in unneeded]
     if missing:
         raise UserError(
             f"configuration: {_join(missing)} must be set, with --gin.{missing[0]}=… or in a file"
         )
     macros.check(values)
-    for binding in _bindings(gin_text.in_full(found)):
-        value = binding.value
-        while isinstance(value, Reference) and value.name in values:
-            value = values[value.name]
-        if binding.arg_name and not any(gin_text.references([value])):
-            name = f"{binding.selector.rpartition('.')[2]}.{binding.arg_name}"
+    whole = gin_text.in_full(found)
+    values = _macros(whole)
+    for binding in _bindings(whole):
+        if not binding.arg_name:
+            continue
+        value = macros.resolve(binding.value, values)
+        name = f"{binding.selector.rpartition('.')[2]}.{binding.arg_name}"
+        if isinstance(value, Reference) and value.sign == "@":
+            made = _find(value.name.rpartition("/")[2])
+            macros.check_made(name, value, made, _find_hint(binding))
+        elif not any(gin_text.references([value])):
             macros.check_type(name, value, _find_hint(binding))
+
+
+def _check_circles(values: Mapping[str, Any]) -> None:
+    """Raises a UserError for a macro whose value refers to itself, over however many others."""
+    refers = {
+        name: {part.name for part in gin_text.references([value]) if part.sign == "%"}
+        for name, value in values.items()
+    }
+    for name in values:
+        reached: set[str] = set()
+        new = refers[name]
+        while new:
+            reached |= new
+            new = set().union(*(refers.get(other, set()) for other in new)) - reached
+        if name in reached:
+            raise UserError(f"configuration: `{name}` refers to itself")
+
+
+def _find(path: str) -> Any:
+    """The function or class of a whole path; None where it is unknown."""
+    module, _, made = path.rpartition(".")
+    return getattr(sys.modules.get(module), made, None)
 
 
 def _find_hint(binding: BindingStatement) -> Any:
     """What a parameter is annotated with; None where it is not, or what has it is unknown."""
-    module, _, made = binding.selector.rpartition(".")
-    found = getattr(sys.modules.get(module), made, None)
+    found = _find(binding.selector)
     try:
         hints = typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
     except (TypeError, NameError, AttributeError):  # no annotations, or of names known to no module

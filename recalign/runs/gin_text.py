@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -53,9 +54,13 @@ def parse(text: str, name: str | None = None) -> list[Statement]:
     """What a text says; the parts of values that are not literal become `Reference`s.
 
     Raises:
-      SyntaxError: it is no gin; Python's tokenizer may raise others.
+      SyntaxError: it is no gin; its line is told.
     """
-    return list(config_parser.ConfigParser(Source(text, name), _Delegate()))
+    try:
+        return list(config_parser.ConfigParser(Source(text, name), _Delegate()))
+    except tokenize.TokenError as error:
+        message, (line, _) = error.args
+        raise SyntaxError(message, (name, line, None, None)) from error
 
 
 def write(found: Iterable[Statement]) -> str:

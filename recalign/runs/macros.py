@@ -1,9 +1,10 @@
 """What the macros of the recipes may be set to: a mistake is one message before any work."""
 
+import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from recalign.errors import UserError, quote
@@ -130,18 +131,72 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     Args:
       name: of the parameter.
       value: without references.
-      hint: the annotation; judged are int, float, bool and str, and what may be None beside.
+      hint: the annotation; judged are int, float, bool, str, lists of texts, numbers by name and
+        what only a class can make, and what may be None beside.
     """
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = set(typing.get_args(hint)) if union else {hint}
-    if value is None and type(None) in kinds:
+    if value is None and type(None) in _kinds(hint):
         return
-    kinds -= {type(None)}
-    if len(kinds) != 1 or not kinds <= _TYPES.keys():
-        return
-    fits, needs = _TYPES[kinds.pop()]
-    if not fits(value):
+    if (made := _made(hint)) is not None:
+        raise UserError(f"{name} is {quote(value)}, but must be {_tell_maker(made)}")
+    fits, needs = _TYPES.get(_only_kind(hint), (None, ""))
+    if fits and not fits(value):
         raise UserError(f"{name} is {quote(value)}, but must be {needs}")
+
+
+def check_made(name: str, part: Reference, made: Any, hint: Any) -> None:
+    """Raises a UserError for a parameter whose value something makes that it is not to be made by.
+
+    Args:
+      name: of the parameter.
+      part: its value.
+      made: the function or class that this refers to; of a function all that it makes is right.
+      hint: the annotation; judged are classes.
+    """
+    wanted = _made(hint)
+    if wanted is None:
+        return
+    if not part.called or (inspect.isclass(made) and not _is_a(made, wanted)):
+        short = f"@{part.name.rpartition('.')[2]}{'()' if part.called else ''}"
+        raise UserError(f"{name} is {short}, but must be {_tell_maker(wanted)}")
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """What a union is one of."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return set(typing.get_args(hint)) if union else {hint}
+
+
+def _only_kind(hint: Any) -> Any:
+    kinds = _kinds(hint) - {type(None)}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _made(hint: Any) -> type | None:
+    """The class that a value must be of, where no literal is."""
+    kind = _only_kind(hint)
+    builtin = getattr(kind, "__module__", "builtins") in ("builtins", "collections.abc", "typing")
+    return kind if inspect.isclass(kind) and not builtin else None
+
+
+def _is_a(made: type, wanted: type) -> bool:
+    if getattr(wanted, "_is_protocol", False):
+        return all(hasattr(made, name) for name in vars(wanted) if not name.startswith("_"))
+    return issubclass(made, wanted)
+
+
+def _tell_maker(wanted: type) -> str:
+    is_protocol = getattr(wanted, "_is_protocol", False)
+    return f"made by a class of {wanted.__name__}" if is_protocol else f"@{wanted.__name__}()"
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+
+
+def _are_named_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and _is_number(number) for name, number in value.items()
+    )
 
 
 _TYPES = {
@@ -149,7 +204,18 @@ _TYPES = {
     float: (_is_number, "a number"),
     bool: (lambda value: isinstance(value, bool), "True or False"),
     str: (lambda value: isinstance(value, str), "a text"),
+    Sequence[str]: (_are_texts, "a list of texts"),
+    Collection[str]: (_are_texts, "a list of texts"),
+    dict[str, float]: (_are_named_numbers, "numbers by name"),
 }
+
+
+def resolve(value: Any, macros: Mapping[str, Any]) -> Any:
+    """What a value is once a macro that it refers to is looked up, and so on."""
+    for _ in macros:
+        if isinstance(value, Reference) and value.name in macros:
+            value = macros[value.name]
+    return value
 
 
 def check(macros: Mapping[str, Any]) -> None:
@@ -160,9 +226,7 @@ def check(macros: Mapping[str, Any]) -> None:
         a function is not judged.
     """
     for name, value in sorted(macros.items()):
-        for _ in macros:
-            if isinstance(value, Reference) and value.name in macros:
-                value = macros[value.name]
+        value = resolve(value, macros)
         if name not in NEEDS or isinstance(value, Reference):
             continue
         if needs := NEEDS[name](value):

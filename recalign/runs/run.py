@@ -114,6 +114,13 @@ class Run:
                 "ON_NONFINITE": self.nonfinite,
             }
         )
+        if self.step not in ("newest", "best") and not self.step.isdecimal():
+            raise UserError(f"--step is {self.step!r}, but must be a number, `best` or `newest`")
+        if self.checkpoints_to_keep is not None and self.checkpoints_to_keep < 1:
+            raise UserError(
+                f"Run.checkpoints_to_keep is {self.checkpoints_to_keep}, but must be at least 1, "
+                "or None for all"
+            )
         if self.patience is not None and self.best_metric is None:
             raise UserError(
                 f"PATIENCE is {self.patience}, but BEST_METRIC is None: patience with what?"
@@ -438,8 +445,6 @@ class Run:
             if found is None:
                 raise UserError(f"{self.model_dir} has no evaluation with {self.best_metric}")
             return found
-        if not self.step.isdecimal():
-            raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
         return int(self.step)
 
 

@@ -37,6 +37,7 @@ def bpr(
         task,
         items,
         templates,
+        ("history", "first", "second"),
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,

@@ -24,6 +24,7 @@ from recalign.samples.registry import (
     domain_in,
     domain_of,
     follow_data_dir,
+    mixing_rate,
     up_to_last_choice,
 )
 
@@ -318,15 +319,25 @@ def import_tasks(module: str | None) -> None:
     """Imports a module that registers tasks, which follow the default data folder from then on.
 
     Raises:
-      UserError: there is no such module.
+      UserError: there is no such module, or it cannot be imported.
     """
+    option = "MIXTURE_OR_TASK_MODULE"
     try:
+        if module and not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(
+                f"{option} is {module!r}, but must be a module's name, as in `import a.b`: of a "
+                "file a/b.py, a.b, and the folder that a is in on PYTHONPATH"
+            )
         if module:
             importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(f"MIXTURE_OR_TASK_MODULE: there is no module {module!r}") from error
+            raise UserError(
+                f"{option}: {module} needs {error.name!r}, which is not there"
+            ) from error
+        raise UserError(f"{option}: there is no module {module!r}") from error
+    except SyntaxError as error:
+        raise UserError(f"{option}: {module} is no Python: {error}") from error
     follow_data_dir()
 
 
@@ -372,15 +383,20 @@ def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
 
 
 def idle(provider: seqio.Task | seqio.Mixture) -> set[str]:
-    """What would make the samples of tasks that are left out, "recalign.samples.bpr.bpr"."""
+    """What would make the samples of tasks that are left out, "recalign.samples.bpr.bpr".
+
+    One task alone has no rate in a mixture.
+    """
     read = {task.name for task in tasks_of(provider)}
-    return {
-        f"{made.__module__}.{made.__name__}"
+    made = {
+        function
         for task in seqio.get_subtasks(provider)
         if task.name not in read
         for step in task.preprocessors
-        for made in _functions(step)
+        for function in _functions(step)
     }
+    made |= set() if isinstance(provider, seqio.Mixture) else {mixing_rate}
+    return {f"{function.__module__}.{function.__name__}" for function in made}
 
 
 def _functions(step: Callable) -> Iterator[Callable]:

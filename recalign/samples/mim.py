@@ -41,6 +41,7 @@ def mim(
         f"{domain}_mim",
         items,
         templates,
+        ("history",),
         vocabulary,
         sequence_length,
         max_history,

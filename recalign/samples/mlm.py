@@ -43,6 +43,7 @@ def mlm(
         f"{domain}_mlm",
         item_texts(domain, data_dir),
         templates,
+        ("history",),
         vocabulary,
         sequence_length,
         max_history,

@@ -61,6 +61,7 @@ def ranking(
         task,
         items,
         templates,
+        ("history", "candidates"),
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,

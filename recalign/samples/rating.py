@@ -71,6 +71,7 @@ def rating(
         f"{domain}_rating",
         item_texts(domain, data_dir),
         templates,
+        ("history", "item"),
         vocabulary,
         sequence_length,
         max_history,

@@ -69,6 +69,7 @@ def retrieval(
         task,
         items,
         templates,
+        ("history", "neighbours") if named else ("history",),
         output_features["inputs"].vocabulary,
         sequence_length,
         max_history,

@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import prompts
-from recalign.errors import UserError
+from recalign.errors import UserError, quote
 from recalign.samples.items import ItemTexts
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Verbaliser:
       task: names the task in messages.
       items: the catalogue's texts.
       templates: the paraphrases of the question; the first is used for evaluation.
+      fields: what each of them has, once and in braces.
       vocabulary: counts tokens.
       lengths: `TASK_FEATURE_LENGTHS`, or None where samples may have any length.
       max_history: at most so many items of a history are shown.
@@ -46,8 +47,9 @@ class Verbaliser:
       paraphrases: only so many templates are used, the first ones; None uses all.
 
     Raises:
-      UserError: if there would be no template or no history, or if the longest question with items
-        that are written as their ids, or the longest target, does not fit.
+      UserError: if there would be no template or no history, if a template has other fields, or if
+        the longest question with items that are written as their ids, or the longest target, does
+        not fit.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Verbaliser:
         task: str,
         items: ItemTexts,
         templates: Sequence[str],
+        fields: Collection[str],
         vocabulary: seqio.Vocabulary,
         lengths: Mapping[str, int] | None,
         max_history: int,
@@ -71,6 +74,7 @@ class Verbaliser:
             kind = task.rpartition("_")[2]
             raise UserError(f"{kind}.max_history is {max_history}, but must be at least 1")
         self.task = task
+        _check_templates(task, templates, fields)
         self.templates = tuple(templates)[:paraphrases]
         self.inputs_length = lengths["inputs"] if lengths else None
         self.targets_length = lengths["targets"] if lengths else None
@@ -199,6 +203,24 @@ class Verbaliser:
         """What a template with `{history}` alone says before and after it, two string[]."""
         before, after = zip(*(t.split("{history}") for t in self.templates), strict=True)
         return tf.constant(before)[template], tf.constant(after)[template]
+
+
+def _check_templates(task: str, templates: Sequence[str], fields: Collection[str]) -> None:
+    """Raises a UserError unless there are templates, and each has every field once."""
+    kind = task.rpartition("_")[2]
+    if not templates:
+        raise UserError(f"{kind}.templates is empty, but a question needs words")
+    for template in templates:
+        try:
+            found = [part[1] for part in string.Formatter().parse(template) if part[1] is not None]
+        except ValueError:  # a brace alone
+            found = []
+        if sorted(found) != sorted(fields):
+            wanted = " and ".join(f"{{{field}}}" for field in fields)
+            raise UserError(
+                f"{kind}.templates holds {quote(template)}, but each must have {wanted} once, and "
+                "no other braces"
+            )
 
 
 @functools.cache

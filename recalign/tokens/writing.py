@@ -42,8 +42,10 @@ def write(data: Data, steps: int, eval_examples: int | None, recipe: str, folder
       How many rows.
 
     Raises:
-      UserError: the folder is there already, or the data cannot be read.
+      UserError: the folder is there already, there is no step, or the data cannot be read.
     """
+    if steps < 1:
+        raise UserError(f"TRAIN_STEPS is {steps}, but a cache holds the batches of at least 1")
     if folder.exists():
         raise UserError(f"{folder} is there already: name another folder, or remove it")
     vocabulary_size = data.vocabulary_size()

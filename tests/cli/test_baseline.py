@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from recalign.cli.baseline import baseline
 from recalign.cli.prepare import prepare
-from recalign.errors import UserError
+from recalign.errors import UserError, quote
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,25 @@ def test_several_names_make_one_table_and_one_file(data_dir, tmp_path):
 def test_wrong_use(data_dir):
     for arguments, message in (
         (["--name", "knn"], "no baseline 'knn'"),
+        (["--name", "all", "--name", "knn"], "no baseline 'knn'"),
         (["--name", "user_mean"], "toyshop has none"),
+        (["--name", ", ,"], "there is no name in ', ,'"),
     ):
         error = run(data_dir, *arguments).exception
         assert isinstance(error, UserError)
         assert message in str(error)
     assert run(data_dir, "--split", "train").exit_code == 2
-    error = run(data_dir, "--name", "popularity", "--seeds", "0,one").exception
-    assert "--seeds is '0,one'" in str(error)
+    for seeds in ("0,one", "0-2", "", ",", "-1", "1.5", "4294967296", "9" * 5000):
+        error = run(data_dir, "--name", "popularity", "--seeds", seeds).exception
+        assert isinstance(error, UserError), seeds
+        assert f"--seeds is {quote(seeds)}, but must be" in str(error)
+
+
+def test_names_between_commas_may_have_spaces(data_dir):
+    result = run(data_dir, "--name", " popularity, cooccurrence,", "--seeds", "0, 0")
+    assert result.exit_code == 0, result.exception
+    assert "popularity" in result.stdout
+    assert "item co-occurrence" in result.stdout
 
 
 def test_importing_the_command_line_imports_nothing_heavy():

@@ -30,6 +30,14 @@ def test_converts_and_tells_the_architecture(tmp_path):
     assert load_params(tmp_path / "hf", config)[0]["mlp_dim"] == 12
 
 
+def test_a_destination_that_is_not_empty_is_told_before_anything_is_read(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").touch()
+    arguments = [str(tmp_path / "nowhere"), str(tmp_path / "there"), "--to", "hf"]
+    message = str(CliRunner().invoke(convert, arguments).exception)
+    assert f"{tmp_path / 'there'} is there already and not empty" in message
+
+
 def test_an_unknown_format_is_a_usage_error(tmp_path):
     result = CliRunner().invoke(convert, [str(tmp_path), str(tmp_path / "out"), "--to", "pt"])
     assert result.exit_code == 2

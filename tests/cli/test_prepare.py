@@ -277,6 +277,22 @@ def test_wrong_use(files):
     assert run("recbole", "--name", "x").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("table", "--interactions"),
+        ("recbole", "--inter"),
+        ("amazon2014", "--reviews"),
+        ("amazon2023", "--reviews"),
+        ("movielens", "--path"),
+    ],
+)
+def test_a_domain_needs_a_name(files, arguments):
+    result = run(*arguments, files / "x.inter")
+    assert result.exit_code == 2
+    assert "Missing option '--name'" in result.stderr
+
+
 @pytest.mark.parametrize("year", [2014, 2023])
 def test_amazon(files, year):
     user, item, rating, time = {

@@ -200,7 +200,7 @@ def test_layouts_give_the_losses_of_one_device_send_what_they_must_and_restore_a
 def test_what_does_not_fit_the_devices_is_an_error():
     with pytest.raises(UserError, match="num_partitions = 3 does not divide"):
         Partitioner(num_partitions=3)
-    with pytest.raises(UserError, match="'sharded' is none of"):
+    with pytest.raises(UserError, match="rules is 'sharded', but must be one of 'replicated'"):
         Partitioner(rules="sharded")
 
 

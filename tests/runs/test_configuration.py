@@ -2,13 +2,14 @@
 
 import re
 
+import flax.linen
 import gin
 import pytest
 
-from recalign.engine.network.config import T5Config
+from recalign.engine.network.config import ACTIVATIONS, T5Config
 from recalign.engine.training import loop, losses
 from recalign.errors import UserError
-from recalign.runs import configuration, macros
+from recalign.runs import configuration, macros, run
 from recalign.runs.macros import NEEDS
 
 RECIPE = """
@@ -43,6 +44,12 @@ def test_what_is_neither_literal_nor_reference_is_a_string(recipe):
     configuration.parse([recipe], ["RATE=%WIDTH", "WIDTH=8", "transformer.T5Config.dtype=bfloat16"])
     config = gin.get_configurable(T5Config)()
     assert (config.dropout_rate, config.dtype) == (8, "bfloat16")
+
+
+@pytest.mark.parametrize("text", ["runs/50%off", "full/hr@10", "o'brien", 'a "b" c', "f(@x)"])
+def test_a_text_needs_no_quotes_whatever_stands_in_it(recipe, text):
+    configuration.parse([recipe], ["WIDTH=8", f"transformer.T5Config.dtype={text}"])
+    assert gin.query_parameter("T5Config.dtype") == text
 
 
 def test_the_operative_configuration_gives_the_same_again(recipe, tmp_path):
@@ -134,6 +141,62 @@ def test_what_is_included_is_looked_for_here_then_in_the_search_paths(files, tmp
     assert gin.query_parameter("T5Config.emb_dim") == 5
     with pytest.raises(UserError, match=r"no file part\.gin"):  # nothing is left of the last time
         configuration.parse(["whole.gin"])
+
+
+def test_what_lies_beside_a_file_may_be_included_from_anywhere(files, tmp_path, monkeypatch):
+    files(
+        there__whole="include 'deep/part.gin'\ninclude 'part.gin'\n",
+        there__part=f"{IMPORTS}transformer.T5Config.emb_dim = 5\n",
+    )
+    (tmp_path / "there/deep").mkdir()
+    (tmp_path / "there/deep/part.gin").write_text("include '../part.gin'\n")
+    configuration.parse(["there/whole.gin"])
+    assert gin.query_parameter("T5Config.emb_dim") == 5
+    files(part=f"{IMPORTS}transformer.T5Config.emb_dim = 6\n")  # where the process is goes first
+    configuration.parse(["there/whole.gin"])
+    assert gin.query_parameter("T5Config.emb_dim") == 6
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\ufeff# a word\r\n"])
+def test_what_an_editor_writes_before_a_text_is_no_part_of_it(files, mark):
+    files(whole=f"{mark}{IMPORTS}transformer.T5Config.emb_dim = 5\n")
+    configuration.parse(["whole.gin"])
+    assert gin.query_parameter("T5Config.emb_dim") == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a = 1\n".encode("utf-16"), r"whole\.gin: no UTF-8 text"),
+        (b"a = '\xe9'\n", r"whole\.gin: no UTF-8 text"),
+        (b"include 'toyshop.gin'\na = (5\n", r"EOF in multi-line statement \(.*whole\.gin, line 3"),
+        (b"include part.gin\n", r"whole\.gin, line 1"),
+        (b"A = 1\0\n", r"whole\.gin, line 1"),
+    ],
+)
+def test_a_file_that_is_no_gin_is_named(files, content, message, tmp_path):
+    files()
+    (tmp_path / "whole.gin").write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        configuration.parse(["whole.gin"])
+    assert " object at 0x" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["A = %A\n", "A = %B\nB = %A\n", "A = %B\nB = %C\nC = %B\n", "A = [%A]\n"]
+)
+def test_macros_that_refer_to_each_other_are_named(files, text):
+    files(whole=f"{IMPORTS}{text}transformer.T5Config.emb_dim = %A\n")
+    with pytest.raises(UserError, match=r"configuration: `[ABC]` refers to itself"):
+        configuration.parse(["whole.gin"])
+    with pytest.raises(UserError, match=r"`TRAIN_STEPS` refers to itself"):
+        configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", "TRAIN_STEPS=%TRAIN_STEPS"])
+
+
+def test_a_macro_that_another_binding_leaves_unused_is_no_misspelling():
+    with pytest.raises(UserError, match="nothing uses `MODEL_DIR`") as error:
+        configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", "Run.model_dir=y"])
+    assert "did you mean" not in str(error.value)
 
 
 def test_a_file_that_includes_itself_is_named(files):
@@ -234,10 +297,27 @@ def test_a_macro_is_judged_by_what_it_refers_to():
         ("retrieval.max_history", "all", "a whole number"),
         ("Trainer.num_microbatches", "'2'", "a whole number"),
         ("Partitioner.num_partitions", "2.0", "a whole number"),
+        ("Run.checkpoints_to_keep", "2.5", "a whole number"),
+        ("T5Config.mlp_activations", "gelu", "a list of texts"),
+        ("T5Config.mlp_activations", "[1]", "a list of texts"),
+        ("T5Config.mlp_activations", "None", "a list of texts"),
+        ("retrieval.templates", "{history}", "a list of texts"),
+        ("mixing_rate.left_out", "mim", "a list of texts"),
+        ("mixing_rate.rates", "1.0", "numbers by name"),
+        ("mixing_rate.rates", "{'mim': 'a'}", "numbers by name"),
+        ("mixing_rate.rates", "{1: 1}", "numbers by name"),
+        ("Run.trainer", "None", "@Trainer()"),
+        ("Run.trainer", "@Trainer", "@Trainer()"),
+        ("Run.trainer", "@Run()", "@Trainer()"),
+        ("Run.inference", "@Trainer()", "@Inference()"),
+        ("Run.data", "@Trainer()", "made by a class of Data"),
+        ("Run.data", "None", "made by a class of Data"),
+        ("Trainer.partitioner", "4", "@Partitioner()"),
+        ("Transformer.config", "base", "@T5Config()"),
     ],
 )
 def test_a_parameter_of_another_type_is_one_message(name, value, needs):
-    with pytest.raises(UserError, match=rf"^{name} is .*, but must be {needs}$"):
+    with pytest.raises(UserError, match=rf"^{name} is .*, but must be {re.escape(needs)}$"):
         configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"{name}={value}"])
 
 
@@ -254,6 +334,41 @@ def test_a_network_has_a_size(name):
     for size in (0, -1):
         with pytest.raises(UserError, match=f"T5Config.{name} is {size}, but must be at least 1"):
             T5Config(**({"vocab_size": 100} | {name: size}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needs"),
+    [
+        ("Inference.batch_size", "0", "at least 1"),
+        ("Inference.length_multiple", "0", "at least 1"),
+        ("Inference.chunk", "-1", "at least 1"),
+        ("Inference.scoring_batch_size", "0", "at least 1"),
+        ("Trainer.num_microbatches", "0", "at least 1"),
+        ("Partitioner.num_partitions", "0", "at least 1"),
+        ("Partitioner.num_partitions", "-1", "at least 1"),
+        ("Run.checkpoints_to_keep", "0", "at least 1, or None for all"),
+        ("T5Config.mlp_activations", "('gelu', 'nope')", "a list of some of 'linear', 'relu', "),
+        ("T5Config.mlp_activations", "()", "a list of some of 'linear', 'relu', "),
+        ("Partitioner.rules", "5", "one of 'replicated', 'tensor_parallel', "),
+        ("Partitioner.rules", "[5]", "one of 'replicated', 'tensor_parallel', "),
+        ("Partitioner.rules", "nope", "one of 'replicated', 'tensor_parallel', "),
+    ],
+)
+def test_a_size_or_choice_of_what_is_made_is_one_message(name, value, needs):
+    configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"{name}={value}"])
+    with pytest.raises(UserError, match=rf"^{name} is .*, but must be {re.escape(needs)}"):
+        run.make()
+
+
+@pytest.mark.parametrize("step", ["last", "-1", "1.5", "2,3"])
+def test_a_step_is_known_to_be_none_before_anything_is_read(step):
+    configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"Run.step='{step}'"])
+    with pytest.raises(UserError, match=f"--step is '{step}', but must be a number, `best` or"):
+        run.make()
+
+
+def test_activations_are_functions_of_flax():
+    assert all(callable(getattr(flax.linen, name)) for name in ACTIVATIONS if name != "linear")
 
 
 def test_two_configurations_differ_in_what_they_do():

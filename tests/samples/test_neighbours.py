@@ -123,3 +123,9 @@ def test_what_cannot_be_named(named):
     gin.bind_parameter("retrieval.neighbours", 0)
     with pytest.raises(UserError, match="neighbours is 0, but must be at least 1"):
         next(read("nearshop_retrieval", "test"))
+
+
+def test_all_wordings_name_them_or_none(named):
+    gin.bind_parameter("retrieval.templates", ("{neighbours} near {history}", "{history}"))
+    with pytest.raises(UserError, match="but each must have"):
+        next(read("nearshop_retrieval", "test"))

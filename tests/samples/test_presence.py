@@ -36,6 +36,23 @@ def domains(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("./tasks.py", "", "is './tasks.py', but must be a module's name"),
+        ("tasks/mine", "", "is 'tasks/mine', but must be a module's name"),
+        (".tasks", "", "is '.tasks', but must be a module's name"),
+        ("mine_needing", "import nowhere.at_all\n", "mine_needing needs 'nowhere', which is not"),
+        ("mine_wrong", "def f(:\n", "mine_wrong is no Python: .*mine_wrong.py, line 1"),
+    ],
+)
+def test_a_module_of_tasks_that_cannot_be_imported(name, text, message, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"{name.strip('./').replace('/', '_')}.py").write_text(text)
+    with pytest.raises(UserError, match=f"^MIXTURE_OR_TASK_MODULE:? {message}"):
+        inputs.import_tasks(name)
+
+
 def train_batches(name):
     return inputs.train_batches(name, LENGTHS, 4, 0)
 
@@ -47,6 +64,13 @@ def test_users_of_three_events_leave_nothing_to_learn_from(kind):
     with pytest.raises(UserError, match=message):
         train_batches(f"threeshop_{kind}")
     inputs.check_samples(seqio.TaskRegistry.get(f"threeshop_{kind}"), LENGTHS, "test")
+
+
+@pytest.mark.usefixtures("domains")
+def test_rates_are_idle_where_there_is_one_task():
+    rates = "recalign.samples.registry.mixing_rate"
+    assert rates in inputs.idle(seqio.TaskRegistry.get("wholeshop_retrieval"))
+    assert rates not in inputs.idle(seqio.MixtureRegistry.get("wholeshop_retrieval_only"))
 
 
 @pytest.mark.usefixtures("domains")
@@ -150,6 +174,7 @@ def test_lengths_given_to_tasks_are_what_samples_are_measured_against(domains):
     assert "limit 512" in shown("wholeshop_retrieval", data=domains)
     recipe = ["--gin_file=toyshop.gin", "--gin.MODEL_DIR=none"]
     assert "limit 256" in shown("wholeshop_retrieval", *recipe, data=domains)
+    assert "limit 256" in shown("wholeshop_retrieval", recipe[0], data=domains)
     assert "limit 40" in shown("wholeshop_retrieval", *recipe, override, data=domains)
 
 

@@ -364,3 +364,27 @@ def test_preprocessors_go_to_other_processes_and_ask_for_what_seqio_gives(shop, 
         assert {"dataset", "sequence_length", "output_features"} <= {
             *inspect.signature(step).parameters
         }
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ([], "retrieval.templates is empty"),
+        (["What is next?"], "holds 'What is next?', but each must have {history} once"),
+        (["{history} What?", "{histori} What?"], "holds '{histori} What?', but each must have"),
+        (["{history} {history}"], "holds '{history} {history}', but each must have"),
+        (["{history} {item}"], "holds '{history} {item}', but each must have"),
+        (["{history} { What?"], "holds '{history} { What?', but each must have"),
+        (["{history} {}"], "holds '{history} {}', but each must have"),
+    ],
+)
+def test_questions_of_ones_own_have_the_fields_of_their_kind(templates, message):
+    gin.bind_parameter("retrieval.templates", templates)
+    try:
+        with pytest.raises(UserError, match=re.escape(message)):
+            next(read("testshop_retrieval", "test"))
+        gin.bind_parameter("retrieval.templates", ["After {history} comes {{what}}?"])
+        assert next(read("testshop_retrieval", "test"))["inputs"].endswith("comes {what}?")
+    finally:
+        gin.clear_config()

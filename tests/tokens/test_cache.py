@@ -72,6 +72,12 @@ def assert_same(one, other):
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
+def test_a_cache_of_no_step_is_none(tmp_path):
+    with pytest.raises(UserError, match="TRAIN_STEPS is 0, but a cache holds"):
+        run("cache", *SMALL, "--gin.TRAIN_STEPS=0", "--output", tmp_path / "tokens")
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_training_without_tensorflow_gives_the_numbers_of_the_live_run(shop, tokens, tmp_path):
     run("train", *SMALL, f"--gin.MODEL_DIR={tmp_path / 'live'}")
     moved = shutil.copytree(tokens, tmp_path / "elsewhere")  # as it would be to another machine

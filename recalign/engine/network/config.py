@@ -12,6 +12,11 @@ Shapes = dict[str, tuple[int, ...]]
 RELATIVE_BUCKETS = 32
 RELATIVE_MAX_DISTANCE = 128
 NORM_EPSILON = 1e-6
+ACTIVATIONS = (
+    *("linear", "relu", "gelu", "silu", "swish", "sigmoid", "tanh", "elu", "celu", "selu", "relu6"),
+    *("leaky_relu", "softplus", "soft_sign", "log_sigmoid"),
+    *("hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh"),
+)
 _SIZES = (
     *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers"),
     *("head_dim", "mlp_dim"),
@@ -31,7 +36,8 @@ class T5Config:
         num_decoder_layers: decoder depth.
         head_dim: width of one head; heads × head_dim need not be emb_dim.
         mlp_dim: width of the hidden layer of each MLP.
-        mlp_activations: names in `flax.linen`, or 'linear'; their branches are multiplied.
+        mlp_activations: of `ACTIVATIONS`, functions of `flax.linen` or 'linear'; their branches are
+            multiplied.
         dropout_rate: everywhere, in training.
         logits_via_embedding: output projection tied to the embedding (T5 1.0).
         copy_gate: what stands in the question or the answer already gets a logit more or less, see
@@ -67,6 +73,11 @@ class T5Config:
                 raise UserError(f"T5Config.{name} is {size}, but must be at least 1")
         if self.copy_weights and not self.copy_gate:
             raise UserError("T5Config.copy_weights = True needs T5Config.copy_gate = True")
+        if not self.mlp_activations or not {*self.mlp_activations} <= {*ACTIVATIONS}:
+            raise UserError(
+                f"T5Config.mlp_activations is {self.mlp_activations}, but must be a list of some "
+                f"of {', '.join(map(repr, ACTIVATIONS))}"
+            )
 
 
 def parameter_shapes(config: T5Config) -> Shapes:

@@ -23,7 +23,7 @@ class Inference:
       scoring_renormalise: as `renormalise`, for the scores of candidates.
 
     Raises:
-      UserError: `num_beams` is below 1.
+      UserError: a number is below 1.
     """
 
     num_beams: int = 20
@@ -38,3 +38,6 @@ class Inference:
     def __post_init__(self):
         if self.num_beams < 1:
             raise UserError(f"NUM_BEAMS is {self.num_beams}, but a ranking needs at least 1")
+        for name in ("batch_size", "length_multiple", "chunk", "scoring_batch_size"):
+            if (size := getattr(self, name)) < 1:
+                raise UserError(f"Inference.{name} is {size}, but must be at least 1")

@@ -140,7 +140,7 @@ def use_topology(topology: str) -> list[jax.Device]:
       UserError: it is none, or libtpu is not installed.
     """
     jax.config.update("jax_platforms", "cpu")
-    if match := re.fullmatch(r"cpu:(\d+)", topology):
+    if match := re.fullmatch(r"cpu:([1-9]\d*)", topology):
         jax.config.update("jax_num_cpu_devices", int(match[1]))
         return jax.devices()
     # libtpu would otherwise ask a metadata server which TPU this machine has.

@@ -53,6 +53,12 @@ class Trainer:
     num_microbatches: int = 1
     seed: int = 0
 
+    def __post_init__(self):
+        if self.num_microbatches < 1:
+            raise UserError(
+                f"Trainer.num_microbatches is {self.num_microbatches}, but must be at least 1"
+            )
+
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """The shapes and layouts of the state, without making it."""

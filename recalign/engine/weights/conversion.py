@@ -246,6 +246,7 @@ def convert(
     Returns:
         What was written.
     """
+    _check_empty(destination)
     weights = open_weights(source)
     if new is not None:
         weights = with_new_tokens(weights, new, vocab_size)
@@ -283,21 +284,28 @@ def write_weights(
     """
     if to not in FORMATS:
         raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
-    folder = resolve(destination)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{destination} is there already and not empty: name another folder")
-    if to == "hf":
-        hf.check_writable(weights.config)
-        if vocabulary is not None:
-            tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
-    make_folder(folder)
+    folder = _check_empty(destination)
     if to != "hf":
+        make_folder(folder)
         FORMATS[to].write(folder, weights.tensors, weights.config)
         return
+    hf.check_writable(weights.config)
+    if vocabulary is not None:
+        tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
     source = resolve(weights.path) if weights.path else None
     source = source if source and hf.is_checkpoint(source) else None
+    kept = [hf.read_descriptions(source)] if source else []
+    make_folder(folder)
     if vocabulary is not None:
         tokenizer.write(folder, vocabulary)
     elif source:
         tokenizer.copy(source, folder)
-    hf.write(folder, weights.tensors, weights.config, source)
+    hf.write(folder, weights.tensors, weights.config, *kept)
+
+
+def _check_empty(destination: str) -> epath.Path:
+    """The folder of that name; raises a UserError if something is in it."""
+    folder = resolve(destination)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{destination} is there already and not empty: name another folder")
+    return folder

@@ -6,6 +6,7 @@ Linear maps are stored [out, in] there and [in, out] here; the relative position
 
 import json
 import re
+from typing import NamedTuple
 
 from etils import epath
 
@@ -141,14 +142,14 @@ def read(path: epath.Path) -> tuple[Flat, dict]:
             said = config.get("num_layers")
         if said not in (None, fields[ours]):
             raise UserError(
-                f"{path}/config.json says {theirs} = {said}, but its parameters {fields[ours]}"
+                f"{path}/config.json says {theirs} = {said!r}, but its parameters {fields[ours]}"
             )
     return flat, fields | {"mlp_activations": _activations(config, gated, path)}
 
 
 def _config(path: epath.Path) -> dict:
     """The content of config.json, which holds nothing that the network cannot do."""
-    config = json.loads((path / "config.json").read_text())
+    config = _read_json(path / "config.json")
     kind = config.get("model_type")
     if kind not in _DEFAULTS:
         raise UserError(f"{path}/config.json: model_type is {kind!r}, not t5")
@@ -267,11 +268,44 @@ def check_writable(config: dict) -> None:
         )
 
 
+class Descriptions(NamedTuple):
+    """What a folder says beside its parameters: config.json and generation_config.json."""
+
+    config: dict
+    generation: dict
+
+
+_NOTHING_KEPT = Descriptions({}, _GENERATION)
+
+
+def read_descriptions(path: epath.Path) -> Descriptions:
+    """Those of a folder of transformers'; the second is T5's where there is none.
+
+    Raises:
+      UserError: one is no JSON object.
+    """
+    generation = path / "generation_config.json"
+    return Descriptions(
+        _read_json(path / "config.json"),
+        _read_json(generation) if generation.exists() else _GENERATION,
+    )
+
+
+def _read_json(path: epath.Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object, but a {type(found).__name__}")
+    return found
+
+
 def write(
     path: epath.Path,
     tensors: Flat,
     config: dict,
-    source: epath.Path | None = None,
+    kept: Descriptions = _NOTHING_KEPT,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes the folder; config.json, which makes it one, comes last.
@@ -280,8 +314,8 @@ def write(
         path: the folder, which exists.
         tensors: under our names.
         config: fields of `T5Config`.
-        source: a folder of transformers' that they are from: what its configuration says beyond the
-            parameters (dropout, how to generate) is kept.
+        kept: of the folder that they are from: what it says beyond the parameters (dropout, how to
+            generate) is kept.
         shard_bytes: the largest file, unless one tensor is larger.
     """
     activation = config["mlp_activations"][0]
@@ -298,13 +332,7 @@ def write(
     }
     _write_tensors(path, dict(sorted(theirs.items())), shard_bytes)
     act = {ours: hf for hf, ours in _ACTIVATIONS.items()}[activation]
-    kept = {}
-    generation = _GENERATION
-    if source:
-        kept = json.loads((source / "config.json").read_text())
-        if (source / "generation_config.json").exists():
-            generation = json.loads((source / "generation_config.json").read_text())
-    _write_json(path / "generation_config.json", generation)
+    _write_json(path / "generation_config.json", kept.generation)
     _write_json(
         path / "config.json",
         {
@@ -314,7 +342,7 @@ def write(
             "initializer_factor": 1.0,
             "use_cache": True,
             **{name: value for name, value in _CONSTANTS.items() if value is not None},
-            **kept,
+            **kept.config,
             **{theirs: config[ours] for theirs, ours in _SIZES.items()},
             # What transformers calls gated-gelu is its tanh approximation, gelu_new.
             "feed_forward_proj": f"gated-{act.replace('gelu_new', 'gelu')}" if gated else act,

@@ -99,8 +99,9 @@ def test_the_command_needs_neither_data_nor_devices():
 
 
 def test_a_topology_that_is_none_is_named():
-    with pytest.raises(UserError, match="cpu:N, or a TPU topology"):
-        use_topology("gpu:8")
+    for topology in ("gpu:8", "cpu:0", "cpu:", "8"):
+        with pytest.raises(UserError, match="cpu:N, or a TPU topology"):
+            use_topology(topology)
 
 
 @pytest.mark.parametrize("option", ["--topology=cpu:8", "--explain"])

@@ -193,6 +193,21 @@ def test_what_says_nothing_of_the_parameters_is_kept(tmp_path, untied):
     assert (tmp_path / "again/tokenizer_config.json").exists()
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "<!DOCTYPE html>"])
+def test_a_description_that_is_no_object_is_named_and_nothing_written(tmp_path, untied, file, text):
+    (untied / file).write_text(text)
+    with pytest.raises(UserError, match=f"/{file} is no JSON"):
+        convert(untied, tmp_path / "again", "hf")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_number_that_is_a_text_is_shown_as_one(untied):
+    say(untied, d_model="8")
+    with pytest.raises(UserError, match=r"d_model = '8', but its parameters \d+"):
+        open_weights(untied)
+
+
 @pytest.mark.parametrize(
     "names",
     [
