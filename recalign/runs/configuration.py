@@ -209,14 +209,18 @@ def operative() -> str:
     return re.sub("^# ={40,}$", f"# {'=' * 78}", text, flags=re.MULTILINE)
 
 
-def bindings(config: str) -> dict[str, Any]:
+def bindings(config: str, name: str | None = None) -> dict[str, Any]:
     """What a gin file sets: values by whole paths, "recalign.runs.run.Run.model_dir", or macros.
+
+    Args:
+      config: its text.
+      name: its name for errors.
 
     Raises:
       UserError: it is no gin.
     """
     with _one_error():
-        found = gin_text.in_full(gin_text.parse(old_paths.translate(config)))
+        found = gin_text.in_full(gin_text.parse(old_paths.translate(config, name), name))
     return {gin_text.name_of(binding): binding.value for binding in _bindings(found)}
 
 
@@ -225,19 +229,22 @@ def current() -> dict[str, str]:
     return {gin_text.name_of(b): repr(b.value) for b in _bindings(gin_text.in_full(statements()))}
 
 
-def differences(before: str, now: str, free: Collection[str] = ()) -> list[str]:
+def differences(
+    before: str, now: str, free: Collection[str] = (), source: str | None = None
+) -> list[str]:
     """What differs between two gin files that `operative` gave, perhaps of different versions.
 
     Args:
       before: the one.
       now: the other.
       free: macros that may differ.
+      source: the name of the one, for errors.
 
     Returns:
       Lines "- NAME = VALUE" and "+ NAME = VALUE". A parameter that one version lacks is none of
       them if it is what it would be by itself.
     """
-    sides = (("-", bindings(before)), ("+", bindings(now)))
+    sides = (("-", bindings(before, source)), ("+", bindings(now)))
     (_, old), (_, new) = sides
     both = old.keys() & new.keys()
     changed = {name for name in both if repr(old[name]) != repr(new[name])}

@@ -49,7 +49,7 @@ class RunDirectory:
         path = self.path / CONFIG
         if not path.exists():
             return
-        changed = configuration.differences(configuration.read(path), text, FREE)
+        changed = configuration.differences(configuration.read(path), text, FREE, str(path))
         if changed:
             raise UserError(
                 f"{path} says that this run was begun with another configuration:\n"

@@ -174,7 +174,7 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
 
     directory = RunDirectory(path)
     config: dict[str, Any] = try_to_read(
-        lambda: configuration.bindings(configuration.read(path / CONFIG)), {}
+        lambda: configuration.bindings(configuration.read(path / CONFIG), str(path / CONFIG)), {}
     )
     macros = {name: value for name, value in config.items() if "." not in name}
     history: list[dict] = try_to_read(lambda: _history(path / HISTORY), [])

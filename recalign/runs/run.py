@@ -115,7 +115,7 @@ class Run:
             }
         )
         if self.step not in ("newest", "best") and not self.step.isdecimal():
-            raise UserError(f"--step is {self.step!r}, but must be a number, `best` or `newest`")
+            raise UserError(f"--step {self.step}: neither a number, nor `best`, nor `newest`")
         if self.checkpoints_to_keep is not None and self.checkpoints_to_keep < 1:
             raise UserError(
                 f"Run.checkpoints_to_keep is {self.checkpoints_to_keep}, but must be at least 1, "

@@ -152,6 +152,6 @@ def test_the_home_folder_is_not_a_folder_of_that_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seeds", ["0,-1", "", "1.5", "0,one"])
 def test_seeds_are_whole_numbers_from_0_on(seeds):
     told = message("baseline", "--domain=nowhere", "--seeds", seeds)
-    assert told == f"--seeds is {seeds!r}, but must be whole numbers from 0 on: 0,1,2"
+    assert told == f"--seeds is {seeds!r}, but must be whole numbers from 0 to 2**32 - 1: 0,1,2"
     for option in ("--examples", "--seed"):
         assert CliRunner().invoke(recalign, ["tasks", option, "-3"]).exit_code == 2

@@ -363,7 +363,7 @@ def test_a_size_or_choice_of_what_is_made_is_one_message(name, value, needs):
 @pytest.mark.parametrize("step", ["last", "-1", "1.5", "2,3"])
 def test_a_step_is_known_to_be_none_before_anything_is_read(step):
     configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"Run.step='{step}'"])
-    with pytest.raises(UserError, match=f"--step is '{step}', but must be a number, `best` or"):
+    with pytest.raises(UserError, match=f"--step {step}: neither a number, nor `best`"):
         run.make()
 
 

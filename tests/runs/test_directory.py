@@ -116,3 +116,9 @@ def test_a_configuration_that_is_damaged_is_no_traceback(tmp_path):
     (tmp_path / "config.gin").write_text("A = [\n")
     with pytest.raises(UserError, match="configuration: "):
         RunDirectory(tmp_path).check_config("A = 1\n")
+
+
+def test_a_configuration_that_is_none_is_named(tmp_path):
+    (tmp_path / "config.gin").write_text("A = 1\nno gin at all\n")
+    with pytest.raises(UserError, match=r"config\.gin, line 2"):
+        RunDirectory(tmp_path).check_config("A = 1\n")
