@@ -195,12 +195,16 @@ class Transformer(nn.Module):
         logits = logits.reshape(*hidden.shape[:-1], kernel.shape[1])
         if before is None:
             return logits
-        copied = self.copy_gate(hidden) * find_present(before, cfg.vocab_size)
+
+        def choose(of_all: Array) -> Array:
+            return of_all if alphabet is None else jnp.take(of_all, alphabet, axis=-1)
+
+        copied = self.copy_gate(hidden) * choose(find_present(before, cfg.vocab_size))
         if weights is not None:
             question = before[..., : weights.shape[-1]]
             spread = jnp.broadcast_to(weights[:, None], question.shape)
-            copied += add_up(spread, question, cfg.vocab_size)
-        return logits + (copied if alphabet is None else jnp.take(copied, alphabet, axis=-1))
+            copied += choose(add_up(spread, question, cfg.vocab_size))
+        return logits + copied
 
     def project_encoded(self, encoded: Array) -> CrossStates:
         """Encoder keys and values of each decoder layer, computed once for all beams and steps.
