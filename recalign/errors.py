@@ -1,4 +1,4 @@
-"""The one error a user is meant to see, how it shows what was given, and what is no error."""
+"""The one error a user is meant to see, what raises it everywhere, and what is no error."""
 
 
 class UserError(Exception):
@@ -29,6 +29,12 @@ class ProcessLostError(Exception):
     The command line prints the message alone, and exits with code 1, whatever the other's was: who
     was told to stop ends with all others, so this one was killed, or failed.
     """
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises a UserError unless a number is at least 1."""
+    if not value >= 1:  # NaN is not
+        raise UserError(f"{name} is {value}, but must be at least 1")
 
 
 def quote(value: object) -> str:

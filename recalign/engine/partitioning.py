@@ -12,7 +12,7 @@ import numpy as np
 from flax.linen import partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 
 Rules = Sequence[tuple[str, str | None]]
 Given, Made = ParamSpec("Given"), TypeVar("Made")
@@ -67,10 +67,7 @@ class Partitioner:
 
     def __post_init__(self):
         devices = np.array(self.devices() if callable(self.devices) else self.devices)
-        if self.num_partitions < 1:
-            raise UserError(
-                f"Partitioner.num_partitions is {self.num_partitions}, but must be at least 1"
-            )
+        check_positive("Partitioner.num_partitions", self.num_partitions)
         if devices.size % self.num_partitions:
             raise UserError(
                 f"Partitioner.num_partitions = {self.num_partitions} does not divide the "

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 from recalign.samples.items import ItemTexts
 from recalign.samples.sequences import Example, Lengths
 
@@ -47,8 +47,7 @@ class Answers:
     ):
         if answer_prefix < 0:
             raise UserError(f"{task}: answer_prefix is {answer_prefix}, but must be at least 0")
-        if next_items < 1:
-            raise UserError(f"{task}: next_items is {next_items}, but must be at least 1")
+        check_positive(f"{task}: next_items", next_items)
         if next_items > 1 and len(items.end):
             raise UserError(
                 f"{task}: next_items is {next_items}, but where each item ends with EOS, an answer "

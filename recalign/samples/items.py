@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from recalign import domains, prompts
 from recalign.domains import vocabulary
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 from recalign.files import read_bytes
 from recalign.samples.catalogue_tokens import tell_apart, tokens_of
 
@@ -230,8 +230,8 @@ def item_texts(
     """
     for option, form in (("history_form", history_form), ("target_form", target_form)):
         check_form(f"item_texts.{option}", form)
-    if max_title_words is not None and max_title_words < 1:
-        raise UserError(f"item_texts.max_title_words is {max_title_words}, but must be at least 1")
+    if max_title_words is not None:
+        check_positive("item_texts.max_title_words", max_title_words)
     if history_form != "id" and not end_mark.strip():
         raise UserError(
             f"item_texts.end_mark is {end_mark!r}, but items with titles need one: "

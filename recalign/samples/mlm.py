@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import prompts
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 from recalign.samples.draws import random_window
 from recalign.samples.items import SENTINELS, item_texts
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths
@@ -36,8 +36,7 @@ def mlm(
     """
     if not 0 < noise_density < 1:
         raise UserError(f"mlm.noise_density is {noise_density}, but must be between 0 and 1")
-    if not mean_span >= 1:
-        raise UserError(f"mlm.mean_span is {mean_span}, but must be at least 1")
+    check_positive("mlm.mean_span", mean_span)
     vocabulary = output_features["inputs"].vocabulary
     writer = Verbaliser(
         f"{domain}_mlm",

@@ -7,7 +7,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import domains, prompts
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 from recalign.samples.answers import Answers
 from recalign.samples.items import item_texts
 from recalign.samples.neighbours import Neighbours
@@ -98,8 +98,7 @@ class _NamedNeighbours:
     """What `{neighbours}` of a template says: ids, which need no end mark, as candidates."""
 
     def __init__(self, domain: str, data_dir: str | None, number: int):
-        if number < 1:
-            raise UserError(f"retrieval.neighbours is {number}, but must be at least 1")
+        check_positive("retrieval.neighbours", number)
         ids = item_texts(domain, data_dir, target_form="id")
         self.most_tokens = number * int(ids.target_lengths.max())
         self._texts, self._tokens = tf.constant(ids.target), tf.constant(ids.target_lengths)

@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from recalign import prompts
-from recalign.errors import UserError, quote
+from recalign.errors import UserError, check_positive, quote
 from recalign.samples.items import ItemTexts
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,9 @@ class Verbaliser:
         targets: tuple[Sequence[str], np.ndarray] | None = None,
         paraphrases: int | None = None,
     ):
-        if paraphrases is not None and paraphrases < 1:
-            raise UserError(f"Verbaliser.paraphrases is {paraphrases}, but must be at least 1")
-        if max_history < 1:
-            kind = task.rpartition("_")[2]
-            raise UserError(f"{kind}.max_history is {max_history}, but must be at least 1")
+        if paraphrases is not None:
+            check_positive("Verbaliser.paraphrases", paraphrases)
+        check_positive(f"{task.rpartition('_')[2]}.max_history", max_history)
         self.task = task
         _check_templates(task, templates, fields)
         self.templates = tuple(templates)[:paraphrases]

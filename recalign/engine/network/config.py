@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -69,8 +69,7 @@ class T5Config:
         # A configuration file gives a list; a module's attributes must be hashable.
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         for name in _SIZES:
-            if (size := getattr(self, name)) < 1:
-                raise UserError(f"T5Config.{name} is {size}, but must be at least 1")
+            check_positive(f"T5Config.{name}", getattr(self, name))
         if self.copy_weights and not self.copy_gate:
             raise UserError("T5Config.copy_weights = True needs T5Config.copy_gate = True")
         if not self.mlp_activations or not {*self.mlp_activations} <= {*ACTIVATIONS}:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,5 +39,4 @@ class Inference:
         if self.num_beams < 1:
             raise UserError(f"NUM_BEAMS is {self.num_beams}, but a ranking needs at least 1")
         for name in ("batch_size", "length_multiple", "chunk", "scoring_batch_size"):
-            if (size := getattr(self, name)) < 1:
-                raise UserError(f"Inference.{name} is {size}, but must be at least 1")
+            check_positive(f"Inference.{name}", getattr(self, name))

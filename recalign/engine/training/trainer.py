@@ -17,7 +17,7 @@ from recalign.engine.training import losses
 from recalign.engine.training.adafactor import Optimizer
 from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainState
-from recalign.errors import UserError
+from recalign.errors import UserError, check_positive
 
 
 @contextlib.contextmanager
@@ -54,10 +54,7 @@ class Trainer:
     seed: int = 0
 
     def __post_init__(self):
-        if self.num_microbatches < 1:
-            raise UserError(
-                f"Trainer.num_microbatches is {self.num_microbatches}, but must be at least 1"
-            )
+        check_positive("Trainer.num_microbatches", self.num_microbatches)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
