@@ -273,7 +273,7 @@ def test_a_name_of_nothing_is_answered_with_its_domain_or_with_what_is_like_it(
 def test_a_module_that_misses_another_is_not_said_to_be_missed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "tasks_of_mine.py").write_text("import tasks_of_nobody\n")
-    with pytest.raises(ModuleNotFoundError, match="tasks_of_nobody"):
+    with pytest.raises(UserError, match="tasks_of_mine needs 'tasks_of_nobody', which is not"):
         inputs.import_tasks("tasks_of_mine")
     for absent in ("tasks_of_nobody", "tasks_of_nobody.deep", "recalign.tasks_of_nobody"):
         with pytest.raises(UserError, match=f"there is no module '{absent}'"):

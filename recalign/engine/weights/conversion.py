@@ -294,13 +294,13 @@ def write_weights(
         tokenizer.check_fits(vocabulary, weights.config["vocab_size"])
     source = resolve(weights.path) if weights.path else None
     source = source if source and hf.is_checkpoint(source) else None
-    kept = [hf.read_descriptions(source)] if source else []
+    kept = hf.read_descriptions(source) if source else hf.NOTHING_KEPT
     make_folder(folder)
     if vocabulary is not None:
         tokenizer.write(folder, vocabulary)
     elif source:
         tokenizer.copy(source, folder)
-    hf.write(folder, weights.tensors, weights.config, *kept)
+    hf.write(folder, weights.tensors, weights.config, kept)
 
 
 def _check_empty(destination: str) -> epath.Path:

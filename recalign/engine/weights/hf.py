@@ -275,7 +275,7 @@ class Descriptions(NamedTuple):
     generation: dict
 
 
-_NOTHING_KEPT = Descriptions({}, _GENERATION)
+NOTHING_KEPT = Descriptions({}, _GENERATION)
 
 
 def read_descriptions(path: epath.Path) -> Descriptions:
@@ -305,7 +305,7 @@ def write(
     path: epath.Path,
     tensors: Flat,
     config: dict,
-    kept: Descriptions = _NOTHING_KEPT,
+    kept: Descriptions = NOTHING_KEPT,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes the folder; config.json, which makes it one, comes last.
