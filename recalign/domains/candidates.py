@@ -152,8 +152,9 @@ def read_rows(lists: np.ndarray, start: int, stop: int) -> np.ndarray:
       start: the first of them.
       stop: the one after the last.
     """
-    mapped = isinstance(lists, np.memmap)
-    return np.array((np.load(lists.filename, mmap_mode="r") if mapped else lists)[start:stop])
+    if isinstance(lists, np.memmap):
+        lists = np.memmap(lists.filename, lists.dtype, "r", lists.offset, lists.shape)
+    return np.array(lists[start:stop])
 
 
 def write(path: Path, lists: Iterator[np.ndarray], shape: tuple[int, int]) -> str:

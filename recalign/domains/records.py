@@ -191,15 +191,21 @@ def _write_split(
 
 def _records(domain: Domain, name: str) -> Iterator[pa.BinaryArray]:
     """Serialised `tf.train.Example`s of the examples of a split; those of train have no lists."""
+    # Opened before threads ask for records: NumPy reads a header by Python's parser, which in 3.11
+    # two threads at once can break.
     lists = domain.candidates(name) if name in CANDIDATE_SPLITS else None
-    start = 0
-    for piece in domain.pieces():
-        split = piece.split(name)
-        for low in range(0, len(split), _CHUNK):
-            high = min(low + _CHUNK, len(split))
-            rows = None if lists is None else read_rows(lists, start + low, start + high)
-            yield serialise(_features(split, rows, low, high, piece.first_user))
-        start += len(split)
+
+    def serialised() -> Iterator[pa.BinaryArray]:
+        start = 0
+        for piece in domain.pieces():
+            split = piece.split(name)
+            for low in range(0, len(split), _CHUNK):
+                high = min(low + _CHUNK, len(split))
+                rows = None if lists is None else read_rows(lists, start + low, start + high)
+                yield serialise(_features(split, rows, low, high, piece.first_user))
+            start += len(split)
+
+    return serialised()
 
 
 def _features(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from recalign.domains import storage
 from recalign.domains.assemble import assemble
 from recalign.errors import UserError
 from recalign.files import list_files, read_parquet
+from tests.commands import run
 
 
 def save(domain, folder):
@@ -219,3 +221,16 @@ def test_a_bucket_is_read_from_but_not_written_to():
         storage.replacing(domains.data_dir("gs://bucket") / "shop", overwrite=False),
     ):
         pass
+
+
+def test_no_file_is_opened_by_numpy_in_two_threads_at_once(tmp_path, monkeypatch):
+    """It reads a file's header by Python's parser, which in 3.11 two threads at once can break."""
+    threads, load = set(), np.load
+
+    def watch(*arguments, **options):
+        threads.add(threading.current_thread())
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(np, "load", watch)
+    run("prepare", "toyshop", "--users", 30, "--items", 30, "--data_dir", tmp_path)
+    assert threads == {threading.main_thread()}
