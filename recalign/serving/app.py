@@ -7,21 +7,22 @@ holds is ever markup. Titles reach the page as JSON, which writes them as text.
 import asyncio
 import contextlib
 import dataclasses
-import json
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+import re
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recalign.errors import UserError
+from recalign.errors import UserError, quote
 from recalign.serving import histories
 from recalign.serving.batcher import Batcher, Busy, Stopped
 from recalign.serving.measuring import Measures
@@ -44,6 +45,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+BUSY = "too many requests at once: try again soon"
 STOPPED = "this server answers no more and must be started anew; its log tells why"
 
 
@@ -60,6 +62,7 @@ class Limits:
       batch: histories that are answered at once.
       waiting: requests that wait for the model, and likewise for the catalogue.
       seconds: until a body has come, and until there is an answer.
+      requests: that are under way at once.
     """
 
     body: int = 1 << 16
@@ -70,6 +73,7 @@ class Limits:
     batch: int = 8
     waiting: int = 128
     seconds: float = 30.0
+    requests: int = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,76 +184,89 @@ class Service:
 
     async def items(self, request: Request) -> Response:
         """The items of each `id`, or else those that hold all words of `q`."""
-        words, keys = request.query_params.get("q", ""), request.query_params.getlist("id")
-        if len(words) > self._limits.words:
-            raise HTTPException(400, f"q has more than {self._limits.words} characters")
-        self._check_length(keys)
+        asked = request.query_params
+        if unknown := sorted(asked.keys() - {"q", "id"}):
+            raise UserError(f"unknown parameter {quote(unknown[0])}; expected q or id")
+        words, keys = asked.getlist("q"), asked.getlist("id")
+        if len(words) + bool(keys) > 1:
+            raise UserError("expected one q, or one id or several")
         if keys:
-            found = await self._look_up(self._recommender.history, keys)
+            found = await self._find(keys)
         else:
-            found = await self._look_up(self._recommender.matches, words, self._limits.found)
+            found = await self._search("".join(words))
         return JSONResponse({"items": self._describe(found)})
 
     async def recommend(self, request: Request) -> Response:
         """The ranking for a history: `{"history": [ids], "k": 10, "include_seen": false}`."""
-        history, k, include_seen = self._parse(await self._body(request), "history")
-        [rows] = await self._rankings([histories.check_history(history)], k, include_seen)
-        return JSONResponse({"items": rows})
+        keys, k, include_seen = self._parse(await self._body(request), "history")
+        history = await self._find(histories.check_history(keys))
+        return JSONResponse({"items": await self._rank(Asked(history, k, include_seen))})
 
     async def recommend_batch(self, request: Request) -> Response:
         """The rankings for several: `{"histories": [[ids], …], …}`, the rest as in `recommend`."""
         found, k, include_seen = self._parse(await self._body(request), "histories")
         most = self._limits.histories
         if not isinstance(found, list) or not 1 <= len(found) <= most:
-            raise HTTPException(400, f"expected `histories`, a list of 1 to {most} histories")
-        checked = [histories.check_history(history) for history in found]
-        return JSONResponse({"rankings": await self._rankings(checked, k, include_seen)})
+            raise UserError(f"expected `histories`, a list of 1 to {most} histories")
+        asked = []
+        for place, keys in enumerate(found, start=1):
+            with _telling_where(f"history {place}"):
+                history = await self._find(histories.check_history(keys))
+            asked.append(Asked(history, k, include_seen))
+        # All of them wait at once, and batches take them.
+        rankings = await asyncio.gather(*map(self._rank, asked))
+        return JSONResponse({"rankings": rankings})
 
     async def why(self, request: Request) -> Response:
         """What the model looked at: `{"history": [ids], "item": id}`."""
         found = _fields(await self._body(request), {"history", "item"})
-        keys = histories.check_history(found.get("history"))
-        self._check_length(keys)
-        history, [item] = [
-            await self._look_up(self._recommender.history, each)
-            for each in (keys, histories.check_history([found.get("item")]))
-        ]
+        history = await self._find(histories.check_history(found.get("history")))
+        if not isinstance(key := found.get("item"), str):
+            raise UserError("expected `item`, the id of an item")
+        [item] = await self._find([key])
         shares = await self._reasons.ask((history, item), self._limits.seconds)
         return JSONResponse({"looked_at": shares})
 
-    async def _rankings(
-        self, asked: Sequence[Sequence[str]], k: int, include_seen: bool
-    ) -> list[list[dict[str, Any]]]:
-        """The rows for each history of ids; all of them wait at once, and batches take them."""
-        for keys in asked:
-            self._check_length(keys)
-        found = [await self._look_up(self._recommender.history, keys) for keys in asked]
-        answers = (
-            self._model.ask(Asked(history, k, include_seen), self._limits.seconds)
-            for history in found
-        )
-        return await asyncio.gather(*answers)
+    async def _find(self, keys: Sequence[str]) -> list[int]:
+        """The items with these ids."""
+        most = self._limits.history
+        if len(keys) > most:
+            raise UserError(f"at most {most} items can be asked about, not {len(keys)}")
+        return await self._look_up(self._recommender.history, keys)
 
-    def _check_length(self, keys: Sequence[str]) -> None:
-        if len(keys) > self._limits.history:
-            raise HTTPException(400, f"a history has at most {self._limits.history} items here")
+    async def _search(self, words: str) -> list[int]:
+        """Items that hold all the words."""
+        if len(words) > self._limits.words:
+            raise UserError(f"q has more than {self._limits.words} characters")
+        return await self._look_up(self._recommender.matches, words, self._limits.found)
+
+    async def _look_up(self, function, *arguments) -> list[int]:
+        return await self._catalogue.ask((function, arguments), self._limits.seconds)
+
+    async def _rank(self, asked: Asked) -> list[dict[str, Any]]:
+        return await self._model.ask(asked, self._limits.seconds)
 
     def _describe(self, items: Sequence[int]) -> list[dict[str, str]]:
         return [self._recommender.describe(item) for item in items]
 
-    async def _look_up(self, function, *arguments) -> Any:
-        return await self._catalogue.ask((function, arguments), self._limits.seconds)
-
     async def _body(self, request: Request) -> bytes:
         # A form of another site can't send this type, so that none can make a browser ask us.
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        kind = request.headers.get("content-type", "").partition(";")[0].strip()
+        if kind.lower() != "application/json":
             raise HTTPException(415, "expected a body of type application/json")
+        too_large = HTTPException(413, f"a body has at most {self._limits.body} bytes")
+        if int(request.headers.get("content-length", 0)) > self._limits.body:
+            raise too_large
         body = b""
-        async with asyncio.timeout(self._limits.seconds):
-            async for part in request.stream():
-                body += part
-                if len(body) > self._limits.body:
-                    raise HTTPException(413, f"a body has at most {self._limits.body} bytes")
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._limits.body:
+                        raise too_large
+        except TimeoutError as error:
+            message = f"the body did not come within {self._limits.seconds:g} seconds"
+            raise HTTPException(408, message) from error
         return body
 
     def _parse(self, body: bytes, asked: str) -> tuple[Any, int, bool]:
@@ -260,50 +277,97 @@ class Service:
             found.get("include_seen", False),
         )
         if type(k) is not int or not 1 <= k <= self._recommender.depth:
-            raise HTTPException(400, f"k must be a number from 1 to {self._recommender.depth}")
+            raise UserError(f"k must be a whole number from 1 to {self._recommender.depth}")
         if not isinstance(include_seen, bool):
-            raise HTTPException(400, "include_seen must be true or false")
+            raise UserError("include_seen must be true or false")
         return found.get(asked), k, include_seen
 
 
-def app(service: Service, hosts: Sequence[str] = ("*",)) -> Starlette:
+def app(service: Service, limits: Limits, hosts: Sequence[str] | None = None) -> Starlette:
     """The web application of a service.
 
     Args:
       service: answers.
-      hosts: the names that a browser may know the server by. A page of another site, whose name was
-        made to lead here, gets nothing.
+      limits: for every client.
+      hosts: the names that a browser may know the server by, its own first; None for any. A page of
+        another site, whose name was made to lead here, gets nothing.
     """
     return Starlette(
         routes=service.routes,
         middleware=[
             Middleware(service.measures.around),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            Middleware(_guard, hosts, limits.requests),
         ],
         exception_handlers={
-            HTTPException: lambda _, error: _error(error.status_code, error.detail),
-            UserError: lambda _, error: _error(400, str(error)),
-            Busy: lambda _, error: _error(503, "too many requests at once: try again soon", "1"),
-            Stopped: lambda _, error: _error(503, STOPPED),
-            TimeoutError: lambda _, error: _error(504, "this took too long"),
-            ClientDisconnect: lambda _, error: _error(400, "the body broke off"),
+            HTTPException: lambda request, error: _refuse(request, error),
+            UserError: lambda _, error: tell(400, str(error)),
+            Busy: lambda _, error: _tell_busy(),
+            Stopped: lambda _, error: tell(503, STOPPED),
+            TimeoutError: lambda _, error: tell(504, "this took too long"),
+            ClientDisconnect: lambda _, error: tell(400, "the body broke off"),
             Exception: _broken,
         },
         lifespan=service.running,
     )
 
 
+def tell(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as all of them are told."""
+    return JSONResponse({"error": message}, status, headers)
+
+
+def _tell_busy() -> Response:
+    return tell(503, BUSY, {"Retry-After": "1"})
+
+
+def _guard(app: ASGIApp, hosts: Sequence[str] | None, most: int) -> ASGIApp:
+    """An application that is asked by one of its names, so often at once at most.
+
+    Starlette's and Uvicorn's own guards tell what they refuse in a form of theirs.
+    """
+    names = re.compile(rf"({'|'.join(map(re.escape, hosts or []))})(:\d*)?", re.IGNORECASE)
+    under_way = 0
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal under_way
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        host = Headers(scope=scope).get("host", "")
+        under_way += 1
+        try:
+            if under_way > most:
+                answer = _tell_busy()
+            elif hosts and not names.fullmatch(host):
+                answer = tell(400, f"{quote(host)} is not this server's name; ask {hosts[0]}")
+            else:
+                return await app(scope, receive, send)
+        except asyncio.CancelledError:  # the server stops, and has waited for as long as it does
+            answer = tell(503, "this server is being stopped")
+        finally:
+            under_way -= 1
+        await answer(scope, receive, send)
+
+    return guarded
+
+
 def _fields(body: bytes, known: Collection[str]) -> dict[str, Any]:
     """What a JSON object holds."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "the body is not JSON") from error
+    with _telling_where("the body"):
+        found = histories.parse_json(body)
     if not isinstance(found, dict):
-        raise HTTPException(400, "the body is not a JSON object")
+        raise UserError("the body is not a JSON object")
     if unknown := sorted(found.keys() - known):
-        raise HTTPException(400, f"the body has an unknown field {unknown[0][:50]!r}")
+        raise UserError(f"the body has an unknown field {quote(unknown[0])}")
     return found
+
+
+@contextlib.contextmanager
+def _telling_where(place: str) -> Iterator[None]:
+    """Puts the place before what is wrong there."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def _file(path: Path):
@@ -326,16 +390,22 @@ def _call_all(calls: Sequence[tuple]) -> list[Any]:
     return [call(*one) for one in calls]
 
 
-def _error(status: int, message: str, retry_after: str | None = None) -> Response:
-    headers = {"Retry-After": retry_after} if retry_after else None
-    return JSONResponse({"error": message}, status, headers)
-
-
 def _log_end(worker: asyncio.Task) -> None:
     error = None if worker.cancelled() else worker.exception()
     log.critical("nothing is answered any more: start the server anew", exc_info=error)
 
 
+def _refuse(request: Request, error: HTTPException) -> Response:
+    """The answer to what is refused; what Starlette refuses itself is put in words."""
+    message, path = error.detail, request.scope["path"]
+    if error.status_code == 404:
+        message = f"there is nothing at {quote(path)}; /api/openapi.json tells what there is"
+    elif error.status_code == 405:
+        allowed = " or ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        message = f"{path} answers {allowed}, not {quote(request.method)}"
+    return tell(error.status_code, message, error.headers)
+
+
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("%s failed", request.url.path, exc_info=error)
-    return _error(500, "something is broken here; the server's log tells what")
+    return tell(500, "something is broken here; the server's log tells what")

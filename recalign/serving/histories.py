@@ -3,8 +3,9 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
-from recalign.errors import UserError
+from recalign.errors import UserError, quote
 
 
 def read(path: Path) -> list[list[str]]:
@@ -42,6 +43,19 @@ def split(text: str) -> list[str]:
     return [key for row in rows for key in map(str.strip, row) if key]
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+      UserError: it is none, or has an object with a field twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        # Python goes on to tell programmers how it could read numbers of more digits.
+        raise UserError(f"not JSON: {str(error).partition(';')[0]}") from error
+
+
 def check_history(keys: object) -> list[str]:
     """A history out of JSON, which must be a list of ids.
 
@@ -64,8 +78,15 @@ def _parse(line: str, place: str) -> list[str]:
 
 
 def _json_history(line: str) -> list[str]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {error}") from error
+    found = parse_json(line)
     return check_history(found.get("history") if isinstance(found, dict) else found)
+
+
+def _unique(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these fields; of two of a name one would be lost."""
+    found: dict[str, Any] = {}
+    for name, value in fields:
+        if name in found:
+            raise UserError(f"the field {quote(name)} twice")
+        found[name] = value
+    return found

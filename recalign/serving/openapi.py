@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _ERRORS = {
     400: "Something in the request is wrong; the message says what.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     415: "The body is not of type application/json.",
     500: "Something is broken here.",

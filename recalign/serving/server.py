@@ -1,18 +1,21 @@
 """Runs the web application on a socket."""
 
+import asyncio
 import ipaddress
 import socket
+import sys
 
 import h11
 import uvicorn
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recalign.errors import UserError
-from recalign.serving.app import HEADERS, Limits, Service, app
+from recalign.serving.app import HEADERS, Limits, Service, app, tell
 from recalign.serving.recommender import Recommender
 
-# Clients that may be connected at once; beyond them, each is told to come again.
-MOST_CONNECTIONS = 512
+# Until the head of a request has come, from the connection or the last answer on.
+SECONDS_WITHOUT_REQUEST = 5
 
 
 def is_loopback(host: str) -> bool:
@@ -42,30 +45,46 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Protocol(H11Protocol):
-    """Uvicorn's, whose answer to what is no request has the headers of every response too."""
+    """Uvicorn's, which tells what is no request as the service tells errors, and waits for no one.
+
+    What is inherited waits for a first request for ever, and for the rest of one from byte to byte.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        self.handle_events()  # which stops the clock when a request is whole
 
     def send_400_response(self, msg: str) -> None:
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"connection", b"close"),
-        ]
-        for event in (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=msg.encode()),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event))
+        if self.cycle:
+            self.cycle.disconnected = True  # whoever works on its beginning shall not answer too
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = tell(400, f"this is no HTTP request: {str(sys.exception() or msg)[:100]}")
+            headers = [*self.server_state.default_headers, *answer.raw_headers, CLOSE_HEADER]
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
         self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return False  # what is inherited asks, in the log, for packages that would allow it
 
 
 def make_server(recommender: Recommender, host: str, limits: Limits) -> uvicorn.Server:
     """A server for `server.run(sockets=[listen(host, port)])`, all of it compiled."""
     service = Service(recommender, limits)
     service.warm_up()
-    hosts = [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else ["*"]
+    hosts = [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else None
     config = uvicorn.Config(
-        app(service, hosts),
+        app(service, limits, hosts),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -73,8 +92,7 @@ def make_server(recommender: Recommender, host: str, limits: Limits) -> uvicorn.
         lifespan="on",
         http=_Protocol,
         ws="none",
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=5,
+        timeout_keep_alive=SECONDS_WITHOUT_REQUEST,
         timeout_graceful_shutdown=2,
     )
     return uvicorn.Server(config)

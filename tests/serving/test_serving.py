@@ -84,7 +84,7 @@ def test_what_the_model_looked_at(port):
     assert (status, answer) == (200, {"looked_at": [1.0, 0.0]})
     for wrong, message in (
         (asked | {"item": "toy-9"}, "toy-9"),
-        (asked | {"item": None}, "a history as a list of item ids"),
+        (asked | {"item": None}, "expected `item`, the id of an item"),
         (asked | {"history": []}, "a history needs at least one item"),
         (asked | {"history": ["toy-0"] * 101}, "at most 100 items"),
         (asked | {"k": 3}, "unknown field 'k'"),
@@ -206,15 +206,6 @@ def test_everything_comes_with_a_policy(port):
     }
 
 
-def test_what_is_no_request_gets_the_policy_too(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(b"no request\r\n\r\n")
-        with http.client.HTTPResponse(connection) as response:
-            response.begin()
-            assert (response.status, response.read()) == (400, b"Invalid HTTP request received.")
-            assert_policy(response.headers)
-
-
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -293,11 +284,17 @@ def test_a_failure_is_told_without_its_reason(port, recommender, monkeypatch, br
     assert recommend(port, history=["toy-1"])[0] == 200
 
 
-def test_whoever_is_sent_away_gets_the_policy_too(serving, recommender, monkeypatch):
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
-    with serving(recommender, Limits()) as port:
-        status, headers, _ = ask(port, "GET", "/")
-        assert status == 503
+def test_whoever_is_one_too_many_is_sent_away(serving, recommender, params, clients):
+    with serving(recommender, Limits(requests=4)) as port:
+        params["seconds"] = 0.3
+        right = clients.request(b'{"history": ["toy-1"]}')
+        statuses = asyncio.run(clients.burst(port, [right] * 10))
+        assert sorted(statuses) == [200] * 4 + [503] * 6
+        assert recommend(port, history=["toy-1"])[0] == 200
+    with serving(recommender, Limits(requests=0)) as port:
+        status, headers, answer = ask(port, "GET", "/")
+        assert (status, answer) == (503, {"error": "too many requests at once: try again soon"})
+        assert headers["Retry-After"] == "1"
         assert_policy(headers)
 
 
