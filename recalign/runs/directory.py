@@ -104,6 +104,27 @@ class RunDirectory:
         best = min if metric and metric.endswith(LOWER_IS_BETTER) else max
         return best(steps, key=values.__getitem__) if steps else None
 
+    def is_missed(self, metric: str, tasks: Collection[str]) -> bool:
+        """Whether validation has shown that a metric is not measured.
+
+        Args:
+          metric: as for `best_step`.
+          tasks: all that are evaluated, some of them perhaps less often. One that has not been so
+            far may have the metric, unless its protocol is that of one that was.
+        """
+        protocols = {name.rpartition("/")[0] for name in self.measured()}
+        evaluated = {name.partition("/")[0] for name in self.measured()}
+        task, *rest = metric.split("/")
+        named = tasks if len(rest) < 2 else {task}.intersection(tasks)
+        is_known = metric.rpartition("/")[0] in protocols or evaluated.issuperset(named)
+        return is_known and metric not in self.measured()
+
+    def measured(self) -> set[str]:
+        """The metrics that validation has had, by the names that `best_step` takes."""
+        records = [record for record in self._history() if record["split"] == "validation"]
+        full = {name for record in records for name in record} - {"step", "split"}
+        return full | {name.split("/", 2)[-1] for name in full}
+
     def evaluations_since_best(self, metric: str | None) -> int:
         """How many evaluations on validation have not improved on the best one."""
         best = self.best_step(metric)

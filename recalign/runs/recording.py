@@ -1,5 +1,6 @@
 """What a run writes down while it trains and is evaluated, and what of it the log tells."""
 
+import difflib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -54,12 +55,13 @@ def record(
     directory.record(step, split, name_metrics(rows, split), outcomes)
     if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
         log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
-    if split == "validation" and best_metric and directory.best_step(best_metric) is None:
+    if split == "validation" and best_metric and directory.is_missed(best_metric, list(domains)):
+        measured = sorted(directory.measured())
+        near = difflib.get_close_matches(best_metric, measured)
         log.warning(
-            "BEST_METRIC is %r, which is not measured, so no checkpoint is kept as the best; "
-            "there are %s",
+            "BEST_METRIC is %r, which is not measured, so no checkpoint is kept as the best; %s",
             best_metric,
-            ", ".join(shown),
+            f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(measured)}",
         )
     return rows
 

@@ -74,6 +74,29 @@ def test_steps_that_are_made_again_are_forgotten(directory):
     assert not directory.is_evaluated(20)
 
 
+@pytest.mark.parametrize(
+    ("metric", "missed"),
+    [
+        ("full/hr@10", False),
+        ("shop_retrieval/validation/full/hr@10", False),
+        ("full/hr@11", True),  # of that protocol all is measured
+        ("cand100/hr@10", False),  # ranking has not been evaluated yet
+        ("cand100/hr@11", False),
+        ("shop_ranking/validation/cand100/hr@10", False),
+        ("shop_rating/validation/cand100/hr@10", True),
+        ("other_ranking/validation/cand100/hr@10", True),
+        ("shop_retrieval/test/full/hr@10", True),
+    ],
+)
+def test_what_is_measured_is_known_once_its_task_is_evaluated(directory, metric, missed):
+    tasks = ["shop_retrieval", "shop_rating", "shop_ranking"]
+    assert directory.is_missed(metric, tasks) == missed
+    assert directory.is_missed("cand100/hr@10", tasks[:2])
+    directory.record(50, "validation", {"shop_ranking/validation/cand100/hr@10": math.nan})
+    assert not directory.is_missed("cand100/hr@10", tasks)
+    assert directory.is_missed("cand100/hr@11", tasks)
+
+
 def test_the_best_of_some_steps(directory):
     assert directory.best_step("full/hr@10", [30, 40]) == 30
     assert directory.best_step("full/hr@10", [50]) is None
