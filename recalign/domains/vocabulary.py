@@ -94,7 +94,7 @@ def train(items: pd.DataFrame, pieces: Sequence[str], size: int, folder: Path) -
             num_threads=1,
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # a size of too many digits
         needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
         if needed:
             raise UserError(

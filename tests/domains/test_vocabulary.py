@@ -66,6 +66,11 @@ def test_training_is_deterministic(items, folder, tmp_path):
     assert (tmp_path / "spiece.model").read_bytes() == (folder / "spiece.model").read_bytes()
 
 
+def test_a_size_that_no_vocabulary_has(items, tmp_path):
+    with pytest.raises(UserError, match=r"--vocab_size 1000.*: no vocabulary can be trained"):
+        vocabulary.train(items, [], 10**20, tmp_path)
+
+
 def test_a_size_that_is_too_small(items, tmp_path):
     for size in (1, 10, 300):
         with pytest.raises(UserError, match=rf"--vocab_size {size} is too small.* alone are \d+;"):

@@ -16,6 +16,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from recalign.domains.raw import RawDomain
 from recalign.errors import UserError
@@ -62,6 +63,8 @@ FAMILIAR = 0.001  # how much a brand that the user knows draws a turn
 TASTES = 0.35  # Dirichlet concentration over categories: small means narrow tastes
 SKEW = 0.4  # a series' popularity is 1 / rank ** SKEW
 
+USER_BYTES = 2000  # of memory, for a user's purchases; 1,600 to 1,900 were measured
+
 # In a small shop a user comes to know every brand; the weights must not vanish.
 _LEAST_WEIGHT = 1e-9
 _FIRST_PURCHASE = 1_577_836_800  # 2020-01-01
@@ -98,12 +101,19 @@ def generate(users: int = 2000, items: int = 300, seed: int = 0) -> RawDomain:
       seed: the same gives the same domain.
 
     Raises:
-      UserError: too few users or items, or more items than there are names for.
+      UserError: too few users or items, more items than there are names for, or more users than
+        fit into memory.
     """
     most = len(BRANDS) * len(THEMES) * sum(map(len, CATEGORIES.values())) * PARTS[0]
     if users < 1 or not 30 <= items <= most:
         raise UserError(
             f"a toyshop needs 1 user or more and 30 to {most} items, not {users} and {items}"
+        )
+    free = psutil.virtual_memory().available
+    if users > free // USER_BYTES:
+        raise UserError(
+            f"so many users do not fit into memory, of which {free / 2**30:.1f} GiB are free: it "
+            f"fits {free // USER_BYTES} users, of about {USER_BYTES} bytes each"
         )
     rng = np.random.default_rng(seed)
     shop = _stock(items, rng)

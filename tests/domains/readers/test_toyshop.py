@@ -1,8 +1,10 @@
 """The toyshop: deterministic, plausible, and with the structure that it claims."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from recalign.domains.assemble import assemble
@@ -67,6 +69,14 @@ def test_other_sizes(items):
 def test_sizes_that_cannot_be(users, items):
     with pytest.raises(UserError, match="a toyshop needs"):
         toyshop.generate(users, items)
+
+
+@pytest.mark.parametrize("users", [10**9, 10**20, 10**4000])
+def test_what_does_not_fit_into_memory_is_told_at_once(users, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=6 * 2**30))
+    with pytest.raises(UserError, match=r"6\.0 GiB .* fits 3221225 users") as told:
+        toyshop.generate(users, 300)
+    assert len(str(told.value)) < 200
 
 
 def ranks(domain, score):
