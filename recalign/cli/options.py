@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,11 +69,31 @@ class _PathType(click.ParamType):
 SOURCE = _PathType()
 LOCAL_SOURCE = _PathType("read; copy it there first")
 _OUTPUT = _PathType("written to; copy it to a bucket afterwards")
+
+
+def _check_modules(
+    context: click.Context, option: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    del context
+    for name in names:
+        where = f"{option.opts[0]} {name}"
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"{where}: expected a module's name, as in `import a.b`")
+        try:
+            found = importlib.util.find_spec(name)  # imports the packages that it is in
+        except Exception as error:
+            raise UserError(f"{where}: it cannot be imported: {error}") from error
+        if not found:
+            raise UserError(f"{where}: there is no such module; is its folder on PYTHONPATH?")
+    return names
+
+
 modules_option = click.option(
     "--module",
     "modules",
     multiple=True,
     type=TEXT,
+    callback=_check_modules,
     metavar="NAME",
     help="A module of yours that the run's config.gin may import, such as the one that registers "
     "its tasks. May be given several times.",
@@ -153,11 +174,13 @@ def output_file(context: click.Context, option: click.Parameter, path: Path | No
     """The callback of an option that names a file to write: what is wrong is told before any work.
 
     Raises:
-      UserError: its folder is not there or cannot be written to, or the file is a folder.
+      UserError: its folder is not there or cannot be written to, or the file is a folder, or
+        standard output.
     """
     del context
     if path is None:
         return None
+    _check_named(option, path)
     if path.is_dir():
         raise UserError(f"{option.opts[0]} {path}: there is a folder of that name")
     if not is_special(path):
@@ -171,14 +194,24 @@ def output_folder(context: click.Context, option: click.Parameter, path: Path) -
     """The same of an option that names a folder, which need not exist, nor the ones it lies in.
 
     Raises:
-      UserError: there is a file in its way, or no folder can be made there.
+      UserError: there is a file in its way, or no folder can be made there, or it is standard
+        output.
     """
     del context
+    _check_named(option, path)
     if in_bucket(path):
         return path
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     _check_writable(option, path, there)
     return path
+
+
+def _check_named(option: click.Parameter, path: Path) -> None:
+    if path == Path("-"):
+        raise UserError(
+            f"{option.opts[0]} -: nothing is written to standard output, where the command tells "
+            "how it went; give it a name"
+        )
 
 
 def _check_writable(option: click.Parameter, path: Path, folder: Path) -> None:

@@ -52,7 +52,7 @@ def tasks(name: str | None, examples: int, split: str, seed: int, module: str, c
     """
     from recalign.samples import inputs, inspection
 
-    inputs.import_tasks(module)
+    inputs.import_tasks(module, "--module")
     configure(
         first=["runs/tasks.gin"], unneeded=["MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TRAIN_STEPS"]
     )

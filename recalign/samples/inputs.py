@@ -315,13 +315,16 @@ def provenance(mixture_or_task_name: str, module: str | None = None) -> dict[str
     return found
 
 
-def import_tasks(module: str | None) -> None:
+def import_tasks(module: str | None, option: str = "MIXTURE_OR_TASK_MODULE") -> None:
     """Imports a module that registers tasks, which follow the default data folder from then on.
+
+    Args:
+      module: its name; None for none.
+      option: that names it.
 
     Raises:
       UserError: there is no such module, or it cannot be imported.
     """
-    option = "MIXTURE_OR_TASK_MODULE"
     try:
         if module and not all(part.isidentifier() for part in module.split(".")):
             raise UserError(

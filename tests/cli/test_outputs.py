@@ -52,6 +52,39 @@ def test_a_pipe_may_be_written_into_wherever_it_lies(command, tmp_path, monkeypa
     assert message(*FILES[command], "pipe") == "--output pipe: pipe cannot be written to"
 
 
+@pytest.mark.parametrize("command", FILES | FOLDERS | {"report": ("report", "nowhere", "--output")})
+def test_nothing_is_written_to_standard_output(command, tmp_path):
+    """Where the command tells how it went: the two would mix."""
+    told = message(*(FILES | FOLDERS | {"report": ("report", "nowhere", "--output")})[command], "-")
+    assert " -: nothing is written to standard output" in told
+    assert not (tmp_path / "-").exists()
+
+
+MODULES = {
+    "eval": ("eval", "--model_dir=nowhere"),
+    "infer": ("infer", "--model_dir=nowhere", "--output=out.jsonl"),
+    "recommend": ("recommend", "--model_dir=nowhere", "--history=a"),
+    "serve": ("serve", "--model_dir=nowhere"),
+    "convert": ("convert", "nowhere", "out", "--to=hf"),
+    "add-items": ("add-items", "--model_dir=nowhere", "--undo"),
+    "tasks": ("tasks",),
+}
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_a_module_that_is_not_there_is_named(command, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/__init__.py").write_text("no Python")
+    for name in ("nope", "nope.tasks", "mine.tasks", "broken.tasks", ".mine", "mine/tasks.py"):
+        told = message(*MODULES[command], "--module", name)
+        assert told.startswith("--module")
+        assert name in told
+    if command != "tasks":
+        assert "nowhere" in message(*MODULES[command], "--module", "mine")  # that one is right
+
+
 @pytest.mark.parametrize("command", FOLDERS)
 def test_a_folder_has_no_file_in_its_way(command):
     arguments = FOLDERS[command]
