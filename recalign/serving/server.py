@@ -16,6 +16,8 @@ from recalign.serving.recommender import Recommender
 
 # Until the head of a request has come, from the connection or the last answer on.
 SECONDS_WITHOUT_REQUEST = 5
+# Until a client has taken what is sent to it.
+SECONDS_UNREAD = 30
 
 
 def is_loopback(host: str) -> bool:
@@ -47,7 +49,8 @@ def listen(host: str, port: int) -> socket.socket:
 class _Protocol(H11Protocol):
     """Uvicorn's, which tells what is no request as the service tells errors, and waits for no one.
 
-    What is inherited waits for a first request for ever, and for the rest of one from byte to byte.
+    What is inherited waits for a first request for ever, for the rest of one from byte to byte, and
+    for ever for a client to read.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -59,6 +62,14 @@ class _Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self.conn.receive_data(data)
         self.handle_events()  # which stops the clock when a request is whole
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(SECONDS_UNREAD, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.cancel()
 
     def send_400_response(self, msg: str) -> None:
         if self.cycle:

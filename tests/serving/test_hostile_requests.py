@@ -46,6 +46,14 @@ def read(connection):
     return int(line.split()[1]), headers, body
 
 
+def feed(connection):
+    """Sends a byte now and then."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        connection.sendall(b"a")
+        time.sleep(0.1)
+
+
 def assert_told(answer, status, message):
     """One message in the service's form, under its policy."""
     found, headers, body = answer
@@ -185,13 +193,6 @@ def test_a_connection_without_a_whole_request_is_closed(
 ):
     """Be it fed a byte at a time: else such connections pile up."""
     monkeypatch.setattr(server, "SECONDS_WITHOUT_REQUEST", 0.5)
-
-    def feed(connection):
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            connection.sendall(b"a")
-            time.sleep(0.1)
-
     with (
         serving(recommender, Limits()) as port,
         socket.create_connection(("127.0.0.1", port)) as connection,
@@ -199,6 +200,21 @@ def test_a_connection_without_a_whole_request_is_closed(
         connection.sendall(sent.replace(b"Connection: close\r\n", b""))
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             feed(connection)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_client_that_reads_no_answer_is_left(serving, recommender, monkeypatch, caplog):
+    """It would be under way for ever, and so many at once are all that are admitted."""
+    monkeypatch.setattr(server, "SECONDS_UNREAD", 0.5)
+    asked = request(b"GET", b"/page.js").replace(b"Connection: close\r\n", b"")
+    with serving(recommender, Limits(requests=1)) as port:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(asked * 3000)  # whose answers no buffer of the system's holds
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                feed(connection)
+        assert send(port, request(b"GET", b"/healthz"))[0] == 200
     assert "Traceback" not in caplog.text
 
 
