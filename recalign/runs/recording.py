@@ -56,7 +56,8 @@ def record(
     if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
         log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
     if split == "validation" and best_metric and directory.is_missed(best_metric, list(domains)):
-        measured = sorted(directory.measured())
+        parts = 3 if best_metric.count("/") > 1 else 1  # of a full name or not; intervals have more
+        measured = sorted(name for name in directory.measured() if name.count("/") == parts)
         near = difflib.get_close_matches(best_metric, measured)
         log.warning(
             "BEST_METRIC is %r, which is not measured, so no checkpoint is kept as the best; %s",

@@ -122,6 +122,7 @@ def test_a_best_metric_that_is_not_measured_is_told(shop, tmp_path, caplog):
     run("train", "--gin_file=toyshop.gin", folder, *options)
     told = "BEST_METRIC is 'full/ndgc@10', which is not measured, so no checkpoint is kept as the "
     assert told + "best; did you mean full/ndcg@10 or " in caplog.text
+    assert "/low/" not in caplog.text
 
 
 def test_only_items_come_out_and_each_once(trained):
