@@ -93,7 +93,7 @@ def attend(
     value: Array,
     mask: Array,
     bias: Array | None = None,
-    drop: Callable[[Array], Array] = lambda weights: weights,
+    tell: Callable[[Array], None] = lambda weights: None,
 ) -> Array:
     """Attention, [B,Q,H,D] in the dtype of `query`.
 
@@ -103,11 +103,12 @@ def attend(
         value: [B,S,H,D].
         mask: bool, True where a query may look, broadcast to [B,H,Q,S].
         bias: float32, added to the logits, broadcast to [B,H,Q,S].
-        drop: dropout on the weights [B,H,Q,S].
+        tell: is told the weights [B,H,Q,S].
     """
     logits = wide_einsum("bqhd,bshd->bhqs", query, key)
     weights = _weigh(logits, bias, mask, query.dtype)
-    return jnp.einsum("bhqs,bshd->bqhd", drop(weights), value)
+    tell(weights)
+    return jnp.einsum("bhqs,bshd->bqhd", weights, value)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -261,16 +262,15 @@ class Attention(nn.Module):
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
         return constrain(x, "batch", "length", "heads", "kv")
 
-    def _tell(self, weights: Array) -> Array:
-        self.sow("intermediates", "weights", weights)
-        return weights
+    def _drop(self, value: Array) -> Array:
+        """Dropout of values [B,S,H,D].
 
-    def _drop(self, weights: Array) -> Array:
-        """Drops keys for all queries of a head at once, as T5 does."""
+        T5 drops a head's weights for all queries of a key at once, which is to drop the key's
+        value: arrays of B·H·Q·S are then neither multiplied nor kept.
+        """
         keep = 1.0 - self.config.dropout_rate
-        shape = (*weights.shape[:-2], 1, weights.shape[-1])
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return weights * (kept.astype(weights.dtype) / jnp.asarray(keep, weights.dtype))
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (*value.shape[:-1], 1))
+        return value * (kept.astype(value.dtype) / jnp.asarray(keep, value.dtype))
 
     def keys_values(self, x: Array) -> KeysValues:
         """[B,S,E] -> keys and values, [B,S,H,D] each."""
@@ -288,8 +288,11 @@ class Attention(nn.Module):
 
         The weights [B,H,Q,S] are kept in the collection ``intermediates`` if that is mutable.
         """
-        drop = self._tell if deterministic or not self.config.dropout_rate else self._drop
-        x = attend(self._split(self.query(x)), *keys_values, mask, bias, drop)
+        key, value = keys_values
+        if self.config.dropout_rate and not deterministic:
+            value = self._drop(value)
+        tell = functools.partial(self.sow, "intermediates", "weights")
+        x = attend(self._split(self.query(x)), key, value, mask, bias, tell)
         return self.out(x.reshape(*x.shape[:-2], -1))
 
 

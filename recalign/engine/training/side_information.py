@@ -61,11 +61,10 @@ def train_with_side_information(
             Where nothing is known of a token, its own part stays.
         seed: of the kernel at first, which keeps the length of vectors, and of dropout.
     """
-    key = jax.random.key(seed)
 
     def init(params: Any) -> SideInformationState:
         rows, columns = _table(params).shape
-        kernel = jax.random.normal(key, (size, columns)) * size**-0.5
+        kernel = jax.random.normal(jax.random.key(seed), (size, columns)) * size**-0.5
         return SideInformationState(
             count=jnp.zeros((), jnp.int32),
             vectors=jnp.zeros((rows, size)),
@@ -90,7 +89,9 @@ def train_with_side_information(
         moved = updates.pop("kernel")
         updates = _with_table(updates, _table(updates) + state.vectors @ moved)
         count = state.count + 1
-        drawn = jax.random.bernoulli(jax.random.fold_in(key, count), dropout, state.kept.shape)
+        # Made here: a key from outside would be a constant on a device, and a step fetches none.
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        drawn = jax.random.bernoulli(key, dropout, state.kept.shape)
         kept = ~(drawn & jnp.any(state.vectors != 0, axis=1))
         return updates, SideInformationState(
             count, state.vectors, kept, state.kernel + moved, inner

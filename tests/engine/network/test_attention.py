@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recalign.engine.network.layers import MASKED, attend
+from recalign.engine.network.config import T5Config
+from recalign.engine.network.layers import MASKED, Attention, attend
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 3, 2, 5, 7, 4
 
@@ -55,3 +56,26 @@ def test_bfloat16_keeps_no_logits():
     shape = (BATCH, HEADS, QUERIES, KEYS)
     kept = [leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.shape == shape]
     assert {*kept} == {jnp.dtype("bfloat16")}
+
+
+def test_dropout_drops_a_key_for_all_queries():
+    """As T5 drops weights: each key's are 0, or divided by the rate that is kept."""
+    length, rate = 64, 0.25
+    config = T5Config(
+        vocab_size=8, emb_dim=length, num_heads=1, head_dim=length, mlp_dim=1,
+        num_encoder_layers=1, num_decoder_layers=1, dropout_rate=rate,
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.normal(size=(1, QUERIES, length)), "float32")
+    key = jnp.asarray(draw.normal(size=(1, length, 1, length)), "float32")
+    value = jnp.eye(length)[None, :, None]  # what comes out is the weights
+    mask = jnp.ones((1, 1, 1, length), bool)
+    params = {name: {"kernel": jnp.eye(length)} for name in ("query", "key", "value", "out")}
+
+    def weights(**options):
+        return Attention(config).apply({"params": params}, x, (key, value), mask, **options)[0]
+
+    dropped = weights(deterministic=False, rngs={"dropout": jax.random.key(0)})
+    kept = np.any(dropped != 0, axis=0)
+    assert 0.5 < kept.mean() < 0.95
+    np.testing.assert_allclose(dropped, weights() * kept / (1 - rate), rtol=1e-6)

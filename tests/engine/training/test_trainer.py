@@ -1,8 +1,9 @@
-"""By what the initial parameters are drawn: a kernel on one GPU, whose numbers are the same."""
+"""What a trainer compiles: by what initial parameters are drawn, and what a step holds."""
 
 import types
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from recalign.engine.network.transformer import T5Config, Transformer
@@ -11,9 +12,14 @@ from recalign.engine.training.adafactor import adafactor
 from recalign.engine.training.averaging import average_parameters
 from recalign.engine.training.model import EncoderDecoderModel
 from recalign.engine.training.schedules import learning_rate_schedule
+from recalign.engine.training.side_information import train_with_side_information
 from recalign.engine.training.trainer import Trainer, drawing_by_kernel
 
 KERNEL = "cu_threefry2x32_ffi"
+TINY = T5Config(
+    vocab_size=8, emb_dim=4, num_heads=1, num_encoder_layers=1, num_decoder_layers=1, head_dim=2,
+    mlp_dim=2, dropout_rate=0.5, copy_gate=True, copy_weights=True,
+)  # fmt: skip
 
 
 def lower_for_a_gpu():
@@ -44,11 +50,7 @@ texts = []
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_of_several_devices_each_draws_its_own_part(devices):
-    config = T5Config(
-        vocab_size=8, emb_dim=4, num_heads=1, num_encoder_layers=1, num_decoder_layers=1,
-        head_dim=2, mlp_dim=2,
-    )  # fmt: skip
-    model = Recorded(Transformer(config), adafactor(0.1))
+    model = Recorded(Transformer(TINY), adafactor(0.1))
     one = Partitioner(devices=jax.devices()[:1])
     several = types.SimpleNamespace(
         mesh=types.SimpleNamespace(size=devices),
@@ -71,3 +73,17 @@ def test_equal_trainers_share_a_step_whatever_their_seeds():
     assert step() is step(seed=1)
     others = [step(), step(rate=0.2), step(z_loss=0.0)]
     assert len({*map(id, others)}) == 3
+
+
+def test_a_step_holds_no_array_of_a_device():
+    """A constant of the program is fetched from its device, which the loop forbids.
+
+    A new run has fetched it before, with its first parameters; one that goes on, on a GPU, has not.
+    """
+    optimizer = train_with_side_information(adafactor(0.1), size=3, dropout=0.5)
+    model = EncoderDecoderModel(Transformer(TINY), average_parameters(optimizer))
+    trainer = Trainer(model, Partitioner(devices=jax.devices()[:1]))
+    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    batch = {name: jnp.ones((2, 4), jnp.int32) for name in (*names, "decoder_loss_weights")}
+    step = jax.make_jaxpr(trainer._step)(jax.random.key(0), trainer.abstract_state, batch)
+    assert not [held for held in step.consts if isinstance(held, jax.Array)]
