@@ -269,7 +269,10 @@ class Attention(nn.Module):
         value: arrays of B·H·Q·S are then neither multiplied nor kept.
         """
         keep = 1.0 - self.config.dropout_rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (*value.shape[:-1], 1))
+        rows, keys, heads, _ = value.shape
+        # In the order of weights, so that a seed drops what it always has.
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (rows, heads, keys, 1))
+        kept = kept.swapaxes(1, 2)
         return value * (kept.astype(value.dtype) / jnp.asarray(keep, value.dtype))
 
     def keys_values(self, x: Array) -> KeysValues:
