@@ -84,7 +84,9 @@ class Trainer:
 
     def step_fn(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
         """The compiled step; it takes over the memory of the state it is given."""
-        return functools.partial(self._compiled_step(), jax.random.key(self.seed))
+        # On all devices from the start: the loop forbids that a step has to send it there.
+        key = jax.jit(jax.random.key, static_argnums=0, out_shardings=self.partitioner.sharding())
+        return functools.partial(self._compiled_step(), key(self.seed))
 
     def lower_step(self, batch: Batch) -> jax.stages.Lowered:
         """The program of a step, for the shapes and layouts of a batch; nothing is computed."""

@@ -5,6 +5,9 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -100,6 +103,37 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
         resumed = run(tmp_path / "resumed", steps, task, **options)
     assert task.position == 10
     assert_equal(resumed, whole)
+
+
+# JAX fixes the number of simulated devices when it starts: hence a process of its own.
+SEVERAL_DEVICES = """
+import dataclasses, pathlib, sys, jax
+from recalign.engine.training.side_information import train_with_side_information
+from tests.engine.training.test_loop import *
+
+folder = pathlib.Path(sys.argv[1])
+for layout in ("tensor_parallel", "fully_sharded"):
+    optimizer = average_parameters(train_with_side_information(adafactor(0.05), 4, dropout=0.5))
+    several = Partitioner(num_partitions=2, rules=layout)
+    assert several.mesh.size == 4
+    subject = dataclasses.replace(trainer(optimizer), partitioner=several)
+    whole = run(folder / layout / "whole", 4, subject=subject)
+    for steps in (2, 4):
+        resumed = run(folder / layout / "resumed", steps, subject=subject)
+    assert_equal(resumed, whole)
+"""
+
+
+def test_it_trains_and_goes_on_over_several_devices(tmp_path):
+    """A step sends nothing from one device to the others but by its own program."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    command = [sys.executable, "-c", SEVERAL_DEVICES, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
 
 
 def test_evaluations_come_at_their_period_and_at_the_end(tmp_path):
