@@ -22,7 +22,7 @@ REACH = 8
 ASKED, FADING = 6, 0.6
 """Of so many of a history's newest items the neighbours count, each less than those of the next."""
 KEPT = 32
-"""So many neighbours are kept of an item, the strongest."""
+"""So many neighbours of an item count, the strongest."""
 
 # What an event that comes d after another counts, by d + REACH; whole numbers, which a user's own
 # can be taken from and leave nothing.
@@ -39,7 +39,7 @@ class Neighbours:
     """
 
     def __init__(self, domain: Domain, number: int):
-        items, counts, totals = count_neighbours(domain)
+        items, counts, totals = count_neighbours(domain, KEPT + 2 * REACH)
         self._items, self._counts = tf.constant(items), tf.constant(counts)
         self._totals, self._number = tf.constant(totals), number
 
@@ -57,6 +57,7 @@ class Neighbours:
         # Never below 0: what fills the list of an item that has few is no neighbour.
         counts = tf.maximum(tf.gather(self._counts, newest) - tf.where(train, own, 0), 0)
         totals = tf.gather(self._totals, newest) - tf.where(train, own_total, 0)
+        items, counts = _keep_strongest(items, counts)
         ages = tf.cast(tf.range(tf.size(newest)), tf.float32)
         # An item that many have bought says less of what goes with it.
         scale = FADING**ages / tf.sqrt(tf.cast(totals, tf.float32) + 1.0)
@@ -71,12 +72,16 @@ class Neighbours:
 
 
 @functools.lru_cache(maxsize=2)
-def count_neighbours(domain: Domain) -> tuple[np.ndarray, ...]:
+def count_neighbours(domain: Domain, number: int) -> tuple[np.ndarray, ...]:
     """How often items stand near each other in train, nearer ones counting more.
 
+    A user who has bought an item once is near at most 2 · REACH others with it: without his events
+    its KEPT strongest neighbours are among its KEPT + 2 · REACH strongest.
+
     Returns:
-      The neighbours of each item, int32[n, KEPT], the strongest first; their counts, int32[n,
-      KEPT], 0 where there are fewer; and the sum of the counts of all its neighbours, int32[n].
+      The strongest neighbours of each item, int32[n, number], the first the strongest; their
+      counts, int32[n, number], 0 where there are fewer; and the sum of the counts of all its
+      neighbours, int32[n].
     """
     offsets, events = domain.train()
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -95,17 +100,25 @@ def count_neighbours(domain: Domain) -> tuple[np.ndarray, ...]:
     order = np.lexsort((table.col, -table.data, table.row))
     rows = table.row[order]
     ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    kept = ranks < KEPT
-    items, strengths = np.zeros((2, size, KEPT), np.int32)
+    kept = ranks < number
+    items, strengths = np.zeros((2, size, number), np.int32)
     items[rows[kept], ranks[kept]] = table.col[order][kept]
     strengths[rows[kept], ranks[kept]] = table.data[order][kept]
     return items, strengths, np.asarray(counts.sum(axis=1)).ravel().astype(np.int32)
 
 
+def _keep_strongest(items: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The KEPT of each row, int32[k, KEPT], that count most; of two that are level, the lower."""
+    number = tf.cast(tf.reduce_max(items) + 1, tf.int64)
+    order = tf.cast(counts, tf.int64) * number - tf.cast(items, tf.int64)
+    strongest = tf.math.top_k(order, KEPT).indices
+    return tuple(tf.gather(each, strongest, batch_dims=1) for each in (items, counts))
+
+
 def _count_own(
     newest: tf.Tensor, items: tf.Tensor, touched: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What one user's events add to the counts of some items, int32[k, KEPT], and to their sums."""
+    """What one user's events add to the counts of some items, int32[k, l], and to their sums."""
     at = tf.cast(newest[:, None] == touched, tf.int32)
     # What an event at each place of the sequence adds, int32[k, t].
     around = tf.signal.frame(tf.pad(at, [[0, 0], [REACH, REACH]]), 2 * REACH + 1, 1)

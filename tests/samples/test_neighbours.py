@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from recalign.errors import UserError
+from recalign.samples import neighbours
 from recalign.samples.neighbours import ASKED, FADING, REACH, Neighbours
 from recalign.samples.questions import Questions
 from tests.samples.reading import LENGTHS, items_in, read
@@ -77,6 +78,34 @@ def test_in_training_a_user_s_own_events_are_left_out(shop, find):
             assert_strongest(found, scores, 6)
             seen.append(not np.array_equal(found, find(sequence[:place], sequence, False)))
     assert np.mean(seen) > 0.2
+
+
+class Events:
+    """A domain of train sequences alone."""
+
+    def __init__(self, sequences, size):
+        self.sequences, self.num_items = sequences, size
+
+    def train(self):
+        offsets = np.cumsum([0, *map(len, self.sequences)])
+        return offsets, np.concatenate(self.sequences)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 32])
+def test_a_user_is_told_what_he_would_be_if_he_had_bought_nothing_yet(kept, monkeypatch):
+    """Not even which neighbours are kept, or which of two that are level, is up to his events."""
+    monkeypatch.setattr(neighbours, "KEPT", kept)
+    rng = np.random.default_rng(0)
+    sequences = [rng.permutation(60)[: rng.integers(3, 30)].astype(np.int32) for _ in range(40)]
+    everyone = Neighbours(Events(sequences, 60), 6)
+    for user, sequence in enumerate(sequences):
+        others = Neighbours(Events(sequences[:user] + sequences[user + 1 :], 60), 6)
+        for place in range(1, len(sequence), 6):
+            found, expected = (
+                asked(tf.constant(sequence[:place]), tf.constant(sequence), tf.constant(train))
+                for asked, train in ((everyone, True), (others, False))
+            )
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_a_held_out_item_is_asked_for_by_all_train_events_and_by_no_other(shop, find):
