@@ -92,21 +92,22 @@ def test_sigterm_during_the_final_report_ends_with_code_75_too(recipe, whole, tm
 
 @pytest.fixture(scope="module")
 def two(recipe):
-    """Starts the recipe as two processes."""
+    """Starts the recipe as two processes of two devices each."""
 
     def start(folder, program=WITHOUT_TENSORFLOW):
         address = f"127.0.0.1:{free_port()}"
-        return [
-            dataclasses.replace(recipe, program=program)
-            .but(
+        parts = [
+            dataclasses.replace(recipe, program=program).but(
                 "--multiprocess",
                 f"--coordinator_address={address}",
                 "--process_count=2",
                 f"--process_index={index}",
             )
-            .start(folder)
             for index in range(2)
         ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JAX_NUM_CPU_DEVICES", "2")
+            return [part.start(folder) for part in parts]
 
     return start
 
