@@ -400,7 +400,7 @@ class Run:
 
     @property
     def _directory(self) -> RunDirectory:
-        return RunDirectory(self.model_dir)
+        return RunDirectory(self.model_dir, self.eval_examples)
 
     def _report(
         self, found: Sequence[Examples], step: int, params: Any, other: Other | None = None
@@ -441,9 +441,11 @@ class Run:
         if self.step == "newest":
             return None
         if self.step == "best":
-            found = self._directory.best_step(self.best_metric)
+            found = self._directory.best_step(self.best_metric, self._directory.checkpoints())
             if found is None:
-                raise UserError(f"{self.model_dir} has no evaluation with {self.best_metric}")
+                raise UserError(
+                    f"{self.model_dir} has no checkpoint whose evaluation has {self.best_metric}"
+                )
             return found
         return int(self.step)
 
