@@ -134,10 +134,7 @@ def _read_finished(made: Run) -> Result | None:
     result = read(locate(made.model_dir))
     # A run that was to be shorter is not finished.
     free = [name for name in FREE if name != "TRAIN_STEPS"]
-    now = configuration.current()
-    before = result.configuration if result else {}
-    same = all(before.get(name) == now.get(name) for name in {*before, *now} - {*free})
-    return result if result and same else None
+    return result if result and result.is_of(configuration.current(), free) else None
 
 
 def _configure(configure: Configure, name: str, seed: int, output: Path, domain: str | None) -> Run:

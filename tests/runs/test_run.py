@@ -1,5 +1,6 @@
 """The main job from the command line: the real recipe of the toy shop, shrunk."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import sentencepiece
 import tensorflow as tf
 from click.testing import CliRunner
 
+from recalign import __version__ as recalign_version
 from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
@@ -19,7 +21,7 @@ from recalign.runs import calls
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import inspect
 from recalign.runs.result import read
-from recalign.runs.run import load
+from recalign.runs.run import Run, load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
 from tests.commands import SMALL_NETWORK, run
@@ -171,6 +173,19 @@ def test_a_result_tells_what_the_run_was_and_reached(trained):
     assert result.test == metrics(folder)
     assert result.configuration["BATCH_SIZE"] == "4"
     assert result.seconds >= directory.seconds(6) > directory.seconds(3) > 0
+
+
+def test_a_training_without_a_step_leaves_what_made_the_run(trained, tmp_path, monkeypatch):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    made = dataclasses.replace(read(folder), version="0.0.9", commit="c0ffee", seconds=1.0)
+    made.write(folder)
+    monkeypatch.setattr(Run, "report", lambda *_: "stopped before its end")
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    moved = made.configuration | {"MODEL_DIR": read(folder).configuration["MODEL_DIR"]}
+    assert read(folder) == dataclasses.replace(made, configuration=moved)
+    dataclasses.replace(made, configuration=moved | {"BATCH_SIZE": "5"}).write(folder)
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    assert (read(folder).version, read(folder).test) == (recalign_version, {})
 
 
 def test_what_is_read_and_learned_is_told_at_the_start(trained):
