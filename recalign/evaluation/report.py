@@ -5,7 +5,9 @@
   `"<task>/<split>/<protocol>/low/<metric>"` and `"…/high/<metric>"`, the ends of its 95 % interval.
   Hit rates by group of examples are `"…/hr@10/<group>"`, and how many these are,
   `"…/examples/<group>"`.
-* `metrics.jsonl`: one line an evaluation, `{"step": …, "split": …, "<name>": number, …}`.
+* `metrics.jsonl`: one line an evaluation, `{"step": …, "split": …, "limit": …, "<name>": number,
+  …}`. The limit is EVAL_EXAMPLES where that was kept to, null where all examples were taken; lines
+  of old runs have none.
 """
 
 import json
@@ -131,14 +133,21 @@ def write_metrics(path: Path | str, metrics: Mapping[str, float]) -> None:
     write_text(locate(path), text + "\n")
 
 
-def append_metrics(path: Path | str, step: int, split: str, metrics: Mapping[str, float]) -> None:
+def append_metrics(
+    path: Path | str,
+    step: int,
+    split: str,
+    metrics: Mapping[str, float],
+    limit: int | None = None,
+) -> None:
     """Adds an evaluation to `metrics.jsonl`, or puts it in the place of the same one.
 
     A line that a killed run left unfinished is dropped.
     """
-    record = {"step": int(step), "split": split} | _numbers(metrics)
+    head = {"step": int(step), "split": split, "limit": limit}
+    record = head | _numbers(metrics)
     before = read_metrics(path) if locate(path).exists() else []
-    records = [r for r in before if (r.get("step"), r.get("split")) != (step, split)]
+    records = [r for r in before if not head.items() <= r.items()]
     lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
     write_text(locate(path), "".join(lines))
 
@@ -159,6 +168,25 @@ def read_metrics(path: Path | str) -> list[dict]:
                 f"{path}, line {number}: not JSON ({error.msg}); remove or repair the line"
             ) from error
     return records
+
+
+def comparable(records: Sequence[dict], split: str, limit: int | None) -> list[dict]:
+    """The evaluations on a split that can be compared with each other.
+
+    Of validation those on as many examples as training takes: `recalign eval` takes all.
+
+    Args:
+      records: of `metrics.jsonl`; those without a limit are taken for training's.
+      split: "validation" or "test", of which all examples are taken.
+      limit: EVAL_EXAMPLES.
+    """
+    of_split = [record for record in records if record["split"] == split]
+    return [r for r in of_split if split != "validation" or r.get("limit", limit) == limit]
+
+
+def metrics_in(record: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The metrics of a line of `metrics.jsonl`."""
+    return {name: value for name, value in record.items() if "/" in name}
 
 
 def is_whole(path: Path | str) -> bool:

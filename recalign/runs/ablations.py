@@ -134,10 +134,7 @@ def _read_finished(made: Run) -> Result | None:
     result = read(locate(made.model_dir))
     # A run that was to be shorter is not finished.
     free = [name for name in FREE if name != "TRAIN_STEPS"]
-    now = configuration.current()
-    before = result.configuration if result else {}
-    same = all(before.get(name) == now.get(name) for name in {*before, *now} - {*free})
-    return result if result and same else None
+    return result if result and result.is_of(configuration.current(), free) else None
 
 
 def _configure(configure: Configure, name: str, seed: int, output: Path, domain: str | None) -> Run:
@@ -198,13 +195,17 @@ def _cell(values: Sequence[float | None], ends: tuple[float, float] | None) -> s
 
 
 def _ends(trained: Sequence[Trained], split: str) -> dict[str, tuple[float, float]]:
-    """The ends of the intervals of means over seeds, by full name; none without outcomes."""
+    """The ends of the intervals of means over seeds, by full name; none without their outcomes."""
     seeds: dict[str, list[Evaluated]] = {}
     for result, folder in trained:
         directory, measured = RunDirectory(folder), getattr(result, split)
         if result.step not in directory.steps_with_outcomes(split):
             return {}
+        limit = result.configuration.get("EVAL_EXAMPLES", "None")
         for task, (_, outcomes) in directory.outcomes(result.step, split).items():
+            most = max(len(part.users) for part in outcomes.values())
+            if split == "validation" and limit.isdecimal() and most > int(limit):
+                return {}  # `recalign eval` has evaluated all of it since
             start = f"{task}/{split}/"
             metrics = {n.removeprefix(start): v for n, v in measured.items() if n.startswith(start)}
             known = {name: value for name, value in metrics.items() if value is not None}

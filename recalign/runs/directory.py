@@ -32,10 +32,16 @@ class RunDirectory:
     seconds.json (how long it took to each checkpoint, over all calls); calls.jsonl, see
     `recalign.runs.calls`; details-SPLIT.json, see `recalign.runs.details`; result.json, see
     `recalign.runs.result`.
+
+    Args:
+      path: the folder.
+      eval_examples: EVAL_EXAMPLES of the run. Evaluations on other numbers of examples of
+        validation are recorded beside those on so many, and choose nothing.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, eval_examples: int | None = None):
         self.path = locate(path)
+        self.eval_examples = eval_examples
 
     def check_config(self, text: str) -> None:
         """Refuses a configuration that is not the one that this run began with.
@@ -67,6 +73,7 @@ class RunDirectory:
         split: str,
         metrics: Mapping[str, float],
         tasks: "Mapping[str, tuple[str, Outcomes]] | None" = None,
+        limit: int | None = None,
     ) -> None:
         """Adds an evaluation to metrics.jsonl and makes it metrics.json.
 
@@ -75,17 +82,18 @@ class RunDirectory:
           split: "validation" or "test".
           metrics: `<task>/<split>/<protocol>/<metric>` and the ends of their intervals.
           tasks: what its examples came to, as `recalign.evaluation.outcomes.write` takes it.
+          limit: EVAL_EXAMPLES if no task had more; None where all examples were taken.
         """
         if tasks:
             from recalign.evaluation import outcomes
 
             outcomes.write(self._outcomes(step, split), tasks)
-        report.append_metrics(self.path / HISTORY, step, split, metrics)
+        report.append_metrics(self.path / HISTORY, step, split, metrics, limit)
         report.write_metrics(self.path / METRICS, metrics)
 
     def is_evaluated(self, step: int, split: str = "validation") -> bool:
         """Whether the evaluation of a step is recorded."""
-        return any((r["step"], r["split"]) == (step, split) for r in self._history())
+        return any(record["step"] == step for record in self._evaluations(split))
 
     def best_step(self, metric: str | None, among: Collection[int] | None = None) -> int | None:
         """The step that is best on validation.
@@ -122,7 +130,7 @@ class RunDirectory:
     def measured(self) -> set[str]:
         """The metrics that validation has had, by the names that `best_step` takes."""
         records = [record for record in self._history() if record["split"] == "validation"]
-        full = {name for record in records for name in record} - {"step", "split"}
+        full = {name for record in records for name in report.metrics_in(record)}
         return full | {name.split("/", 2)[-1] for name in full}
 
     def evaluations_since_best(self, metric: str | None) -> int:
@@ -133,16 +141,16 @@ class RunDirectory:
     def _values(self, metric: str | None) -> dict[int, float]:
         """What `best_step` compares, by step; what is no number is none of it."""
         values = {}
-        for record in self._history():
+        for record in self._evaluations("validation"):
             found = [v for name, v in record.items() if metric in (name, name.split("/", 2)[-1])]
-            if found and None not in found and record["split"] == "validation":
+            if found and None not in found:
                 values[record["step"]] = sum(found) / len(found)
         return values
 
     def metrics_of(self, step: int | None, split: str) -> dict[str, float | None]:
         """What an evaluation found; nothing where there was none."""
-        found = [r for r in self._history() if (r["step"], r["split"]) == (step, split)]
-        return {k: v for r in found for k, v in r.items() if k not in ("step", "split")}
+        found = [record for record in self._evaluations(split) if record["step"] == step]
+        return {name: v for record in found for name, v in report.metrics_in(record).items()}
 
     def outcomes(self, step: int, split: str) -> "Mapping[str, tuple[str, Outcomes]]":
         """What the examples of each task came to, see `recalign.evaluation.outcomes.read`.
@@ -206,6 +214,9 @@ class RunDirectory:
         if (self.path / HISTORY).exists():
             lines = "".join(json.dumps(record) + "\n" for record in kept)
             write_text(self.path / HISTORY, lines)
+
+    def _evaluations(self, split: str) -> list[dict]:
+        return report.comparable(self._history(), split, self.eval_examples)
 
     def _history(self) -> list[dict]:
         path = self.path / HISTORY

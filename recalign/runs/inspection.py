@@ -102,6 +102,10 @@ class Inspection:
         begun = self.calls or self.checkpoints or self.history
         return "stopped before its end" if begun else "not begun"
 
+    def evaluations(self, split: str) -> list[dict]:
+        """Those of a split, of validation as training makes them; see `report.comparable`."""
+        return report.comparable(self.history, split, self.macros.get("EVAL_EXAMPLES"))
+
     def tables(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """The last metrics as rows of each task, see `report.format_report`."""
         return rows_by_task(self.metrics)
@@ -131,7 +135,7 @@ class Inspection:
         }
         width = max(map(len, lines))
         text = [f"{name:{width}}  {value}" for name, value in lines.items()]
-        last = [r for r in self.history if {*self.metrics} == r.keys() - {"step", "split"}]
+        last = [r for r in self.history if {*self.metrics} == report.metrics_in(r).keys()]
         where = f"{last[-1]['split']}, step {last[-1]['step']}\n\n" if last else ""
         tables = where + report.format_report(self.tables()) if self.metrics else "no metrics yet"
         return "\n".join([str(self.path), *text, "", tables])
@@ -172,11 +176,11 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
             problems.append(f"{path}: {error}")
         return otherwise
 
-    directory = RunDirectory(path)
     config: dict[str, Any] = try_to_read(
         lambda: configuration.bindings(configuration.read(path / CONFIG), str(path / CONFIG)), {}
     )
     macros = {name: value for name, value in config.items() if "." not in name}
+    directory = RunDirectory(path, macros.get("EVAL_EXAMPLES"))
     history: list[dict] = try_to_read(lambda: _history(path / HISTORY), [])
     holder = find_holder(path)
     if holder is None and not try_to_read(lambda: report.is_whole(path / HISTORY), True):
@@ -218,8 +222,9 @@ def _history(path: Path) -> list[dict]:
     return records
 
 
-def _is_evaluation(step: Any = None, split: Any = None, **metrics: Any) -> bool:
-    return isinstance(step, int) and isinstance(split, str) and _are_metrics(metrics)
+def _is_evaluation(step: Any = None, split: Any = None, limit: Any = None, **metrics: Any) -> bool:
+    head = isinstance(step, int) and isinstance(split, str) and isinstance(limit, int | None)
+    return head and _are_metrics(metrics)
 
 
 def _are_metrics(found: Any) -> bool:

@@ -52,7 +52,9 @@ def record(
     log.info("step %d, %s: %s", step, split, ", ".join(told))
     domains = {each.task: tell_domain(each) for each in examples}
     outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
-    directory.record(step, split, name_metrics(rows, split), outcomes)
+    few = directory.eval_examples
+    limit = few if few is not None and all(len(each) <= few for each in examples) else None
+    directory.record(step, split, name_metrics(rows, split), outcomes, limit)
     if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
         log.warning("step %d: %s is no finite number, written as null", step, ", ".join(wrong))
     if split == "validation" and best_metric and directory.is_missed(best_metric, list(domains)):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import recalign
@@ -39,6 +40,21 @@ class Result:
     chosen_by: str | None
     validation: dict[str, float | None]
     test: dict[str, float | None] = dataclasses.field(default_factory=dict)
+
+    def is_of(self, configuration: Mapping[str, str], free: Collection[str]) -> bool:
+        """Whether it is of a configuration; bindings that are free may differ."""
+        names = {*self.configuration, *configuration} - {*free}
+        return all(self.configuration.get(name) == configuration.get(name) for name in names)
+
+    def with_origin_of(self, earlier: "Result") -> "Result":
+        """What made the parameters, and their test, as an earlier call on them told."""
+        return dataclasses.replace(
+            self,
+            version=earlier.version,
+            commit=earlier.commit,
+            seconds=earlier.seconds,
+            test=earlier.test if earlier.step == self.step else {},
+        )
 
     def write(self, folder: Path) -> None:
         """Writes result.json."""

@@ -35,7 +35,7 @@ from recalign.files import in_bucket, locate, replacing
 from recalign.progress import Progress
 from recalign.runs import calls, configuration, details, macros, recording, safety
 from recalign.runs.comparison import Other, other_side
-from recalign.runs.directory import CONFIG, RunDirectory
+from recalign.runs.directory import CONFIG, FREE, RunDirectory
 from recalign.runs.evaluation import Evaluation, Report
 from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings
@@ -221,7 +221,7 @@ class Run:
         )
         if processes.is_first():
             step, chosen_by = self._best_or_last()
-            Result(
+            result = Result(
                 version=recalign.__version__,
                 commit=commit(),
                 configuration=bindings,
@@ -231,7 +231,12 @@ class Run:
                 step=step,
                 chosen_by=chosen_by,
                 validation=self._directory.metrics_of(step, "validation"),
-            ).write(self._directory.path)
+            )
+            earlier = read(self._directory.path)
+            no_step = begun == result.last_step
+            if no_step and earlier and earlier.last_step == begun and earlier.is_of(bindings, FREE):
+                result = result.with_origin_of(earlier)
+            result.write(self._directory.path)
         return state
 
     def report(self, split: str, last: TrainState | None = None) -> Report:
@@ -400,7 +405,7 @@ class Run:
 
     @property
     def _directory(self) -> RunDirectory:
-        return RunDirectory(self.model_dir)
+        return RunDirectory(self.model_dir, self.eval_examples)
 
     def _report(
         self, found: Sequence[Examples], step: int, params: Any, other: Other | None = None
@@ -441,9 +446,11 @@ class Run:
         if self.step == "newest":
             return None
         if self.step == "best":
-            found = self._directory.best_step(self.best_metric)
+            found = self._directory.best_step(self.best_metric, self._directory.checkpoints())
             if found is None:
-                raise UserError(f"{self.model_dir} has no evaluation with {self.best_metric}")
+                raise UserError(
+                    f"{self.model_dir} has no checkpoint whose evaluation has {self.best_metric}"
+                )
             return found
         return int(self.step)
 

@@ -70,7 +70,7 @@ def test_what_is_no_finite_number_is_null(tmp_path, value):
     report.append_metrics(tmp_path / "metrics.jsonl", 3, "test", {"a": np.float32(value)})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": None, "b": 1.0}
     assert report.read_metrics(tmp_path / "metrics.jsonl") == [
-        {"step": 3, "split": "test", "a": None}
+        {"step": 3, "split": "test", "limit": None, "a": None}
     ]
 
 
@@ -80,11 +80,20 @@ def test_a_half_written_line_is_mended(tmp_path, cut):
     report.append_metrics(path, 100, "validation", {"t/validation/full/hr@10": 0.5})
     report.append_metrics(path, 200, "validation", {"t/validation/full/hr@10": 0.6})
     path.write_bytes(path.read_bytes()[:-cut])
-    first = {"step": 100, "split": "validation", "t/validation/full/hr@10": 0.5}
+    first = {"step": 100, "split": "validation", "limit": None, "t/validation/full/hr@10": 0.5}
     assert report.read_metrics(path) == [first]
     report.append_metrics(path, 200, "test", {})
-    assert report.read_metrics(path) == [first, {"step": 200, "split": "test"}]
+    assert report.read_metrics(path) == [first, {"step": 200, "split": "test", "limit": None}]
     assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_line_takes_the_place_of_one_on_as_many_examples(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for limit, hits in ((20, 0.5), (None, 0.4), (20, 0.6)):
+        report.append_metrics(path, 100, "validation", {"t/validation/full/hr@10": hits}, limit)
+    found = {r["limit"]: r["t/validation/full/hr@10"] for r in report.read_metrics(path)}
+    assert found == {None: 0.4, 20: 0.6}
+    assert len(report.read_metrics(path)) == 2
 
 
 def test_a_broken_line_is_named(tmp_path):

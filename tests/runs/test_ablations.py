@@ -170,7 +170,7 @@ def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_pat
         results = [json.loads((f / "result.json").read_text()) for f in folders[name]]
         assert not any(result["test"] for result in results)
         for result, folder in zip(results, folders[name], strict=True):
-            directory = RunDirectory(folder)
+            directory = RunDirectory(folder, 20)
             assert result["step"] == directory.best_step("full/ndcg@10")
             assert result["validation"] == directory.metrics_of(result["step"], "validation")
             assert result["configuration"]["BATCH_SIZE"] == "4"
@@ -254,6 +254,20 @@ def test_intervals_are_of_the_means_over_seeds(tmp_path):
     assert high == pytest.approx(row["full/high/hr@10"], abs=6e-5)
     alone = summarise(found[:1])
     assert high - low < alone["full/high/hr@10"] - alone["full/low/hr@10"]
+
+
+def test_an_evaluation_on_more_examples_gives_no_interval(tmp_path):
+    """Outcomes that `recalign eval` has left of all of validation are not those of the result."""
+    metric, cells = "t/validation/full/hr@10", []
+    for limit in ("10", "None"):
+        outcomes = {"full": Ranks(np.arange(20), np.arange(20), 20)}
+        folder = tmp_path / limit
+        folder.mkdir()
+        RunDirectory(folder).record(7, "validation", {}, {"t": ("shop sha256 0", outcomes)})
+        result = Result("", None, {"EVAL_EXAMPLES": limit}, 0, 2.5, 9, 7, None, {metric: 0.5})
+        table = ablations.format_table({"ids": [ablations.Trained(result, folder)]})
+        cells.append("[" in table)
+    assert cells == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a run remembers of its evaluations."""
 
+import json
 import math
 
 import pytest
@@ -100,6 +101,32 @@ def test_what_is_measured_is_known_once_its_task_is_evaluated(directory, metric,
 def test_the_best_of_some_steps(directory):
     assert directory.best_step("full/hr@10", [30, 40]) == 30
     assert directory.best_step("full/hr@10", [50]) is None
+
+
+def test_an_evaluation_on_more_examples_than_training_takes_chooses_nothing(tmp_path):
+    name, found = "shop_retrieval/validation/full/hr@10", RunDirectory(tmp_path, eval_examples=20)
+    for step, hits in ((500, 0.080), (1000, 0.085), (1500, 0.084)):
+        found.record(step, "validation", {name: hits}, limit=20)
+    for step, hits in ((1000, 0.079), (1500, 0.9), (2000, 0.95)):
+        found.record(step, "validation", {name: hits})  # of all
+    assert found.best_step("full/hr@10") == 1000
+    assert found.metrics_of(1000, "validation") == {name: 0.085}
+    assert found.evaluations_since_best("full/hr@10") == 1
+    assert found.is_evaluated(1500)
+    assert not found.is_evaluated(2000)
+    found.record(1500, "validation", {name: 0.086}, limit=20)
+    assert found.best_step("full/hr@10") == 1500
+
+
+def test_evaluations_of_old_runs_are_those_of_training(tmp_path):
+    """They do not tell of how many examples they are."""
+    name, found = "shop_retrieval/validation/full/hr@10", RunDirectory(tmp_path, eval_examples=20)
+    old = {"step": 10, "split": "validation", name: 0.3}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(old) + "\n")
+    found.record(10, "validation", {name: 0.1})
+    found.record(20, "validation", {name: 0.2}, limit=20)
+    assert found.best_step("full/hr@10") == 10
+    assert found.metrics_of(10, "validation") == {name: 0.3}
 
 
 @pytest.mark.parametrize(

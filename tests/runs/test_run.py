@@ -1,5 +1,6 @@
 """The main job from the command line: the real recipe of the toy shop, shrunk."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import sentencepiece
 import tensorflow as tf
 from click.testing import CliRunner
 
+from recalign import __version__ as recalign_version
 from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
@@ -19,7 +21,7 @@ from recalign.runs import calls
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import inspect
 from recalign.runs.result import read
-from recalign.runs.run import load
+from recalign.runs.run import Run, load
 from recalign.samples.registry import register_domain
 from recalign.serving.recommender import of_run
 from tests.commands import SMALL_NETWORK, run
@@ -65,7 +67,7 @@ def test_training_leaves_a_whole_run_behind(trained):
     # full and full_unseen, each with its groups, and cand<C>
     assert rows.count("recalign") == rows.count("popularity") == 5
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    best = RunDirectory(folder).best_step("full/ndcg@10")
+    best = RunDirectory(folder, 20).best_step("full/ndcg@10")
     assert [(line["step"], line["split"]) for line in lines] == [
         (3, "validation"),
         (6, "validation"),
@@ -73,7 +75,8 @@ def test_training_leaves_a_whole_run_behind(trained):
     ]
     head = f"test, step {best}, the best on validation by full/ndcg@10\n"
     assert table.startswith(head)
-    assert metrics(folder) == {k: v for k, v in lines[-1].items() if k not in ("step", "split")}
+    assert [line["limit"] for line in lines] == [20, 20, None]
+    assert metrics(folder) == {k: v for k, v in lines[-1].items() if "/" in k}
     for name in ("full/hr@10", "full/ndcg@20", "full/mrr@10", "full_unseen/hr@1"):
         assert 0 <= metrics(folder)[f"toyshop_retrieval/test/{name}"] <= 1
     assert {name.split("/")[0] for name in metrics(folder)} == {
@@ -102,9 +105,30 @@ def test_an_earlier_checkpoint_is_evaluated_on_demand(trained, tmp_path):
     assert first != last
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines[-2:]] == [6, 3]
-    best = RunDirectory(folder).best_step("full/ndcg@10")
+    best = RunDirectory(folder, 20).best_step("full/ndcg@10")
     run("eval", "--model_dir", folder, "--step", "best")
     assert metrics(folder) == {3: first, 6: last}[best]
+
+
+def test_an_evaluation_on_all_of_validation_chooses_no_checkpoint(trained, tmp_path):
+    """Training takes 20 of its 120 examples."""
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    before = (folder / "metrics.jsonl").read_text().splitlines()
+    validation = read(folder).validation
+    for step in (3, 6):
+        run("eval", "--model_dir", folder, "--split", "validation", "--step", step)
+    assert (folder / "metrics.jsonl").read_text().splitlines()[:-2] == before
+    assert metrics(folder).keys() == validation.keys()
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    assert read(folder).validation == validation
+
+
+def test_the_best_is_one_that_is_there(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    best = read(folder).step
+    shutil.rmtree(folder / "checkpoints" / str(best))
+    [other] = RunDirectory(folder).checkpoints()
+    assert load(str(folder), "best").restore()[0] == other
 
 
 @pytest.mark.parametrize(
@@ -142,13 +166,26 @@ def test_eval_of_the_saved_run_gives_the_same_table(trained):
 def test_a_result_tells_what_the_run_was_and_reached(trained):
     folder, _ = trained
     result = read(folder)
-    directory = RunDirectory(folder)
+    directory = RunDirectory(folder, 20)
     best = directory.best_step("full/ndcg@10")
     assert (result.step, result.chosen_by, result.last_step) == (best, "full/ndcg@10", 6)
     assert result.validation == directory.metrics_of(best, "validation")
     assert result.test == metrics(folder)
     assert result.configuration["BATCH_SIZE"] == "4"
     assert result.seconds >= directory.seconds(6) > directory.seconds(3) > 0
+
+
+def test_a_training_without_a_step_leaves_what_made_the_run(trained, tmp_path, monkeypatch):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    made = dataclasses.replace(read(folder), version="0.0.9", commit="c0ffee", seconds=1.0)
+    made.write(folder)
+    monkeypatch.setattr(Run, "report", lambda *_: "stopped before its end")
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    moved = made.configuration | {"MODEL_DIR": read(folder).configuration["MODEL_DIR"]}
+    assert read(folder) == dataclasses.replace(made, configuration=moved)
+    dataclasses.replace(made, configuration=moved | {"BATCH_SIZE": "5"}).write(folder)
+    run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    assert (read(folder).version, read(folder).test) == (recalign_version, {})
 
 
 def test_what_is_read_and_learned_is_told_at_the_start(trained):

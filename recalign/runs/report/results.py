@@ -37,9 +37,7 @@ def show_results(subjects: Sequence[Subject]) -> Html | None:
 def _gather(subjects: Sequence[Subject]) -> "list[_Table]":
     tables: dict[tuple, _Table] = {}
     for subject in subjects:
-        limit = subject.found.macros.get("EVAL_EXAMPLES")
-        for task, split, step, rows in subject.tables():
-            few = limit if split == "validation" else None
+        for task, split, few, step, rows in subject.tables():
             key = (task, split, subject.fingerprint(task), few)
             made = tables.setdefault(key, _Table(task, split, few, subject.domain(task)))
             made.own[f"{subject.name}, step {step}"] = rows.get(MODEL, {})

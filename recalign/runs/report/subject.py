@@ -9,6 +9,7 @@ from recalign import domains
 from recalign.domains import Domain
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Outcomes
+from recalign.evaluation.report import metrics_in
 from recalign.files import resolve
 from recalign.progress import track
 from recalign.runs.details import read as read_details
@@ -50,33 +51,36 @@ class Subject:
     def validation_curves(self) -> dict[str, dict[int, float]]:
         """The metrics of validation by step, under `<task>/<protocol>/<metric>`."""
         curves: dict[str, dict[int, float]] = {}
-        for record in self.found.history:
+        for record in self.found.evaluations("validation"):
             for name, value in record.items():
                 task, _, rest = name.partition("/")
-                split, _, metric = rest.partition("/")
-                if (
-                    split == "validation"
-                    and rest.count("/") == 2
-                    and isinstance(value, float | int)
-                ):
+                metric = rest.partition("/")[2]
+                if metric.count("/") == 1 and isinstance(value, float | int):
                     curves.setdefault(f"{task}/{metric}", {})[record["step"]] = value
         return curves
 
-    def tables(self) -> Iterator[tuple[str, str, int | None, Rows]]:
-        """The task, split, step and rows of each evaluation that is shown, see `_step_shown`."""
-        for split in SPLITS:
-            step, tasks = self._evaluation(split)
-            for task, rows in tasks.items():
-                yield task, split, step, rows
+    def tables(self) -> Iterator[tuple[str, str, int | None, int | None, Rows]]:
+        """The task, split, limit, step and rows of each evaluation shown, see `_step_shown`.
 
-    def _evaluation(self, split: str) -> tuple[int | None, dict[str, Rows]]:
-        """With baselines where there are details of it; training leaves none of validation."""
+        The limit is EVAL_EXAMPLES; None where all examples were taken.
+        """
+        for split in SPLITS:
+            limit, step, tasks = self._evaluation(split)
+            for task, rows in tasks.items():
+                yield task, split, limit, step, rows
+
+    def _evaluation(self, split: str) -> tuple[int | None, int | None, dict[str, Rows]]:
+        """With baselines where there are details of it, which are of all examples.
+
+        Training leaves none of validation.
+        """
         step, details = _step_shown(self.found, split), self.details.get(split)
         if details and (step is None or details["step"] == step):
-            return details["step"], details["tables"]
-        records = (r for r in self.found.history if (r["step"], r["split"]) == (step, split))
-        found = {name: v for r in records for name, v in r.items() if "/" in name}
-        return step, rows_by_task(found)
+            return None, details["step"], details["tables"]
+        records = (r for r in self.found.evaluations(split) if r["step"] == step)
+        found = {name: v for r in records for name, v in metrics_in(r).items()}
+        limit = self.found.macros.get("EVAL_EXAMPLES") if split == "validation" else None
+        return limit, step, rows_by_task(found)
 
     def domain_of(self, task: str) -> str | None:
         """The name of the domain that a task is of, by which its tasks are called."""
@@ -138,7 +142,7 @@ def _gather(path: Path, name: str) -> Subject:
 
 def _step_shown(found: Inspection, split: str) -> int | None:
     """Of validation the best one, which is the one that counts; of test the last one asked for."""
-    steps = [record["step"] for record in found.history if record["split"] == split]
+    steps = [record["step"] for record in found.evaluations(split)]
     if split == "validation" and found.best_step in steps:
         return found.best_step
     return steps[-1] if steps else None

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from recalign import domains
 from recalign.errors import UserError
 from recalign.runs import calls, details
+from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import inspect
 from recalign.runs.report import charts, write, write_in
 from recalign.runs.report.html import tag
 from recalign.runs.report.published import STANDARD, find_published
+from recalign.runs.report.subject import gather
 from tests.accessibility import violations
 from tests.commands import run
 from tests.runs.folders import PROVENANCE, snapshot, write_run
@@ -266,6 +268,24 @@ def test_of_validation_the_best_step_is_shown_whatever_details_there_are(folder,
     assert "1.0000" not in found.text
     [own] = [t[1] for _, t in found.tables if "0.3500" in t[1]]  # full_unseen of step 20
     assert own == ["a run, step 20", "0.3500"]
+
+
+def test_evaluations_on_all_of_validation_share_no_table_with_those_of_training(tmp_path):
+    write_run(tmp_path / "run")
+    config, history = tmp_path / "run" / "config.gin", tmp_path / "run" / "metrics.jsonl"
+    config.write_text(config.read_text() + "EVAL_EXAMPLES = 8\n")
+    history.write_text(history.read_text().replace('"limit": null', '"limit": 8'))
+    name = "shop_retrieval/validation/full/hr@10"
+    RunDirectory(tmp_path / "run", 8).record(40, "validation", {name: 0.9})
+    [subject] = gather([tmp_path / "run"])
+    assert subject.found.best_step == 20
+    assert subject.validation_curves()["shop_retrieval/full/hr@10"][40] == pytest.approx(0.2)
+    shown = {(split, limit, step) for _, split, limit, step, _ in subject.tables()}
+    assert shown == {("test", None, 20), ("validation", 8, 20)}
+    rows = {"shop_retrieval": {"recalign": {"full/hr@10": 0.25}}}
+    details.write(tmp_path / "run", 20, "validation", rows, {})  # of all
+    [subject] = gather([tmp_path / "run"])
+    assert ("shop_retrieval", "validation", None, 20) in {row[:4] for row in subject.tables()}
 
 
 def test_published_rows_stand_beside_a_run_on_the_very_set(folder, tmp_path, monkeypatch):
