@@ -269,7 +269,11 @@ def possible(domain: Domain) -> list[str]:
 
 
 def fitted_ranker(domain: Domain, name: str, seed: int = 0) -> tuple[Ranker, float]:
-    """A ranker of `RANKERS`, fitted to a domain now or before, and the seconds that it took."""
+    """A ranker of `RANKERS`, fitted to a domain now or before, and the seconds that it took.
+
+    One that has no seed is one fit, whatever the seed.
+    """
+    seed = seed if RANKERS[name].seeded else 0
 
     def fit(ranker: Ranker) -> Ranker:
         return ranker.fit(*domain.train(), domain.num_items)
@@ -279,6 +283,7 @@ def fitted_ranker(domain: Domain, name: str, seed: int = 0) -> tuple[Ranker, flo
 
 def fitted_rater(domain: Domain, name: str, seed: int = 0) -> tuple[Rater, float]:
     """A rater of `RATERS`, as of `fitted_ranker`."""
+    seed = seed if RATERS[name].seeded else 0
 
     def fit(rater: Rater) -> Rater:
         return rater.fit(domain.rating_split("train"), domain.num_users, domain.num_items)
