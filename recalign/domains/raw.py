@@ -84,6 +84,17 @@ def find_epoch_units(times: pd.Series) -> set[str]:
     return {[*EPOCH_UNITS][place - 1] for place in np.unique(places) if place}
 
 
+def ticks_per_second(times: np.ndarray) -> float:
+    """How many of their unit, which no domain notes, times in numbers count in a second.
+
+    That of `EPOCH_UNITS` whose size the largest have. Small ones, such as days since a shop opened,
+    tell nothing: they are taken for seconds.
+    """
+    units = find_epoch_units(pd.Series(times))
+    second = EPOCH_UNITS["seconds"]
+    return max([second, *(EPOCH_UNITS[unit] for unit in units)]) / second
+
+
 def refuse_mixed_units(path: Path | str, units: Collection[str]) -> None:
     """Raises a UserError unless all times count one unit: others would be in no order at all."""
     if len(units) > 1:

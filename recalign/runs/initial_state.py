@@ -50,12 +50,14 @@ def start_state(
     if item_embeddings.start == RANDOM:
         return trainer.begin(params)
     known = side_information.find_state(fresh.opt_state)
+    if known is not None:
+        known = side_information.seed_state(known, trainer.seed)
     for domain, tokens in _catalogues(data):
         params, known = start_item_embeddings(params, item_embeddings, domain, tokens, known)
     state = trainer.begin(params)
     if known is None:
         return state
-    return state.replace(opt_state=side_information.set_vectors(state.opt_state, known.vectors))
+    return state.replace(opt_state=side_information.start(state.opt_state, known))
 
 
 def _catalogues(data: Data) -> Iterator[tuple[Domain, np.ndarray]]:

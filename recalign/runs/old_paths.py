@@ -89,6 +89,8 @@ RENAMED: dict[str, str | None] = {
         f"recalign.engine.training.trainer.batch_shapes.{name}": None
         for name in ("task_feature_lengths", "batch_size", "pack")
     },
+    # The trainer's seed is that of all that it trains.
+    "recalign.engine.training.side_information.train_with_side_information.seed": None,
     f"{_RUN}.train_input": f"{_RUN}.data",
     f"{_RUN}.retriever": f"{_RUN}.inference",
     **{

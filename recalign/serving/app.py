@@ -115,7 +115,7 @@ class Service:
         self.measures = Measures([route.path for route in self.routes])
 
     def warm_up(self) -> None:
-        """Compiles all that requests may need, one at a time or in a batch."""
+        """Compiles all that requests may need: rankings of one or a batch, and reasons of one."""
         self._recommender.warm_up((1, self._limits.batch), self._limits.history)
 
     @contextlib.asynccontextmanager

@@ -68,7 +68,7 @@ class Recommender:
         return min(self._model.num_beams, self.domain.num_items)
 
     def warm_up(self, histories: Sequence[int], most: int) -> None:
-        """Compiles all that rankings to `depth` may need, so that none waits for it.
+        """Compiles all that rankings to `depth`, and `looked_at` of one history, may need.
 
         Args:
           histories: how many are asked at once: each such number.
@@ -76,7 +76,14 @@ class Recommender:
         """
         [given] = self._ask([[0]]).given  # of one length for every history
         self._model.warm_up(
-            self._params, histories, self._ask.longest, most, self.depth, self._exact, len(given)
+            self._params,
+            histories,
+            self._ask.longest,
+            most,
+            self.depth,
+            self._exact,
+            len(given),
+            self._item_tokens.shape[1],
         )
 
     def recommend(
@@ -110,7 +117,8 @@ class Recommender:
         inputs, given = self._ask([history for history, _ in asked])
         rows = self._item_tokens[[item for _, item in asked]]
         written = [row[(row != PAD) & (row != EOS)] for row in rows]
-        shares = self._model.attention(self._params, inputs, given, written)
+        room = len(given[0]) + rows.shape[1]  # of one length for every history and item
+        shares = self._model.attention(self._params, inputs, given, written, room)
         return [
             [float(share[place].sum()) for place in self._ask.places(history, question)]
             for (history, _), question, share in zip(asked, inputs, shares, strict=True)

@@ -1,12 +1,15 @@
 """A model from scratch whose answers go on from the history: from its recipe to its use."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from recalign import domains
+from recalign.engine.training import side_information
 from recalign.runs import run as runs
+from recalign.runs.initial_state import start_state
 from recalign.runs.item_embeddings import OWN, ItemEmbeddings, embeddings
 from tests.commands import run
 
@@ -74,6 +77,24 @@ def test_tokens_alone_give_the_same_numbers(recipe, trained, tmp_path):
     run("train", f"--gin_file={tmp_path}/tokens/train.gin", f"--gin.MODEL_DIR={tmp_path / 'run'}")
     one, other = ((f / "metrics.jsonl").read_text() for f in (trained, tmp_path / "run"))
     assert one == other
+
+
+def test_a_seed_reaches_side_information(trained):
+    """Seed 0 is what it is without any; a step of all seeds is one program."""
+    found = runs.load(str(trained))
+
+    def begin(seed):
+        trainer = dataclasses.replace(found.trainer, seed=seed)
+        options = ItemEmbeddings("both", seed=0)
+        fresh = trainer.init_state()
+        state = start_state(fresh, trainer, None, found.item_tokens, options, found.data)
+        assert trainer.step_fn().func is found.trainer.step_fn().func
+        return [side_information.find_state(s.opt_state) for s in (fresh, state)]
+
+    (fresh, zero), (_, one) = begin(0), begin(1)
+    np.testing.assert_array_equal(zero.kernel, fresh.kernel)
+    assert zero.count == fresh.count == 0 != one.count
+    assert np.abs(zero.kernel - one.kernel).max() > 0.1
 
 
 def test_items_start_from_what_is_known_of_them(recipe, tmp_path):

@@ -49,9 +49,9 @@ class Ranking:
             scores[row, : len(found)] = [-item - len(history) for item in found]
         return Ranked(items, scores), np.where(items >= 0, 0.5 ** (items + 1.0), 0)
 
-    def attention(self, params, inputs, given, items) -> np.ndarray:
+    def attention(self, params, inputs, given, items, room) -> np.ndarray:
         """All on the first token of the question."""
-        del params, given, items
+        del params, given, items, room
         return np.eye(1, max(map(len, inputs))).repeat(len(inputs), axis=0)
 
 

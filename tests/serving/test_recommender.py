@@ -152,18 +152,20 @@ def test_a_recipe_may_renormalise(tmp_path, folder):
 
 
 def test_no_request_waits_for_a_compilation(recommender, compilations):
-    """Histories of 1 to 100 items, with or without their own items, alone and eight at a time."""
+    """Histories of 1 to 100 items, with or without their own, alone, eight at a time, and why."""
     service = Service(recommender, Limits())
     rng = np.random.default_rng(0)
     with compilations() as found:
         service.warm_up()
         ready = len(found)
-        assert ready <= 2  # inputs have 96 tokens at most
+        assert ready <= 3  # inputs have 96 tokens at most; a ranking of one or eight, and a reason
         for number in range(1, 101):
             history = rng.integers(0, 60, number).tolist()
             asked = Asked(history, 5, include_seen=number % 2 == 0)
             [rows] = service.answer([asked])
             assert len(rows) == (5 if asked.include_seen else min(5, 60 - len({*history})))
+            [shares] = recommender.looked_at([(history, number % 60)])
+            assert len(shares) == number
         service.answer([asked] * 8)
         assert len(found) == ready
 

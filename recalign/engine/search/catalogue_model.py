@@ -208,10 +208,13 @@ class CatalogueModel:
         inputs: Sequence[np.ndarray],
         given: Sequence[np.ndarray],
         items: Sequence[np.ndarray],
+        room: int = 1,
     ) -> np.ndarray:
         """How much of the decoder's attention each token of a question has, float32[m, S].
 
         S is the length that questions are padded to; the item that is written is int32[tokens].
+        Answers, what is given and the item, are padded to `room` tokens at least: one shape then
+        serves all that fit.
         """
 
         def look_up(batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -220,7 +223,7 @@ class CatalogueModel:
 
         begun = [tokens[tokens != PAD] for tokens in given]
         answers = [np.concatenate(both) for both in zip(begun, items, strict=True)]
-        longest = rung(max(map(len, answers)), 1)
+        longest = rung(max(map(len, answers)), room)
         features = self._features(inputs) | {
             "answers": Ragged(answers, longest, PAD),
             "written": Ragged([np.ones(len(tokens), np.int32) for tokens in items], longest, PAD),
@@ -258,8 +261,9 @@ class CatalogueModel:
         depth: int,
         exact: bool | None = None,
         given: int = 0,
+        item: int = 0,
     ) -> None:
-        """Compiles all that `recommend` may need within bounds.
+        """Compiles all that `recommend`, and `attention` of one history, may need within bounds.
 
         Args:
           params: the network's.
@@ -269,10 +273,13 @@ class CatalogueModel:
           depth: how many items are wanted.
           exact: as in `rank`.
           given: tokens that every answer begins with, padding included.
+          item: tokens that an item is written in at most, for an `attention` that has room for
+            `given` and them; 0 where none is asked for.
         """
+        lengths = rungs(longest, self._options.length_multiple, halfway=True)
         shapes = itertools.product(
             sorted({self._rows_for(number) for number in histories}),
-            rungs(longest, self._options.length_multiple, halfway=True),
+            lengths,
             rungs(most_excluded, EXCLUDED),
         )
         for rows, length, width in track([*shapes], "compiling", "shape"):
@@ -280,6 +287,9 @@ class CatalogueModel:
             excluded = np.full((rows, width), NO_ITEM, np.int32)
             begins = np.full((rows, given), PAD, np.int32)
             self.recommend(params, inputs, excluded, depth, exact, begins)
+        for length in track(lengths if item else [], "compiling reasons", "shape"):
+            inputs, nothing = np.full((1, length), PAD, np.int32), np.zeros((1, 0), np.int32)
+            self.attention(params, inputs, nothing, np.ones((1, item), np.int32), given + item)
 
     def _compute(
         self,

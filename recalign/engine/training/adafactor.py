@@ -98,6 +98,16 @@ def adafactor(
     return Optimizer(*optax.chain(*pieces, optax.scale(-1.0)), rate)
 
 
+def count_updates(opt_state: optax.OptState) -> int:
+    """How many updates an `Optimizer` has made, whatever is wrapped around it, by its state."""
+
+    def is_one(node: object) -> bool:
+        return isinstance(node, optax.FactoredState)
+
+    [found] = filter(is_one, jax.tree.leaves(opt_state, is_leaf=is_one))
+    return int(found.count)
+
+
 def _scale_by_parameter_rms(least: float) -> optax.GradientTransformation:
     def scale(update, param):
         rms = jnp.sqrt(jnp.mean(jnp.square(param)))

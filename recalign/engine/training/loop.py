@@ -168,8 +168,7 @@ def train(
             stop = preemption.has_arrived() and step < total_steps
             save = stop or is_due(step, checkpoint_period) or bool(due(step))
             if save or is_due(step, log_period):  # nothing is saved that was not looked at
-                trained = trained_parameters(state.params, state.opt_state)
-                progress.note(meter.report(step, trained))
+                progress.note(meter.report(step, state))
             if save:
                 checkpoints.save(step, state, train_input)
                 hooks.on_saved(step)
@@ -274,12 +273,12 @@ class _Meter:
         self._sums = sums if self._sums is None else _add(self._sums, sums)
         self._recent.append((step, batch, sums["finite"]))
 
-    def report(self, step: int, params: Any) -> str:
+    def report(self, step: int, state: TrainState) -> str:
         """Writes the means since the last report, and says the most telling ones.
 
         Args:
           step: the newest one.
-          params: after it.
+          state: after it.
 
         Raises:
           UserError: a loss or gradient was not finite, and the run is to stop.
@@ -293,7 +292,7 @@ class _Meter:
             "accuracy": sums["correct"] / weight,
             "gradient_norm": sums["gradient_norm"] / max(sums["finite"], 1.0),
             "parameter_norm": sums["parameter_norm"] / steps,
-            "learning_rate": self._trainer.learning_rate(step),
+            "learning_rate": self._trainer.learning_rate(state),
             "skipped_steps": steps - sums["finite"],
             "steps_per_second": steps / seconds,
             "tokens_per_second": sums["tokens"] / seconds,
@@ -304,7 +303,7 @@ class _Meter:
                 scalars[f"{kind}_{side}"] = sums[f"{kind}_{side}"] / examples
         _write_scalars(self._writer, {f"train/{k}": v for k, v in scalars.items()}, step)
         if sums["finite"] < steps:
-            self._tell_nonfinite(params)
+            self._tell_nonfinite(trained_parameters(state.params, state.opt_state))
         self.restart()
         return f"loss {scalars['loss']:.3f}, {scalars['tokens_per_second']:.0f} tokens/s"
 

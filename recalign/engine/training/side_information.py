@@ -7,10 +7,12 @@ what is evaluated, saved and asked: gradients of both parts follow from those of
 optimiser turns the updates of both into one of the table.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from recalign.engine.partitioning import share
@@ -24,7 +26,8 @@ class SideInformationState(NamedTuple):
     """The state of `train_with_side_information`.
 
     Attributes:
-        count: int32[], the updates so far.
+        count: int32[], the updates so far, counted from a number of the seed's own: what a step
+            leaves out is drawn by it, so that seeds leave out different tokens by one program.
         vectors: float32[vocabulary, size], never trained; 0 for tokens that nothing is known of.
         kept: bool[vocabulary], the tokens whose own part the next step does not leave out.
         kernel: float32[size, emb].
@@ -46,11 +49,11 @@ class SideInformationState(NamedTuple):
 
 @share
 def train_with_side_information(
-    optimizer: optax.GradientTransformation, size: int, dropout: float = 0.0, seed: int = 0
+    optimizer: optax.GradientTransformation, size: int, dropout: float = 0.0
 ) -> optax.GradientTransformation:
     """An optimiser that moves embeddings along vectors of items as well as one by one.
 
-    Vectors are 0 until `set_vectors` gives them.
+    Vectors are 0 until `start` gives them, and what is random is that of seed 0 until `seed_state`.
 
     Args:
         optimizer: trains the parameters, of which `token_embedder/embedding` is the table's own
@@ -59,14 +62,13 @@ def train_with_side_information(
         dropout: the probability that a step leaves out a token's own part, so that the other
             learns to do without it, as for an item that is new (Volkovs et al., NeurIPS 2017).
             Where nothing is known of a token, its own part stays.
-        seed: of the kernel at first, which keeps the length of vectors, and of dropout.
     """
 
     def init(params: Any) -> SideInformationState:
         rows, columns = _table(params).shape
-        kernel = jax.random.normal(jax.random.key(seed), (size, columns)) * size**-0.5
+        count, kernel = _draw(0, (size, columns))
         return SideInformationState(
-            count=jnp.zeros((), jnp.int32),
+            count=count,
             vectors=jnp.zeros((rows, size)),
             kept=jnp.ones((rows,), bool),
             kernel=kernel,
@@ -90,7 +92,7 @@ def train_with_side_information(
         updates = _with_table(updates, _table(updates) + state.vectors @ moved)
         count = state.count + 1
         # Made here: a key from outside would be a constant on a device, and a step fetches none.
-        key = jax.random.fold_in(jax.random.key(seed), count)
+        key = jax.random.fold_in(jax.random.key(0), count)
         drawn = jax.random.bernoulli(key, dropout, state.kept.shape)
         kept = ~(drawn & jnp.any(state.vectors != 0, axis=1))
         return updates, SideInformationState(
@@ -107,11 +109,27 @@ def find_state(opt_state: optax.OptState) -> SideInformationState | None:
     return find_state(opt_state.inner) if isinstance(opt_state, AverageState) else None
 
 
-def set_vectors(opt_state: optax.OptState, vectors: jax.Array) -> optax.OptState:
-    """The state with these vectors instead, float32[vocabulary, size]; params are to fit them."""
+def seed_state(known: SideInformationState, seed: int) -> SideInformationState:
+    """The state before the first step with a seed's kernel, and its way to leave tokens out."""
+    count, kernel = jax.jit(
+        functools.partial(_draw, seed, known.kernel.shape),
+        out_shardings=(known.count.sharding, known.kernel.sharding),
+    )()
+    return known._replace(count=count, kernel=kernel)
+
+
+def start(opt_state: optax.OptState, known: SideInformationState) -> optax.OptState:
+    """The state before the first step, of parameters that fit what is known, with that."""
     if isinstance(opt_state, SideInformationState):
-        return opt_state._replace(vectors=vectors)
-    return opt_state._replace(inner=set_vectors(opt_state.inner, vectors))
+        return known._replace(inner=opt_state.inner)
+    return opt_state._replace(inner=start(opt_state.inner, known))
+
+
+def _draw(seed: int, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """Where a seed counts from, int32[], and a kernel that keeps the length of vectors, float32."""
+    # Fibonacci hashing: those of a thousand seeds in a row are more than a million steps apart.
+    first = np.uint32(seed * 2654435769 % 2**32).astype(np.int32)
+    return jnp.asarray(first), jax.random.normal(jax.random.key(seed), shape) * shape[0] ** -0.5
 
 
 def _table(params: Any) -> jax.Array:

@@ -14,7 +14,7 @@ import optax
 
 from recalign.engine.partitioning import Partitioner
 from recalign.engine.training import losses
-from recalign.engine.training.adafactor import Optimizer
+from recalign.engine.training.adafactor import Optimizer, count_updates
 from recalign.engine.training.averaging import trained_parameters
 from recalign.engine.training.model import Batch, EncoderDecoderModel, TrainState
 from recalign.errors import UserError, check_positive
@@ -102,12 +102,15 @@ class Trainer:
             out_shardings=(shardings, self.partitioner.sharding()),
         )
 
-    def learning_rate(self, step: int) -> float:
-        """The rate of the update that made a step, nan if the optimiser does not tell."""
+    def learning_rate(self, state: TrainState) -> float:
+        """The rate of the newest update, nan if the optimiser does not tell.
+
+        That of the first one before there is any. A batch that was skipped is a step and no update.
+        """
         optimizer = self.model.optimizer_def
         if not isinstance(optimizer, Optimizer):
             return math.nan
-        return float(optimizer.learning_rate(step - 1))
+        return float(optimizer.learning_rate(max(count_updates(state.opt_state) - 1, 0)))
 
     def nonfinite_rows(self, params: Any, batch: Batch) -> np.ndarray:
         """The rows of a batch, int[…], whose loss without dropout is not finite.

@@ -1,8 +1,9 @@
 """Fitted baselines beside their domain: what was fitted once to the same data is read.
 
 A file a model, `DATA_DIR/NAME/baselines/<baseline>-<seed>-<hash>.npz`, in numpy's format and
-without pickles. The hash is of all that decides on the model: the domain's content, the options,
-and the source of the baselines. A file of another hash makes room for the new one.
+without pickles. The hash is of what decides on the model: recalign's version, the domain's content,
+the options, and the source of the baselines and of what they compute with (`SOURCES`). A file of
+another hash makes room for the new one.
 """
 
 import hashlib
@@ -23,6 +24,8 @@ from recalign.files import in_bucket, replacing
 log = logging.getLogger(__name__)
 
 FOLDER = "baselines"
+# Beside what lies in this folder: what of recalign a baseline computes with.
+SOURCES = ("domains/domain.py", "domains/raw.py", "engine/training/losses.py")
 _SECONDS = "seconds"
 
 
@@ -81,7 +84,9 @@ def _path(domain: Domain, name: str, seed: int, model: object) -> Path | None:
     }
     hashed = hashlib.sha256(repr((recalign.__version__, content(domain), name, seed)).encode())
     hashed.update(repr(options).encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    package = Path(recalign.__file__).parent
+    beside = [package / source for source in SOURCES]
+    for source in [*sorted(Path(__file__).parent.rglob("*.py")), *beside]:
         hashed.update(source.read_bytes())
     return Path(domain.path) / FOLDER / f"{name}-{seed}-{hashed.hexdigest()[:16]}.npz"
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recalign.domains import Domain, Sequences, Split
+from recalign.domains.raw import ticks_per_second
 from recalign.errors import UserError
 from recalign.evaluation import outcomes
 from recalign.evaluation.baselines import kept
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 Rows = dict[str, dict[str, float]]
 
-DAY = 86_400  # seconds, the unit of timestamps
+DAY = 86_400  # seconds
 
 
 def _validation_of(domain: Domain) -> tuple[Split, np.ndarray]:
@@ -63,9 +64,9 @@ def _slit(domain: Domain, seed: int) -> Ranker:
 def _tale(domain: Domain, seed: int) -> Ranker:
     from recalign.evaluation.baselines.closed_form import TALE, fill_times
 
-    return TALE(
-        *_validation_of(domain), fill_times(domain.train().offsets, domain.train_times()) / DAY
-    )
+    times = domain.train_times()
+    days = fill_times(domain.train().offsets, times) / (DAY * ticks_per_second(times))
+    return TALE(*_validation_of(domain), days)
 
 
 def _sasrec(domain: Domain, seed: int) -> Ranker:
@@ -268,7 +269,11 @@ def possible(domain: Domain) -> list[str]:
 
 
 def fitted_ranker(domain: Domain, name: str, seed: int = 0) -> tuple[Ranker, float]:
-    """A ranker of `RANKERS`, fitted to a domain now or before, and the seconds that it took."""
+    """A ranker of `RANKERS`, fitted to a domain now or before, and the seconds that it took.
+
+    One that has no seed is one fit, whatever the seed.
+    """
+    seed = seed if RANKERS[name].seeded else 0
 
     def fit(ranker: Ranker) -> Ranker:
         return ranker.fit(*domain.train(), domain.num_items)
@@ -278,6 +283,7 @@ def fitted_ranker(domain: Domain, name: str, seed: int = 0) -> tuple[Ranker, flo
 
 def fitted_rater(domain: Domain, name: str, seed: int = 0) -> tuple[Rater, float]:
     """A rater of `RATERS`, as of `fitted_ranker`."""
+    seed = seed if RATERS[name].seeded else 0
 
     def fit(rater: Rater) -> Rater:
         return rater.fit(domain.rating_split("train"), domain.num_users, domain.num_items)

@@ -151,6 +151,22 @@ def test_all_that_histories_of_1_to_100_items_need_is_compiled_before(bigrams, c
         assert len(found) == 6
 
 
+def test_what_attention_needs_is_compiled_before(bigrams, compilations):
+    """One shape of answers, however many tokens are given and written."""
+    model, params = over_bigrams(bigrams, num_beams=4)
+    rng = np.random.default_rng(0)
+    with compilations() as found:
+        model.warm_up(params, (1,), longest=24, most_excluded=1, depth=4, given=3, item=2)
+        ready = len(found)
+        assert ready == 6  # inputs of 8, 16 or 24 tokens, ranked or looked at
+        for length in range(1, 25):
+            inputs = [rng.integers(2, 24, length).astype(np.int32)]
+            given = [np.arange(2, 2 + length % 4, dtype=np.int32)]
+            item = np.arange(2, 3 + length % 2, dtype=np.int32)
+            model.attention(params, inputs, given, [item], room=5)
+        assert len(found) == ready
+
+
 def test_long_histories_add_few_shapes(bigrams, compilations):
     model, params = over_bigrams(bigrams, num_beams=2, batch_size=1, renormalise=True)
     lengths = [1, 30, 33, 50, 64, 100, 120, 128]

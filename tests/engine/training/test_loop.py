@@ -208,17 +208,24 @@ def test_some_steps_are_traced(tmp_path, steps):
         pass
 
 
-def test_the_rate_of_each_update_is_logged(tmp_path):
-    schedule = learning_rate_schedule("constant * linear_warmup", 0.5, warmup_steps=4)
-    logged = {}
+@pytest.fixture
+def logged(monkeypatch):
+    """Scalars by their name and step."""
+    found = {}
 
     class Writer(SummaryWriter):
         def add_scalar(self, name, value, step):
-            logged[name, step] = value
+            found[name, step] = value
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(events, "SummaryWriter", Writer)
-        run(tmp_path, 3, subject=trainer(adafactor(schedule)), log_period=1)
+    monkeypatch.setattr(events, "SummaryWriter", Writer)
+    return found
+
+
+WARMING = learning_rate_schedule("constant * linear_warmup", 0.5, warmup_steps=4)
+
+
+def test_the_rate_of_each_update_is_logged(tmp_path, logged):
+    run(tmp_path, 3, subject=trainer(adafactor(WARMING)), log_period=1)
     rates = [logged["train/learning_rate", step] for step in (1, 2, 3)]
     assert rates == pytest.approx([1e-8, 0.125, 0.25])
     assert logged["train/tokens_per_sample", 1] == 8  # four of each side
@@ -275,6 +282,20 @@ def test_a_skipped_batch_changes_nothing(tmp_path):
     after = run(tmp_path / "after", 3, BrokenBatches(), nonfinite="skip", **options)
     assert int(after.step) == 3
     assert_equal(after.replace(step=before.step), before)
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, average_parameters])
+def test_the_rate_is_that_of_the_updates_made_however_many_batches_were_skipped(
+    tmp_path, logged, wrap
+):
+    # Not by the scale of a table that has an infinite row.
+    subject = trainer(wrap(adafactor(WARMING, multiply_by_parameter_scale=False)))
+    hooks = Hooks(initial_state=lambda fresh: subject.begin(with_infinite_token(fresh).params))
+    task = BrokenBatches()
+    run(tmp_path, 4, task, nonfinite="skip", log_period=1, subject=subject, hooks=hooks)
+    run(tmp_path, 5, task, log_period=1, subject=subject)
+    rates = [logged["train/learning_rate", step] for step in (1, 2, 3, 4, 5)]
+    assert rates == pytest.approx([1e-8, 0.125, 0.125, 0.25, 0.375])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Kept fits: read instead of fitted, the same to the last bit, and never those of another fit."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import recalign
 from recalign.evaluation.baselines import closed_form, kept
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.sasrec.training import Recipe
@@ -68,6 +71,45 @@ def test_other_data_other_seeds_and_other_options_are_fitted_anew(tmp_path, monk
     assert list(model.setting) == [7.0]
     model, _ = baselines.fitted_ranker(other, "ease")
     assert model.setting[0] != 7.0
+
+
+def test_what_has_no_seed_is_one_fit(tmp_path, monkeypatch):
+    shop = on_disk(domain(), tmp_path / "shop")
+    expected = scores(baselines.fitted_ranker(shop, "ease", 0)[0], shop)
+    monkeypatch.setattr(closed_form.EASE, "fit", lambda *_: pytest.fail("fitted again"))
+    [row] = baselines.domain_rows(shop, "test", ["ease"], [1, 2]).values()
+    assert len(row.seeds) == 1
+    np.testing.assert_array_equal(
+        scores(baselines.fitted_ranker(shop, "ease", 3)[0], shop), expected
+    )
+
+
+def test_what_baselines_compute_with_is_hashed(tmp_path):
+    """All that they import of recalign, but what speaks to users, tells metrics or gives data."""
+    folder, package = Path(kept.__file__).parent, Path(recalign.__file__).parent
+    texts = [p.read_text() for p in folder.rglob("*.py") if p.name not in ("rows.py", "kept.py")]
+    named = set(re.findall(r"^ *from (recalign[.\w]*) import", "\n".join(texts), re.MULTILINE))
+    files = {name.removeprefix("recalign.").replace(".", "/") + ".py" for name in named}
+    files = {f for f in files if not f.startswith("evaluation/baselines")}
+    assert files - {"errors.py", "progress.py", "evaluation/metrics.py"} <= {*kept.SOURCES}
+    assert "engine/training/losses.py" in files
+    assert all((package / source).is_file() for source in kept.SOURCES)
+
+
+@pytest.mark.parametrize("source", kept.SOURCES)
+def test_another_source_is_another_file(source, tmp_path, monkeypatch):
+    shop = on_disk(domain(), tmp_path / "shop")
+    baselines.fitted_ranker(shop, "ease")
+    [before] = (shop.path / "baselines").iterdir()
+    read = Path.read_bytes
+
+    def changed(path):
+        return read(path) + b"#" * path.as_posix().endswith(source)
+
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    baselines.fitted_ranker(shop, "ease")
+    [after] = (shop.path / "baselines").iterdir()
+    assert after != before
 
 
 def test_what_is_damaged_is_fitted_again(tmp_path, caplog):

@@ -98,6 +98,19 @@ def test_tale_counts_in_days():
     np.testing.assert_array_equal(found.weights, expected.weights)
 
 
+def test_tale_counts_in_days_whatever_the_unit():
+    """Of the source, which is told by how large times since 1970 are in it."""
+    shop = domain()
+    since = shop.timestamps + 1_400_000_000
+    weights = []
+    for unit in (1, 10**3, 10**6, 10**9):
+        timed = dataclasses.replace(shop, timestamps=since * unit)
+        weights.append(baselines.fitted_ranker(timed, "tale")[0].weights)
+    assert np.abs(weights[0]).max() > 0.01
+    for others in weights[1:]:
+        np.testing.assert_allclose(others, weights[0], atol=1e-6)
+
+
 def test_tale_takes_a_domain_that_lacks_some_times():
     shop = domain()
     times = shop.timestamps.astype(float)
