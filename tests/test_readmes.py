@@ -66,6 +66,7 @@ RUN_BY = {
         "./launch/demo.sh": _LONG,
         "recalign ablate": "tests/runs/test_ablations.py",
         "recalign baseline": "tests/cli/test_baseline.py",
+        "recalign cache": "tests/tokens/test_cache.py",
         "recalign eval": "tests/runs/test_readme.py",
         "recalign prepare": "tests/cli/test_prepare.py",
         "recalign train": "tests/runs/test_run.py",
