@@ -1,5 +1,8 @@
 """The one error a user is meant to see, what raises it everywhere, and what is no error."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Something the user gave is wrong, and the message says what, where and what to do.
@@ -35,6 +38,24 @@ def check_positive(name: str, value: float) -> None:
     """Raises a UserError unless a number is at least 1."""
     if not value >= 1:  # NaN is not
         raise UserError(f"{name} is {value}, but must be at least 1")
+
+
+def check_module_name(option: str, name: str) -> None:
+    """Raises a UserError unless a name is one that Python imports."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(
+            f"{option} is {name!r}, but must be a module's name, as in `import a.b`: of a "
+            "file a/b.py, a.b, and the folder that a is in on PYTHONPATH"
+        )
+
+
+@contextlib.contextmanager
+def telling_where(place: str) -> Iterator[None]:
+    """Puts the place before what is wrong there."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def quote(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recalign.errors import UserError, quote
+from recalign.errors import UserError, check_module_name, quote
 from recalign.files import in_bucket, is_special, locate
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def _check_modules(
     del context
     for name in names:
         where = f"{option.opts[0]} {name}"
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise UserError(f"{where}: expected a module's name, as in `import a.b`")
+        check_module_name(option.opts[0], name)
         try:
             found = importlib.util.find_spec(name)  # imports the packages that it is in
         except Exception as error:

@@ -120,12 +120,13 @@ class RunDirectory:
           tasks: all that are evaluated, some of them perhaps less often. One that has not been so
             far may have the metric, unless its protocol is that of one that was.
         """
-        protocols = {name.rpartition("/")[0] for name in self.measured()}
-        evaluated = {name.partition("/")[0] for name in self.measured()}
+        measured = self.measured()
+        protocols = {name.rpartition("/")[0] for name in measured}
+        evaluated = {name.partition("/")[0] for name in measured}
         task, *rest = metric.split("/")
         named = tasks if len(rest) < 2 else {task}.intersection(tasks)
         is_known = metric.rpartition("/")[0] in protocols or evaluated.issuperset(named)
-        return is_known and metric not in self.measured()
+        return is_known and metric not in measured
 
     def measured(self) -> set[str]:
         """The metrics that validation has had, by the names that `best_step` takes."""

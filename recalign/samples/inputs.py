@@ -17,7 +17,7 @@ from etils import epath
 
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
-from recalign.errors import UserError
+from recalign.errors import UserError, check_module_name
 from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import check_readable
 from recalign.samples.registry import (
@@ -326,12 +326,8 @@ def import_tasks(module: str | None, option: str = "MIXTURE_OR_TASK_MODULE") -> 
       UserError: there is no such module, or it cannot be imported.
     """
     try:
-        if module and not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(
-                f"{option} is {module!r}, but must be a module's name, as in `import a.b`: of a "
-                "file a/b.py, a.b, and the folder that a is in on PYTHONPATH"
-            )
         if module:
+            check_module_name(option, module)
             importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):

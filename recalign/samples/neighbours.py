@@ -39,7 +39,7 @@ class Neighbours:
     """
 
     def __init__(self, domain: Domain, number: int):
-        items, counts, totals = count_neighbours(domain, KEPT + 2 * REACH)
+        items, counts, totals = count_neighbours(domain)
         self._items, self._counts = tf.constant(items), tf.constant(counts)
         self._totals, self._number = tf.constant(totals), number
 
@@ -72,16 +72,13 @@ class Neighbours:
 
 
 @functools.lru_cache(maxsize=2)
-def count_neighbours(domain: Domain, number: int) -> tuple[np.ndarray, ...]:
+def count_neighbours(domain: Domain) -> tuple[np.ndarray, ...]:
     """How often items stand near each other in train, nearer ones counting more.
 
-    A user who has bought an item once is near at most 2 · REACH others with it: without his events
-    its KEPT strongest neighbours are among its KEPT + 2 · REACH strongest.
-
     Returns:
-      The strongest neighbours of each item, int32[n, number], the first the strongest; their
-      counts, int32[n, number], 0 where there are fewer; and the sum of the counts of all its
-      neighbours, int32[n].
+      The l = KEPT + 2 · REACH strongest neighbours of each item, int32[n, l], the first the
+      strongest; their counts, int32[n, l], 0 where there are fewer; and the sum of the counts of
+      all its neighbours, int32[n].
     """
     offsets, events = domain.train()
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -100,6 +97,9 @@ def count_neighbours(domain: Domain, number: int) -> tuple[np.ndarray, ...]:
     order = np.lexsort((table.col, -table.data, table.row))
     rows = table.row[order]
     ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    # Near an item that a user has bought once stand at most 2 · REACH others: without his events
+    # its KEPT strongest neighbours are among so many.
+    number = KEPT + 2 * REACH
     kept = ranks < number
     items, strengths = np.zeros((2, size, number), np.int32)
     items[rows[kept], ranks[kept]] = table.col[order][kept]

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recalign.errors import UserError, quote
+from recalign.errors import UserError, quote, telling_where
 from recalign.serving import histories
 from recalign.serving.batcher import Batcher, Busy, Stopped
 from recalign.serving.measuring import Measures
@@ -210,7 +210,7 @@ class Service:
             raise UserError(f"expected `histories`, a list of 1 to {most} histories")
         asked = []
         for place, keys in enumerate(found, start=1):
-            with _telling_where(f"history {place}"):
+            with telling_where(f"history {place}"):
                 history = await self._find(histories.check_history(keys))
             asked.append(Asked(history, k, include_seen))
         # All of them wait at once, and batches take them.
@@ -352,22 +352,13 @@ def _guard(app: ASGIApp, hosts: Sequence[str] | None, most: int) -> ASGIApp:
 
 def _fields(body: bytes, known: Collection[str]) -> dict[str, Any]:
     """What a JSON object holds."""
-    with _telling_where("the body"):
+    with telling_where("the body"):
         found = histories.parse_json(body)
     if not isinstance(found, dict):
         raise UserError("the body is not a JSON object")
     if unknown := sorted(found.keys() - known):
         raise UserError(f"the body has an unknown field {quote(unknown[0])}")
     return found
-
-
-@contextlib.contextmanager
-def _telling_where(place: str) -> Iterator[None]:
-    """Puts the place before what is wrong there."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from error
 
 
 def _file(path: Path):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recalign.errors import UserError, quote
+from recalign.errors import UserError, quote, telling_where
 
 
 def read(path: Path) -> list[list[str]]:
@@ -68,10 +68,8 @@ def check_history(keys: object) -> list[str]:
 
 
 def _parse(line: str, place: str) -> list[str]:
-    try:
+    with telling_where(place):
         keys = _json_history(line) if line.lstrip().startswith(("[", "{")) else split(line)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from error
     if not keys:
         raise UserError(f"{place}: a history needs at least one item")
     return keys
