@@ -9,6 +9,7 @@ asked of a new one; otherwise the answer would be among what it reads.
 """
 
 import functools
+import itertools
 
 import numpy as np
 import scipy.sparse
@@ -23,6 +24,8 @@ ASKED, FADING = 6, 0.6
 """Of so many of a history's newest items the neighbours count, each less than those of the next."""
 KEPT = 32
 """So many neighbours of an item count, the strongest."""
+_BLOCK = 1 << 18
+"""Events whose neighbours are counted at a time: pairs are 2 · REACH times as many."""
 
 # What an event that comes d after another counts, by d + REACH; whole numbers, which a user's own
 # can be taken from and leave nothing.
@@ -39,8 +42,10 @@ class Neighbours:
     """
 
     def __init__(self, domain: Domain, number: int):
-        items, counts, totals = count_neighbours(domain)
-        self._items, self._counts = tf.constant(items), tf.constant(counts)
+        starts, items, counts, totals = count_neighbours(domain)
+        self._items, self._counts = (
+            tf.RaggedTensor.from_row_splits(each, starts) for each in (items, counts)
+        )
         self._totals, self._number = tf.constant(totals), number
 
     def __call__(self, history: tf.Tensor, touched: tf.Tensor, train: tf.Tensor) -> tf.Tensor:
@@ -52,10 +57,12 @@ class Neighbours:
           train: bool[], whether the counts are of this user's events too, which are left out then.
         """
         newest = history[-ASKED:][::-1]
-        items = tf.gather(self._items, newest)
+        items, counts = (
+            tf.gather(each, newest).to_tensor() for each in (self._items, self._counts)
+        )
         own, own_total = _count_own(newest, items, touched)
         # Never below 0: what fills the list of an item that has few is no neighbour.
-        counts = tf.maximum(tf.gather(self._counts, newest) - tf.where(train, own, 0), 0)
+        counts = tf.maximum(counts - tf.where(train, own, 0), 0)
         totals = tf.gather(self._totals, newest) - tf.where(train, own_total, 0)
         items, counts = _keep_strongest(items, counts)
         ages = tf.cast(tf.range(tf.size(newest)), tf.float32)
@@ -76,42 +83,59 @@ def count_neighbours(domain: Domain) -> tuple[np.ndarray, ...]:
     """How often items stand near each other in train, nearer ones counting more.
 
     Returns:
-      The l = KEPT + 2 · REACH strongest neighbours of each item, int32[n, l], the first the
-      strongest; their counts, int32[n, l], 0 where there are fewer; and the sum of the counts of
-      all its neighbours, int32[n].
+      Where the list of each of n items begins and the last one's ends, int64[n + 1]; the strongest
+      neighbours in these lists, int32[p], the first the strongest; their counts, int32[p]; and the
+      sum of the counts of all neighbours of each item, int32[n].
     """
     offsets, events = domain.train()
     users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    size = domain.num_items
-    counts = scipy.sparse.csr_matrix((size, size), dtype=np.int64)
-    for distance in range(1, REACH + 1):
-        near = (users[distance:] == users[:-distance]) & (events[distance:] != events[:-distance])
-        first, then = events[:-distance][near], events[distance:][near]
-        for one, other, weight in (
-            (first, then, _WEIGHTS[REACH + distance]),
-            (then, first, _WEIGHTS[REACH - distance]),
-        ):
-            values = np.full(len(one), weight)
-            counts += scipy.sparse.csr_matrix((values, (one, other)), (size, size))
+    # The places of each item, of one user after those of another.
+    places = np.argsort(events, kind="stable")
+    begins = np.append(0, np.cumsum(np.bincount(events, minlength=domain.num_items)))
+    full = np.searchsorted(begins[1:], np.arange(_BLOCK, len(events), _BLOCK))
+    parts = [
+        _count_block(users, events, places[begins[first] : begins[end]], first, end)
+        for first, end in itertools.pairwise(np.unique([0, *full, domain.num_items]))
+    ]
+    lengths, *found = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return np.append(0, np.cumsum(lengths)), *found
+
+
+def _count_block(
+    users: np.ndarray, events: np.ndarray, at: np.ndarray, first: int, end: int
+) -> tuple[np.ndarray, ...]:
+    """Of the items from `first` to before `end`, bought `at` these places: the lengths of their
+    lists, the lists' items and counts, and the sums of all counts."""
+    counts = scipy.sparse.csr_matrix((end - first, events.max() + 1), dtype=np.int64)
+    for distance, weight in zip(_DISTANCES, _WEIGHTS, strict=True):
+        near = np.clip(at + distance, 0, len(events) - 1)
+        is_near = (near == at + distance) & (users[near] == users[at]) & (events[near] != events[at])
+        pairs = events[at][is_near] - first, events[near][is_near]
+        counts += scipy.sparse.csr_matrix((np.full(len(pairs[0]), weight), pairs), counts.shape)
+    # Near what a user has bought once stand at most 2 · REACH others: without his events its KEPT
+    # strongest neighbours are among so many more.
+    starts = np.flatnonzero(np.diff(events[at], prepend=-1) | np.diff(users[at], prepend=-1))
+    most = np.zeros(end - first, np.int64)
+    np.maximum.at(most, events[at][starts] - first, np.diff(starts, append=len(at)))
     table = counts.tocoo()
     order = np.lexsort((table.col, -table.data, table.row))
     rows = table.row[order]
     ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    # Near an item that a user has bought once stand at most 2 · REACH others: without his events
-    # its KEPT strongest neighbours are among so many.
-    number = KEPT + 2 * REACH
-    kept = ranks < number
-    items, strengths = np.zeros((2, size, number), np.int32)
-    items[rows[kept], ranks[kept]] = table.col[order][kept]
-    strengths[rows[kept], ranks[kept]] = table.data[order][kept]
-    return items, strengths, np.asarray(counts.sum(axis=1)).ravel().astype(np.int32)
+    kept = order[ranks < KEPT + 2 * REACH * most[rows]]
+    found = (
+        np.bincount(table.row[kept], minlength=end - first),
+        table.col[kept],
+        table.data[kept],
+        np.asarray(counts.sum(axis=1)).ravel(),
+    )
+    return tuple(each.astype(np.int32) for each in found)
 
 
 def _keep_strongest(items: tf.Tensor, counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The KEPT of each row, int32[k, KEPT], that count most; of two that are level, the lower."""
+    """The KEPT of each row, int32[k, ≤ KEPT], that count most; of two that are level, the lower."""
     number = tf.cast(tf.reduce_max(items) + 1, tf.int64)
     order = tf.cast(counts, tf.int64) * number - tf.cast(items, tf.int64)
-    strongest = tf.math.top_k(order, KEPT).indices
+    strongest = tf.math.top_k(order, tf.minimum(KEPT, tf.shape(order)[1])).indices
     return tuple(tf.gather(each, strongest, batch_dims=1) for each in (items, counts))
 
 

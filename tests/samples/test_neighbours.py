@@ -91,12 +91,16 @@ class Events:
         return offsets, np.concatenate(self.sequences)
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("kept", [1, 3, 32])
-def test_a_user_is_told_what_he_would_be_if_he_had_bought_nothing_yet(kept, monkeypatch):
+def test_a_user_is_told_what_he_would_be_if_he_had_bought_nothing_yet(kept, again, monkeypatch):
     """Not even which neighbours are kept, or which of two that are level, is up to his events."""
     monkeypatch.setattr(neighbours, "KEPT", kept)
     rng = np.random.default_rng(0)
     sequences = [rng.permutation(60)[: rng.integers(3, 30)].astype(np.int32) for _ in range(40)]
+    if again:  # one item, again and again, near all that he buys; few others have it
+        sequences = sequences[:8]
+        sequences = [np.insert(each, np.arange(0, len(each), 3), each[0]) for each in sequences]
     everyone = Neighbours(Events(sequences, 60), 6)
     for user, sequence in enumerate(sequences):
         others = Neighbours(Events(sequences[:user] + sequences[user + 1 :], 60), 6)
@@ -106,6 +110,15 @@ def test_a_user_is_told_what_he_would_be_if_he_had_bought_nothing_yet(kept, monk
                 for asked, train in ((everyone, True), (others, False))
             )
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("block", [1, 50, 400])
+def test_counting_a_part_of_the_catalogue_at_a_time_changes_nothing(shop, block, monkeypatch):
+    whole = neighbours.count_neighbours(shop)
+    monkeypatch.setattr(neighbours, "_BLOCK", block)
+    parts = neighbours.count_neighbours.__wrapped__(shop)
+    for each, expected in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(each, expected)
 
 
 def test_a_held_out_item_is_asked_for_by_all_train_events_and_by_no_other(shop, find):
