@@ -1,8 +1,9 @@
 """What each example came to: of that are means, their intervals, and differences between models.
 
-An evaluation of a run is kept in its folder as `outcomes/<split>-<step>.npz`, which `write` writes
-and `read` reads: numpy's format, without pickles. Of every task it holds, example by example in the
-order of the split (of `Domain.split`; ratings by user and item):
+An evaluation of a run is kept in its folder as `outcomes/<split>-<step>.npz` (`…-all.npz` of all of
+validation, where training takes a part), which `write` writes and `read` reads: numpy's format,
+without pickles. Of every task it holds, example by example in the order of the split (of
+`Domain.split`; ratings by user and item):
 
 * `<task>/domain`: str, the domain's name and content hash. Two files with the same one can be
   compared example by example; of ranks, one file may have the first of them alone.

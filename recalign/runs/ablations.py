@@ -201,11 +201,7 @@ def _ends(trained: Sequence[Trained], split: str) -> dict[str, tuple[float, floa
         directory, measured = RunDirectory(folder), getattr(result, split)
         if result.step not in directory.steps_with_outcomes(split):
             return {}
-        limit = result.configuration.get("EVAL_EXAMPLES", "None")
         for task, (_, outcomes) in directory.outcomes(result.step, split).items():
-            most = max(len(part.users) for part in outcomes.values())
-            if split == "validation" and limit.isdecimal() and most > int(limit):
-                return {}  # `recalign eval` has evaluated all of it since
             start = f"{task}/{split}/"
             metrics = {n.removeprefix(start): v for n, v in measured.items() if n.startswith(start)}
             known = {name: value for name, value in metrics.items() if value is not None}

@@ -64,7 +64,7 @@ def _of_run(folder: str, examples: Sequence[Examples]) -> Other:
     directory, split = RunDirectory(folder), examples[0].split
     result, steps = read(directory.path), directory.steps_with_outcomes(split)
     step = result.step if result else max(steps, default=0)
-    found = directory.outcomes(step, split)
+    found = directory.outcomes(step, split, most=True)
     shared = [each for each in examples if each.task in found]
     if not shared:
         raise UserError(

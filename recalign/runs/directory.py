@@ -87,7 +87,8 @@ class RunDirectory:
         if tasks:
             from recalign.evaluation import outcomes
 
-            outcomes.write(self._outcomes(step, split), tasks)
+            all_of_few = split == "validation" and limit != self.eval_examples
+            outcomes.write(self._outcomes(step, split, all_of_few), tasks)
         report.append_metrics(self.path / HISTORY, step, split, metrics, limit)
         report.write_metrics(self.path / METRICS, metrics)
 
@@ -153,35 +154,46 @@ class RunDirectory:
         found = [record for record in self._evaluations(split) if record["step"] == step]
         return {name: v for record in found for name, v in report.metrics_in(record).items()}
 
-    def outcomes(self, step: int, split: str) -> "Mapping[str, tuple[str, Outcomes]]":
+    def outcomes(
+        self, step: int, split: str, most: bool = False
+    ) -> "Mapping[str, tuple[str, Outcomes]]":
         """What the examples of each task came to, see `recalign.evaluation.outcomes.read`.
+
+        Args:
+          step: of the checkpoint.
+          split: "validation" or "test".
+          most: of validation all examples, where all have been evaluated, instead of those that
+            training takes.
 
         Raises:
           UserError: there was no such evaluation, or its file cannot be read.
         """
         from recalign.evaluation import outcomes
 
-        path = self._outcomes(step, split)
-        if not path.exists():
+        paths = [self._outcomes(step, split, of_all) for of_all in (most, not most)]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
             raise UserError(
-                f"there is no {path}, which tells what each example came to: it is written by "
-                f"`recalign eval --model_dir {self.path} --split {split} --step {step}`"
+                f"there is no {self._outcomes(step, split)}, which tells what each example came "
+                f"to: it is written by `recalign eval --model_dir {self.path} --split {split} "
+                f"--step {step}`"
             )
         return outcomes.read(path)
 
     def steps_with_outcomes(self, split: str) -> list[int]:
         """The steps of which `outcomes` has a split, ascending."""
-        return sorted(step for of, step in self._with_outcomes() if of == split)
+        return sorted({step for of, step, _ in self._with_outcomes() if of == split})
 
-    def _with_outcomes(self) -> Iterator[tuple[str, int]]:
-        """The split and step of each file of outcomes."""
+    def _with_outcomes(self) -> Iterator[tuple[str, int, Path]]:
+        """The split and step of each file of outcomes, and its path."""
         for path in (self.path / OUTCOMES).glob("*.npz"):
-            split, _, step = path.stem.rpartition("-")
+            split, step, *_ = [*path.stem.split("-"), ""]
             if step.isdecimal():
-                yield split, int(step)
+                yield split, int(step), path
 
-    def _outcomes(self, step: int, split: str) -> Path:
-        return self.path / OUTCOMES / f"{split}-{step}.npz"
+    def _outcomes(self, step: int, split: str, all_of_few: bool = False) -> Path:
+        """The file; of all examples of validation it is another one than training's of a few."""
+        return self.path / OUTCOMES / f"{split}-{step}{'-all' * all_of_few}.npz"
 
     def checkpoints(self) -> list[int]:
         """The steps that there are checkpoints of, ascending."""
@@ -208,9 +220,9 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Takes back the evaluations of later steps, which a run that goes on here makes again."""
-        for split, later in [*self._with_outcomes()]:
+        for _, later, path in [*self._with_outcomes()]:
             if later > step:
-                self._outcomes(later, split).unlink()
+                path.unlink()
         kept = [record for record in self._history() if record["step"] <= step]
         if (self.path / HISTORY).exists():
             lines = "".join(json.dumps(record) + "\n" for record in kept)

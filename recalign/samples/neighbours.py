@@ -104,12 +104,16 @@ def count_neighbours(domain: Domain) -> tuple[np.ndarray, ...]:
 def _count_block(
     users: np.ndarray, events: np.ndarray, at: np.ndarray, first: int, end: int
 ) -> tuple[np.ndarray, ...]:
-    """Of the items from `first` to before `end`, bought `at` these places: the lengths of their
-    lists, the lists' items and counts, and the sums of all counts."""
+    """Counts what stands near the items from `first` to before `end`, bought `at` these places.
+
+    Returns:
+      The lengths of their lists, the lists' items and counts, and the sums of all counts.
+    """
     counts = scipy.sparse.csr_matrix((end - first, events.max() + 1), dtype=np.int64)
     for distance, weight in zip(_DISTANCES, _WEIGHTS, strict=True):
         near = np.clip(at + distance, 0, len(events) - 1)
-        is_near = (near == at + distance) & (users[near] == users[at]) & (events[near] != events[at])
+        is_near = (near == at + distance) & (users[near] == users[at])
+        is_near &= events[near] != events[at]
         pairs = events[at][is_near] - first, events[near][is_near]
         counts += scipy.sparse.csr_matrix((np.full(len(pairs[0]), weight), pairs), counts.shape)
     # Near what a user has bought once stand at most 2 · REACH others: without his events its KEPT

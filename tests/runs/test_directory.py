@@ -3,9 +3,11 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from recalign.errors import UserError
+from recalign.evaluation.outcomes import Ranks
 from recalign.runs.directory import RunDirectory
 from recalign.runs.lock import lock_folder
 
@@ -116,6 +118,19 @@ def test_an_evaluation_on_more_examples_than_training_takes_chooses_nothing(tmp_
     assert not found.is_evaluated(2000)
     found.record(1500, "validation", {name: 0.086}, limit=20)
     assert found.best_step("full/hr@10") == 1500
+
+
+def test_what_all_of_validation_came_to_stands_beside_what_a_part_did(tmp_path):
+    found = RunDirectory(tmp_path, eval_examples=2)
+    for limit, size in ((2, 2), (None, 5)):
+        part = {"full": Ranks(np.arange(size), np.arange(size), 20)}
+        found.record(10, "validation", {}, {"shop_retrieval": ("shop", part)}, limit)
+    for most, size in ((False, 2), (True, 5)):
+        [(_, outcomes)] = found.outcomes(10, "validation", most).values()
+        assert len(outcomes["full"].users) == size
+    assert found.steps_with_outcomes("validation") == [10]
+    found.forget_after(5)
+    assert found.steps_with_outcomes("validation") == []
 
 
 def test_evaluations_of_old_runs_are_those_of_training(tmp_path):
