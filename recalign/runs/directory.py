@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from recalign.engine.weights.manifest import list_steps
 from recalign.errors import UserError
 from recalign.evaluation import report
-from recalign.files import locate, write_text
+from recalign.files import changing, locate, write_text
 from recalign.runs import configuration
 
 if TYPE_CHECKING:
@@ -223,10 +223,11 @@ class RunDirectory:
         for _, later, path in [*self._with_outcomes()]:
             if later > step:
                 path.unlink()
-        kept = [record for record in self._history() if record["step"] <= step]
-        if (self.path / HISTORY).exists():
-            lines = "".join(json.dumps(record) + "\n" for record in kept)
-            write_text(self.path / HISTORY, lines)
+        with changing(self.path / HISTORY):
+            kept = [record for record in self._history() if record["step"] <= step]
+            if (self.path / HISTORY).exists():
+                lines = "".join(json.dumps(record) + "\n" for record in kept)
+                write_text(self.path / HISTORY, lines)
 
     def _evaluations(self, split: str) -> list[dict]:
         return report.comparable(self._history(), split, self.eval_examples)
