@@ -240,7 +240,7 @@ def _metrics(path: Path) -> dict[str, float | None]:
         return {}
     advice = "evaluate the run again (`recalign eval`), which writes it anew"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {advice}") from error
     if not _are_metrics(found):
@@ -263,7 +263,9 @@ def _provenance(folder: Path, checkpoints: list[Checkpoint]) -> dict[str, str]:
     """What the newest checkpoint that tells says."""
     for checkpoint in reversed(checkpoints):
         try:
-            found = json.loads((folder / str(checkpoint.step) / _PROVENANCE).read_text())
+            found = json.loads(
+                (folder / str(checkpoint.step) / _PROVENANCE).read_text(encoding="utf-8")
+            )
             return {name: str(fingerprint) for name, fingerprint in found.items()}
         except (OSError, ValueError, AttributeError):
             continue

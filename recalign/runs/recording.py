@@ -90,5 +90,7 @@ def dump_nonfinite(
         make_folder(path.parent)
         shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
         with replacing(path) as draft:
-            draft.write_text("\n".join(row_text(batch, int(row), decode) for row in shown))
+            draft.write_text(
+                "\n".join(row_text(batch, int(row), decode) for row in shown), encoding="utf-8"
+            )
     return f"The examples are in {path}"

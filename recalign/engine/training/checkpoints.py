@@ -380,7 +380,7 @@ class Checkpoints:
 def read_provenance(checkpoint: epath.Path) -> Provenance:
     """What the parameters of a checkpoint, the folder of a step, belong to; empty if not told."""
     file = checkpoint / PROVENANCE / "metadata"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

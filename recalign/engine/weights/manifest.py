@@ -52,7 +52,7 @@ def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = Tr
       OSError: they cannot be read, which says nothing of whether they are whole.
     """
     try:
-        recorded = json.loads((folder / MANIFEST).read_text())
+        recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest = {
             str(name): (int(size), str(digest)) for name, (size, digest) in recorded.items()
         }
