@@ -117,7 +117,7 @@ def show_licences() -> int:
 def show_vulnerabilities(path: str) -> int:
     """Tells what pip-audit found, and of which packages it could find out nothing."""
     try:
-        found = json.loads(Path(path).read_text())["dependencies"]
+        found = json.loads(Path(path).read_text(encoding="utf-8"))["dependencies"]
     except (OSError, ValueError, KeyError) as error:
         print(f"pip-audit gave no result ({error}): nothing is known", file=sys.stderr)
         return UNKNOWN_ADVISORIES

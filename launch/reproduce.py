@@ -66,7 +66,7 @@ class Training:
     def metrics(self) -> dict[str, float]:
         """`<protocol>/<metric>` on test; empty until the run has come to its end."""
         path = self.folder / "metrics.json"
-        found = json.loads(path.read_text()) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {
             metric: value
             for name, value in found.items()
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str]) -> int:
     except Interrupted as error:
         return error.args[0]
     text = table(trainings)
-    (options.output / f"{options.model}.md").write_text(f"{text}\n")
+    (options.output / f"{options.model}.md").write_text(f"{text}\n", encoding="utf-8")
     print(text)
     return 0
 

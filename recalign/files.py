@@ -8,12 +8,14 @@ connection cut off.
 
 import base64
 import contextlib
+import fcntl
 import functools
 import hashlib
 import logging
 import os
 import tempfile
 import traceback
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -111,7 +113,8 @@ def is_special(path: Path) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a local file to write, which takes the place of `path` when the block ends well.
 
-    What a link leads to is replaced, and not the link; a device or a pipe is written into.
+    What a link leads to is replaced, and not the link; a device or a pipe is written into. Of
+    several that replace it at once the last one wins.
 
     Raises:
       OSError: it cannot be written.
@@ -127,12 +130,31 @@ def replacing(path: Path) -> Iterator[Path]:
                 path.write_bytes(draft.read_bytes())
         return
     path = path.resolve()
-    draft = path.with_name(f".{path.name}.partial")
+    draft = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Within the block no other process, or thread, is in one for a file of the same local folder.
+
+    For what reads a file and writes it anew, with something added. Where there are no such locks,
+    in a bucket or on some mounts, nothing is kept from anybody.
+    """
+    if in_bucket(path):
+        yield
+        return
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager

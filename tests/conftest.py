@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import io
 import os
 import shutil
 import sys
@@ -61,6 +62,21 @@ def _few_samples_to_shuffle() -> None:
     if seqio := sys.modules.get("seqio"):
         few = functools.partialmethod(seqio.Task.get_dataset, shuffle_buffer_size=50)
         seqio.Task.get_dataset = few
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _texts_tell_their_encoding() -> Iterator[None]:
+    """What recalign reads and writes as text hangs on nobody's locale, which `Path` would ask."""
+    plain = io.text_encoding
+
+    def check(encoding, stacklevel=2):
+        caller = sys._getframe(2).f_globals.get("__name__", "")
+        assert encoding or not caller.startswith("recalign."), f"{caller}: in which encoding?"
+        return plain(encoding, stacklevel + 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(io, "text_encoding", check)
+        yield
 
 
 def pytest_collection_finish() -> None:

@@ -145,3 +145,12 @@ def test_what_is_no_file_is_written_into_and_stays(tmp_path):
     with contextlib.suppress(ZeroDivisionError), files.replacing(pipe) as draft:
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_of_two_that_replace_a_file_at_once_each_writes_its_own(tmp_path):
+    path = tmp_path / "file"
+    with files.replacing(path) as one, files.replacing(path) as other:
+        one.write_text("one, which is longer")
+        other.write_text("other")
+    assert path.read_text() == "one, which is longer"  # its block ends last
+    assert os.listdir(tmp_path) == ["file"]

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import logging
 import os
 import sys
@@ -70,6 +71,10 @@ for command in (
 def main() -> None:
     """Runs a command; a mistake of the user is one message and exit code 2."""
     silence_tensorflow()
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding lacks, of a title or of our own, is no reason to end.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # For every 700 objects more Python looks for cycles in the youngest: of what is imported an
     # eighth of the time in which a command starts.
     gc.set_threshold(20_000, 10, 10)

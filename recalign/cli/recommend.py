@@ -1,7 +1,9 @@
 """`recalign recommend`: what a trained run would recommend."""
 
+import codecs
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -92,9 +94,11 @@ def _items(recommender, keys: Sequence[str], number: int, source: Path | None) -
 
 
 def _json_lines(recommender, histories, answers) -> Iterator[str]:
+    """Letters as they are where they can be printed, else as JSON writes them in ASCII."""
+    ascii_alone = codecs.lookup(sys.stdout.encoding).name != "utf-8"
     for history, rows in zip(histories, answers, strict=True):
         ids = [recommender.describe(item)["id"] for item in history]
-        yield json.dumps({"history": ids, "items": rows}, ensure_ascii=False)
+        yield json.dumps({"history": ids, "items": rows}, ensure_ascii=ascii_alone)
 
 
 def _nothing_left(recommender) -> str:

@@ -11,6 +11,7 @@ import scipy.sparse
 
 from recalign.domains.catalogue import TEXT_COLUMNS
 from recalign.errors import UserError
+from recalign.files import locate
 
 TITLES, CO_OCCURRENCE, BOTH = "titles", "co_occurrence", "both"
 SOURCES = (TITLES, CO_OCCURRENCE, BOTH)
@@ -190,7 +191,7 @@ def read_vectors(path: str | os.PathLike, keys: np.ndarray) -> np.ndarray:
       UserError: it cannot be read, has no vector for an item, or a vector is no row of finite
         numbers as long as the others.
     """
-    path = Path(path)
+    path = locate(path)
     try:
         if path.suffix == ".npy":
             found = np.load(path, allow_pickle=False)

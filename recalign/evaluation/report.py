@@ -18,7 +18,7 @@ from pathlib import Path
 
 from recalign.errors import UserError
 from recalign.evaluation.intervals import ENDS, name_end
-from recalign.files import locate, write_text
+from recalign.files import changing, locate, write_text
 
 HEADLINE = ("hr@1", "hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr@10")
 """Columns of a ranking table. Below them stand the rates that say what the lists are made of."""
@@ -142,14 +142,16 @@ def append_metrics(
 ) -> None:
     """Adds an evaluation to `metrics.jsonl`, or puts it in the place of the same one.
 
-    A line that a killed run left unfinished is dropped.
+    A line that a killed run left unfinished is dropped. A run that trains and any number of
+    evaluations of it may add theirs at once.
     """
     head = {"step": int(step), "split": split, "limit": limit}
     record = head | _numbers(metrics)
-    before = read_metrics(path) if locate(path).exists() else []
-    records = [r for r in before if not head.items() <= r.items()]
-    lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
-    write_text(locate(path), "".join(lines))
+    with changing(locate(path)):
+        before = read_metrics(path) if locate(path).exists() else []
+        records = [r for r in before if not head.items() <= r.items()]
+        lines = [json.dumps(each, allow_nan=False) + "\n" for each in (*records, record)]
+        write_text(locate(path), "".join(lines))
 
 
 def read_metrics(path: Path | str) -> list[dict]:

@@ -32,11 +32,12 @@ METRICS = (
     "full/ndcg@10",
     "full_unseen/hr@10",
     "full_unseen/ndcg@10",
-    "cand100/hr@10",
-    "cand100/ndcg@10",
+    r"cand\d+/hr@10",  # a small catalogue has fewer than a hundred candidates
+    r"cand\d+/ndcg@10",
     "rating/rmse",
     "rating_expected/rmse",
 )
+"""Patterns, each a column of the table for each task that has such a metric."""
 
 # "my_shop_retrieval_only": a domain, and what of it is trained on.
 _MIXTURE = re.compile(
@@ -166,10 +167,8 @@ def format_table(found: Found, split: str = "validation") -> str:
     """
     # The same for every ablation, since what a run is judged by does not depend on it.
     [(first, _), *_], *_ = found.values()
-    columns = [
-        name for name in getattr(first, split) if name.endswith(tuple(f"/{m}" for m in METRICS))
-    ]
-    columns.sort(key=lambda name: (name.split("/")[0], METRICS.index(_metric(name))))
+    columns = [name for name in getattr(first, split) if _place(name) is not None]
+    columns.sort(key=lambda name: (name.split("/")[0], _place(name)))
     head = ["", *(f"{name.split('/')[0]} {_metric(name)}" for name in columns), "seconds", "steps"]
     body = []
     for name, trained in found.items():
@@ -179,6 +178,12 @@ def format_table(found: Found, split: str = "validation") -> str:
         steps = " ".join(str(result.step) for result in results)
         body.append([name, *cells, f"{seconds:.0f}", steps])
     return markdown([head, *body])
+
+
+def _place(name: str) -> int | None:
+    """Which of `METRICS` a full name is one of; None if it is none."""
+    of = (place for place, m in enumerate(METRICS) if re.fullmatch(m, _metric(name)))
+    return next(of, None)
 
 
 def _metric(name: str) -> str:

@@ -28,7 +28,7 @@ def with_added_items(run: Run) -> Run:
     folder = locate(run.model_dir) / FOLDER
     if not folder.exists():
         return run
-    provenance = json.loads((folder / PROVENANCE).read_text())
+    provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     return dataclasses.replace(run, data=run.data.of_domains_in(str(folder), provenance))
 
 
@@ -69,7 +69,7 @@ def add(run: Run, items: pd.DataFrame, name: str | None = None) -> Domain:
             if other.name != domain.name:
                 shutil.copytree(other, draft / other.name)
         additions.write(domain, draft / domain.name)
-        (draft / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        (draft / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     return storage.load(domain.name, folder)
 
 

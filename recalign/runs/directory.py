@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from recalign.engine.weights.manifest import list_steps
 from recalign.errors import UserError
 from recalign.evaluation import report
-from recalign.files import locate, write_text
+from recalign.files import changing, in_bucket, locate, write_text
 from recalign.runs import configuration
+from recalign.runs.result import read
 
 if TYPE_CHECKING:
     from recalign.evaluation.outcomes import Outcomes
@@ -61,6 +62,26 @@ class RunDirectory:
                 f"{path} says that this run was begun with another configuration:\n"
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nName another MODEL_DIR, or go on here with --accept_changes"
+            )
+
+    def check_resumable(self) -> None:
+        """Refuses to begin anew what has come to a step, before any work.
+
+        Raises:
+          UserError: no checkpoint is left of it, or what it left cannot be read.
+        """
+        seconds, result = self._seconds(), read(self.path)
+        if self.checkpoints():
+            return
+        folder = self.path / "checkpoints"
+        reached = result.last_step if result else 0
+        # One that was killed amid its first checkpoint has left the folder; a bucket has none.
+        if not in_bucket(folder) and not folder.exists():
+            reached = max(reached, *map(int, seconds), 0)
+        if reached:
+            raise UserError(
+                f"the run in {self.path} came to step {reached}, and {folder} holds no checkpoint "
+                "to go on from: copy them back, or name another MODEL_DIR to begin anew"
             )
 
     def write_config(self, text: str) -> None:
@@ -213,7 +234,7 @@ class RunDirectory:
     def _seconds(self) -> dict[str, float]:
         path = self.path / SECONDS
         try:
-            found = json.loads(path.read_text()) if path.exists() else {}
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             return {str(int(step)): float(value) for step, value in found.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: no seconds by step ({error}); remove it") from error
@@ -223,10 +244,11 @@ class RunDirectory:
         for _, later, path in [*self._with_outcomes()]:
             if later > step:
                 path.unlink()
-        kept = [record for record in self._history() if record["step"] <= step]
-        if (self.path / HISTORY).exists():
-            lines = "".join(json.dumps(record) + "\n" for record in kept)
-            write_text(self.path / HISTORY, lines)
+        with changing(self.path / HISTORY):
+            kept = [record for record in self._history() if record["step"] <= step]
+            if (self.path / HISTORY).exists():
+                lines = "".join(json.dumps(record) + "\n" for record in kept)
+                write_text(self.path / HISTORY, lines)
 
     def _evaluations(self, split: str) -> list[dict]:
         return report.comparable(self._history(), split, self.eval_examples)

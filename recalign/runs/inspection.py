@@ -52,7 +52,7 @@ class Inspection:
       checkpoints: by step.
       provenance: what its parameters belong to: "vocabulary", "domain NAME" and their fingerprints.
       best_step: the best on validation by BEST_METRIC, if there is one.
-      seconds: of training, up to the last checkpoint.
+      seconds: of training, up to the last step that is known of.
       holder: the process that trains in it now, if one does.
       problems: what is broken, each with what to do.
     """
@@ -193,9 +193,8 @@ def inspect(path: Path, hashes: bool = False) -> Inspection:
     shown = track(folders, "reading checkpoints", "checkpoint", shown=hashes)
     checkpoints = [found for folder in shown if (found := _checkpoint(folder, hashes))]
     problems += [f"checkpoint {c.step} is damaged: {c.damage}" for c in checkpoints if c.damage]
-    seconds = try_to_read(
-        lambda: directory.seconds(max((c.step for c in checkpoints), default=0)), 0.0
-    )
+    last = max([*(c.step for c in checkpoints), *(r["step"] for r in history)], default=0)
+    seconds = try_to_read(lambda: directory.seconds(last), 0.0)
     return Inspection(
         path=path,
         macros=macros,
@@ -240,7 +239,7 @@ def _metrics(path: Path) -> dict[str, float | None]:
         return {}
     advice = "evaluate the run again (`recalign eval`), which writes it anew"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); {advice}") from error
     if not _are_metrics(found):
@@ -263,7 +262,9 @@ def _provenance(folder: Path, checkpoints: list[Checkpoint]) -> dict[str, str]:
     """What the newest checkpoint that tells says."""
     for checkpoint in reversed(checkpoints):
         try:
-            found = json.loads((folder / str(checkpoint.step) / _PROVENANCE).read_text())
+            found = json.loads(
+                (folder / str(checkpoint.step) / _PROVENANCE).read_text(encoding="utf-8")
+            )
             return {name: str(fingerprint) for name, fingerprint in found.items()}
         except (OSError, ValueError, AttributeError):
             continue

@@ -53,7 +53,7 @@ def lock_folder(folder: Path) -> Iterator[Check]:
         return
     try:
         make_folder(folder)
-        lock = (folder / LOCK).open("a+")
+        lock = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error.strerror or str(error)) from error
     with lock as file:
@@ -79,7 +79,7 @@ def find_holder(folder: Path) -> str | None:
             return None
         return _holder(content)
     try:
-        file = (folder / LOCK).open()
+        file = (folder / LOCK).open(encoding="utf-8")
     except FileNotFoundError:
         return None
     with file:
@@ -244,7 +244,7 @@ def _newest(folder: Path) -> tuple[int, str]:
 def _read(path: Path) -> str:
     try:
         with raising_os_errors(path):
-            return path.read_text()
+            return path.read_text(encoding="utf-8")
     except FileNotFoundError:  # whoever took the next one has removed it since
         return _FREE
 

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from recalign.runs.evaluation import name_metrics
 
 log = logging.getLogger(__name__)
 
-HEADLINE = ("full/hr@10", "full_unseen/hr@10", "cand100/hr@10", "rating/rmse", "rating/mae")
+HEADLINE = re.compile(r"\S+ ((full|full_unseen|cand\d+)/hr@10|rating/(rmse|mae))")
+"""What the log tells of a task, "shop_retrieval full/hr@10"."""
 
 
 def record(
@@ -48,7 +50,7 @@ def record(
     split = examples[0].split
     found = name_metrics({task: each.metrics for task, each in evaluated.items()}, split)
     shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
-    told = [f"{name} {value:.4f}" for name, value in shown.items() if name.endswith(HEADLINE)]
+    told = [f"{name} {value:.4f}" for name, value in shown.items() if HEADLINE.fullmatch(name)]
     log.info("step %d, %s: %s", step, split, ", ".join(told))
     domains = {each.task: tell_domain(each) for each in examples}
     outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}
@@ -90,5 +92,7 @@ def dump_nonfinite(
         make_folder(path.parent)
         shown = rows if len(rows) else range(len(batch["decoder_target_tokens"]))
         with replacing(path) as draft:
-            draft.write_text("\n".join(row_text(batch, int(row), decode) for row in shown))
+            draft.write_text(
+                "\n".join(row_text(batch, int(row), decode) for row in shown), encoding="utf-8"
+            )
     return f"The examples are in {path}"

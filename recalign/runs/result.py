@@ -71,7 +71,7 @@ def read(folder: Path) -> Result | None:
     if not path.exists():
         return None
     try:
-        found = Result(**json.loads(path.read_text()))
+        found = Result(**json.loads(path.read_text(encoding="utf-8")))
         if not isinstance(found.version, str) or not isinstance(found.last_step, int):
             raise TypeError("the version or the last step is none")
         return found

@@ -167,15 +167,17 @@ class Run:
             config, bindings = configuration.operative(), configuration.current()
         if not accept_changes:
             processes.decide_once(lambda: self._directory.check_config(config))
-        begun = 0  # the step that this call goes on from
+        processes.decide_once(self._directory.check_resumable)
+        begun, before = 0, 0.0  # the step that this call goes on from, and the seconds up to there
 
         def seconds() -> float:
-            return self._directory.seconds(begun) + time.monotonic() - started
+            return before + time.monotonic() - started
 
         def on_start(step: int) -> None:
-            nonlocal begun
+            nonlocal begun, before
             begun = step
             if processes.is_first():
+                before = self._directory.seconds(step)
                 self._directory.write_config(config)
                 self._directory.forget_after(step)
                 devices = processes.describe_devices()
@@ -193,7 +195,7 @@ class Run:
         state = train(
             trainer=self.trainer,
             train_input=train_input,
-            model_dir=self.model_dir,
+            model_dir=str(self._directory.path),
             checkpoints=Checkpoints(
                 self._directory.path / "checkpoints",
                 self.checkpoints_to_keep,
@@ -334,7 +336,7 @@ class Run:
         if not processes.is_first():
             collections.deque(predictions, maxlen=0)  # computed by all, and written by one
             return len(examples)
-        with replacing(output) as draft, draft.open("w") as file:
+        with replacing(output) as draft, draft.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in predictions)
         return len(examples)
 

@@ -118,7 +118,7 @@ def _of_recipes() -> frozenset[str]:
     paths = set()
     for folder in gin_files.__path__:
         for path in Path(folder).rglob("*.gin"):
-            for statement in gin_text.in_full(gin_text.parse(path.read_text())):
+            for statement in gin_text.in_full(gin_text.parse(path.read_text(encoding="utf-8"))):
                 paths.update(_names(statement))
     return frozenset(paths)
 

@@ -18,6 +18,7 @@ from etils import epath
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
 from recalign.errors import UserError, check_module_name
+from recalign.files import locate
 from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import check_readable
 from recalign.samples.registry import (
@@ -203,7 +204,7 @@ class _Stream(dataset_iterator.TfDatasetIterator):
 
 def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:
     """Makes the folders known to SeqIO, and raises a UserError unless every task is in one."""
-    seqio.add_global_cache_dirs(cache_dirs)
+    seqio.add_global_cache_dirs([str(locate(folder)) for folder in cache_dirs])
     absent = [task.name for task in tasks_of(provider) if not task.cache_dir]
     if absent:
         raise UserError(

@@ -14,6 +14,9 @@ from recalign.samples.neighbours import Neighbours
 from recalign.samples.sequences import MAX_HISTORY, Example, Lengths, random_cuts
 from recalign.samples.verbaliser import Verbaliser
 
+NEIGHBOURS = 8
+"""That a question names, where its template does."""
+
 
 @gin.configurable
 def retrieval(
@@ -27,7 +30,7 @@ def retrieval(
     answer_prefix: int = 0,
     next_items: int = 1,
     cuts_per_sequence: int | None = None,
-    neighbours: int = 8,
+    neighbours: int = NEIGHBOURS,
 ) -> tf.data.Dataset:
     """The history as a question, the next item as the answer.
 
@@ -51,7 +54,8 @@ def retrieval(
       metrics `item` int32[] (the target) and `seen` int32[h] (the whole history).
 
     Raises:
-      UserError: `cuts_per_sequence` or `neighbours` is below 1; see `Verbaliser` and `Answers`.
+      UserError: `cuts_per_sequence` or `neighbours` is below 1, or no template names the latter;
+        see `Verbaliser` and `Answers`.
     """
     if cuts_per_sequence is not None:
         if cuts_per_sequence < 1:
@@ -65,6 +69,11 @@ def retrieval(
     named = None
     if any("{neighbours}" in template for template in templates):
         named = _NamedNeighbours(domain, data_dir, neighbours)
+    elif neighbours != NEIGHBOURS:
+        raise UserError(
+            f"retrieval.neighbours is {neighbours}, but no template names any: {{neighbours}} in "
+            "retrieval.templates does"
+        )
     writer = Verbaliser(
         task,
         items,

@@ -97,7 +97,7 @@ class CachedBatches:
     def save(self, path: epath.PathLike) -> None:
         """Writes the position, how many rows were read."""
         if self._writes:
-            epath.Path(path).write_text(json.dumps({"rows_read": self._position}))
+            epath.Path(path).write_text(json.dumps({"rows_read": self._position}), encoding="utf-8")
 
     def reset(self) -> None:
         """Starts anew."""
@@ -105,7 +105,7 @@ class CachedBatches:
 
     def restore(self, path: epath.PathLike) -> None:
         """Goes to a position that was saved, perhaps with another batch size."""
-        self._position = json.loads(epath.Path(path).read_text())["rows_read"]
+        self._position = json.loads(epath.Path(path).read_text(encoding="utf-8"))["rows_read"]
 
 
 def metadata(directory: str) -> dict:
@@ -121,7 +121,7 @@ def metadata(directory: str) -> dict:
         )
     path = Path(directory) / METADATA
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"TOKENS_DIR is {directory}, but {path} cannot be read ({error}): write the folder "

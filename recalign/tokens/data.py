@@ -20,6 +20,7 @@ from recalign import domains
 from recalign.errors import UserError
 from recalign.evaluation import examples as stored
 from recalign.evaluation.examples import ALONE, Examples, Share
+from recalign.files import locate
 from recalign.tokens import batches
 from recalign.tokens.batches import CachedBatches
 
@@ -37,11 +38,13 @@ class TokenData:
     """
 
     def __init__(self, directory: str, batch_size: int, seed: int = 0):
-        self._directory = directory
+        self._directory = str(locate(directory))
         self._batch_size = batch_size
         self._seed = seed
         # The tasks of a folder mostly share one domain, which need not be read for each of them.
-        self._domain = functools.cache(lambda name: domains.load(name, Path(directory) / DOMAINS))
+        self._domain = functools.cache(
+            lambda name: domains.load(name, Path(self._directory) / DOMAINS)
+        )
 
     def batch_shapes(self) -> dict[str, tuple[int, int]]:
         """See `Data`."""

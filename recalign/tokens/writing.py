@@ -63,14 +63,14 @@ def write(data: Data, steps: int, eval_examples: int | None, recipe: str, folder
                     path = draft / ITEMS / f"{examples.task}.npy"
                     np.save(path, data.item_tokens(examples.task))
         (draft / VOCABULARY).write_bytes(data.vocabulary())
-        (draft / "train.gin").write_text(recipe)
+        (draft / "train.gin").write_text(recipe, encoding="utf-8")
         metadata = {
             "rows": rows,
             "vocabulary_size": vocabulary_size,
             "provenance": data.provenance(),
             "eval_examples": eval_examples,
         }
-        (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
+        (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     return rows
 
 

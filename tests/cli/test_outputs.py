@@ -1,6 +1,8 @@
 """What cannot be written to is told by every command that writes, before any work."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,12 @@ def test_seeds_are_whole_numbers_from_0_on(seeds):
     assert told == f"--seeds is {seeds!r}, but must be whole numbers from 0 to 2**32 - 1: 0,1,2"
     for option in ("--examples", "--seed"):
         assert CliRunner().invoke(recalign, ["tasks", option, "-3"]).exit_code == 2
+
+
+def test_what_a_terminal_cannot_show_is_written_otherwise():
+    """The help has three dots in one character, which Latin-1 lacks."""
+    command = [sys.executable, "-m", "recalign", "train", "--help"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"models/tiny.gin, \\u2026" in done.stdout

@@ -110,7 +110,8 @@ def test_items_without_words_or_buyers_have_the_vector_0():
     assert not co_occurrence_vectors(np.array([0, 2]), np.array([0, 2]), 3, 2)[1].any()
 
 
-def test_vectors_of_the_users_own(tmp_path):
+def test_vectors_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     rows = np.arange(6, dtype=np.float64).reshape(3, 2)
     keys = np.array(["x", "y", "z"], object)
     np.save(tmp_path / "v.npy", rows)
@@ -122,6 +123,7 @@ def test_vectors_of_the_users_own(tmp_path):
     lists.to_parquet(tmp_path / "lists.parquet")
     for name in ("v.npy", "columns.parquet", "lists.parquet"):
         np.testing.assert_array_equal(read_vectors(tmp_path / name, keys), rows)
+        np.testing.assert_array_equal(read_vectors(f"~/{name}", keys), rows)
 
 
 @pytest.mark.parametrize(

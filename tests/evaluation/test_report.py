@@ -1,6 +1,7 @@
 """Tables keep protocols apart; files survive a killed run."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -94,6 +95,16 @@ def test_a_line_takes_the_place_of_one_on_as_many_examples(tmp_path):
     found = {r["limit"]: r["t/validation/full/hr@10"] for r in report.read_metrics(path)}
     assert found == {None: 0.4, 20: 0.6}
     assert len(report.read_metrics(path)) == 2
+
+
+def test_evaluations_that_end_at_once_are_all_kept(tmp_path):
+    """As of a run that trains and is evaluated meanwhile."""
+    path = tmp_path / "metrics.jsonl"
+    with ThreadPoolExecutor(8) as pool:
+        added = [pool.submit(report.append_metrics, path, step, "test", {}) for step in range(40)]
+    assert [each.exception() for each in added] == [None] * 40
+    assert sorted(record["step"] for record in report.read_metrics(path)) == [*range(40)]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_broken_line_is_named(tmp_path):

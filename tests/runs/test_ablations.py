@@ -231,6 +231,17 @@ def test_one_seed_has_no_deviation(tmp_path):
     assert [cell.strip() for cell in row[1:-1]] == ["ids", "0.2500", "2", "6"]
 
 
+def test_candidates_have_a_column_however_many_there_are(tmp_path):
+    """A small catalogue has fewer than a hundred."""
+    found = {"full/hr@10/cold": 0.1, "cand41/hr@10": 0.5, "cand41/hr@1": 0.2, "full/hr@10": 0.25}
+    named = {f"t/validation/{name}": value for name, value in found.items()}
+    result = Result("", None, {}, 0, 2.5, 9, 6, None, named)
+    table = ablations.format_table({"ids": [ablations.Trained(result, tmp_path)]})
+    head, _, row = ([c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines())
+    assert head == ["", "t full/hr@10", "t cand41/hr@10", "seconds", "steps"]
+    assert row[:3] == ["ids", "0.2500", "0.5000"]
+
+
 def test_intervals_are_of_the_means_over_seeds(tmp_path):
     """Two seeds, whose users had other luck: their mean's interval is narrower than each's."""
     users, rng = np.arange(300), np.random.default_rng(0)

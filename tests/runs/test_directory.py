@@ -1,7 +1,9 @@
 """What a run remembers of its evaluations."""
 
+import contextlib
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from recalign.errors import UserError
 from recalign.evaluation.outcomes import Ranks
 from recalign.runs.directory import RunDirectory
 from recalign.runs.lock import lock_folder
+from tests.runs.folders import write_run
 
 
 @pytest.fixture
@@ -165,6 +168,30 @@ def test_seconds_add_up_over_calls(directory):
     assert [directory.seconds(step) for step in (9, 10, 15, 20, 30)] == [0, 1.5, 1.5, 4, 4]
     directory.record_seconds(15, 3.0)  # a run that went back to step 10
     assert [directory.seconds(step) for step in (14, 15, 20)] == [1.5, 3, 3]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, ended):
+    directory = write_run(tmp_path / "run", ended)
+    directory.check_resumable()
+    shutil.rmtree(directory.path / "checkpoints")
+    reached = "step 40" if ended else "step 20"
+    with pytest.raises(
+        UserError, match=f"came to {reached}, and .*checkpoints holds no checkpoint"
+    ):
+        directory.check_resumable()
+    (directory.path / "checkpoints").mkdir()
+    killed_amid_its_first = contextlib.nullcontext()
+    with pytest.raises(UserError, match="came to") if ended else killed_amid_its_first:
+        directory.check_resumable()
+
+
+@pytest.mark.parametrize("name", ["result.json", "seconds.json"])
+def test_what_an_earlier_call_left_broken_is_found_out_before_any_step(tmp_path, name):
+    directory = write_run(tmp_path / "run")
+    (directory.path / name).write_text('{"version": "0.1')
+    with pytest.raises(UserError, match=rf"{name}.*remove it"):
+        directory.check_resumable()
 
 
 @pytest.mark.parametrize("there", ["file", "file/run"])

@@ -33,6 +33,12 @@ def test_a_run_that_ended(directory):
     assert found.tables()["shop_ranking"] == {"recalign": {"cand100/hr@10": pytest.approx(0.56)}}
 
 
+def test_a_run_without_its_checkpoints_took_as_long(directory):
+    shutil.rmtree(directory.path / "checkpoints")
+    found = inspect(directory.path)
+    assert (found.state, found.step, found.checkpoints, found.seconds) == ("ended", 40, [], 20.0)
+
+
 def test_it_is_told_as_text(directory):
     calls.record(directory.path, 0, PROVENANCE, "1 x cpu")
     text = run("inspect", directory.path)

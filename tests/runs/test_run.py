@@ -163,6 +163,16 @@ def test_eval_of_the_saved_run_gives_the_same_table(trained):
     assert metrics(folder) == before
 
 
+def test_a_run_without_its_checkpoints_is_left_as_it_is(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"came to step 6, and .* holds no checkpoint"):
+        run("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={folder}", *SMALL)
+    assert (folder / "metrics.jsonl").read_text() == before
+    assert read(folder).last_step == 6
+
+
 def test_a_result_tells_what_the_run_was_and_reached(trained):
     folder, _ = trained
     result = read(folder)
@@ -445,8 +455,9 @@ def test_config_gin_alone_begins_the_same_run_which_goes_on_where_it_stopped(tra
 def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
     trained, shop, tmp_path, monkeypatch
 ):
-    """With relative paths, as in the README."""
+    """With relative paths, as in the README, and with one that no shell writes out."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = shutil.copytree(trained[0], tmp_path / "runs/my_shop")
     said = run("convert", "runs/my_shop", "my_shop_t5", "--to", "hf")
     assert "my_shop_t5: " in said
@@ -455,10 +466,11 @@ def test_a_run_becomes_a_folder_of_transformers_that_needs_nothing_else(
     found = sentencepiece.SentencePieceProcessor(model_proto=written)
     text = "#01 Red car, #17 Blue train"
     assert found.encode(text) == own.encode(text)
-    options = ["train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=runs/again", *SMALL]
+    options = ["train", "--gin_file=toyshop.gin", "--gin.MODEL_DIR=~/runs/again", *SMALL]
     run(*options, "--gin.TRAIN_STEPS=0", "--gin.INITIAL_CHECKPOINT_PATH='my_shop_t5'")
     run("eval", "--model_dir", "runs/my_shop")
     assert metrics(tmp_path / "runs/again") == metrics(folder)
+    assert not Path("~").exists()
     config = (folder / "config.gin").read_text()
     (folder / "config.gin").write_text(config.replace("'toyshop_aligned'", "'gone_aligned'"))
     command = ["convert", "runs/my_shop/checkpoints/3", "again", "--to=hf"]

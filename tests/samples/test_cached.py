@@ -41,12 +41,13 @@ def cache(shop, tmp_path_factory):
 
 # Before a cache is made: SeqIO never forgets where it found a task.
 @pytest.mark.usefixtures("shop")
-def test_a_task_that_is_not_cached(tmp_path):
+def test_a_task_that_is_not_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError) as error:
         inputs.train_batches(
-            "testshop_retrieval_only", LENGTHS, 4, 0, use_cached=True, cache_dirs=[str(tmp_path)]
+            "testshop_retrieval_only", LENGTHS, 4, 0, use_cached=True, cache_dirs=["~/cache"]
         )
-    for word in ("testshop_retrieval", str(tmp_path), "seqio_cache_tasks"):
+    for word in ("testshop_retrieval", str(tmp_path / "cache"), "seqio_cache_tasks"):
         assert word in str(error.value)
 
 

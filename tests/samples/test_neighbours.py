@@ -167,6 +167,12 @@ def test_what_cannot_be_named(named):
         next(read("nearshop_retrieval", "test"))
 
 
+def test_so_many_neighbours_that_no_template_names(named):
+    gin.bind_parameter("retrieval.templates", ("{history}",))
+    with pytest.raises(UserError, match="neighbours is 3, but no template names any"):
+        next(read("nearshop_retrieval", "test"))
+
+
 def test_all_wordings_name_them_or_none(named):
     gin.bind_parameter("retrieval.templates", ("{neighbours} near {history}", "{history}"))
     with pytest.raises(UserError, match="but each must have"):

@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign import domains
+from recalign.cli import recalign
 from recalign.engine.search.trie import CatalogueIndex
 from recalign.errors import UserError
 from recalign.runs.run import load
@@ -202,6 +204,16 @@ def test_a_table_fits_the_terminal(folder, domain, monkeypatch):
         _, _, key, item, *_ = line.split()
         assert key in keys
         assert ("x…" in line) == (int(item[1:]) % 2 == 0)
+
+
+def test_json_is_json_in_any_encoding(folder, domain, monkeypatch):
+    named = dataclasses.replace(domain, items=domain.items.assign(title="Bällé 店 🎈"))
+    monkeypatch.setattr(domains, "load", lambda *_: named)
+    asked = ["recommend", "--model_dir", str(folder), "--history", "#07", "--json"]
+    for charset in ("latin-1", "utf-8"):
+        found = CliRunner(charset=charset).invoke(recalign, asked)
+        assert {row["title"] for row in json.loads(found.stdout)["items"]} == {"Bällé 店 🎈"}
+    assert "店 🎈" in found.stdout
 
 
 def test_who_has_bought_everything_is_told_so(folder, domain):

@@ -96,7 +96,7 @@ def save(index: CatalogueIndex, path: Path, source: str) -> None:
         for name, values in arrays.items():
             np.save(draft / f"{name}.npy", values)
         described = {"source": source, "checksum": _checksum(sizes, arrays), **sizes}
-        (draft / DESCRIPTION).write_text(json.dumps(described))
+        (draft / DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
         draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -109,7 +109,7 @@ def load(path: Path, source: str) -> CatalogueIndex:
         ValueError: it is damaged, or was made from something else.
         OSError: a file is missing.
     """
-    described = json.loads((path / DESCRIPTION).read_text())
+    described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
     sizes = {name: tuple(described[name]) for name in _SIZES}
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
     if described["source"] != source:

@@ -210,8 +210,16 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = reader.restore(self.directory / str(step) / STATE, args=arguments)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                found = reader.restore(self.directory / str(step) / STATE, args=arguments)
+        except Exception as error:
+            if (self.directory / str(step)).exists():
+                raise
+            raise UserError(
+                f"the checkpoint at step {step} of {self.directory} was removed while it was read: "
+                "training goes on there; call again"
+            ) from error
         return step, found["params"]
 
     def _choose(
@@ -234,6 +242,8 @@ class Checkpoints:
             damaged: list[int] = []
             for candidate in steps if step is None else [step]:
                 damage = manifest.find_damage(self.directory / str(candidate), parts)
+                if damage is not None and not (self.directory / str(candidate)).exists():
+                    return decide()  # a training that goes on here has removed it
                 if damage is None:
                     self._check_fits(candidate, wanted)
                     self._set_aside(damaged)
@@ -380,7 +390,7 @@ class Checkpoints:
 def read_provenance(checkpoint: epath.Path) -> Provenance:
     """What the parameters of a checkpoint, the folder of a step, belong to; empty if not told."""
     file = checkpoint / PROVENANCE / "metadata"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -212,7 +212,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _tensors(path: epath.Path) -> Flat:
     if (path / INDEX).exists():
-        files = set(json.loads((path / INDEX).read_text())["weight_map"].values())
+        files = set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     elif (path / SINGLE).exists():
         files = {SINGLE}
     else:
@@ -293,7 +293,7 @@ def read_descriptions(path: epath.Path) -> Descriptions:
 
 def _read_json(path: epath.Path) -> dict:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -376,4 +376,4 @@ def _write_tensors(path: epath.Path, tensors: Flat, shard_bytes: int) -> None:
 
 
 def _write_json(path: epath.Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

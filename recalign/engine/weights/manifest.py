@@ -52,7 +52,7 @@ def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = Tr
       OSError: they cannot be read, which says nothing of whether they are whole.
     """
     try:
-        recorded = json.loads((folder / MANIFEST).read_text())
+        recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest = {
             str(name): (int(size), str(digest)) for name, (size, digest) in recorded.items()
         }
@@ -66,9 +66,12 @@ def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = Tr
         path = folder / name
         if not path.exists():
             return f"{name} is missing"
-        if path.stat().length != size:
-            return f"{name} has {path.stat().length} bytes where {size} were written"
-        kind, _, digits = digest.rpartition(" ")
-        if hashes and hash_file(path, kind or _UNNAMED) != digits:
-            return f"{name} is not what was written"
+        try:
+            if path.stat().length != size:
+                return f"{name} has {path.stat().length} bytes where {size} were written"
+            kind, _, digits = digest.rpartition(" ")
+            if hashes and hash_file(path, kind or _UNNAMED) != digits:
+                return f"{name} is not what was written"
+        except FileNotFoundError:  # since then
+            return f"{name} is missing"
     return None

@@ -46,7 +46,9 @@ def write(path: epath.Path, vocabulary: bytes) -> None:
     """
     model = _without_sentinels(vocabulary)
     (path / VOCABULARY).write_bytes(model.SerializeToString(deterministic=True))
-    (path / "tokenizer.json").write_text(json.dumps(_fast(model), ensure_ascii=False))
+    (path / "tokenizer.json").write_text(
+        json.dumps(_fast(model), ensure_ascii=False), encoding="utf-8"
+    )
     config = {
         "tokenizer_class": "T5Tokenizer",
         "extra_ids": SENTINELS,
@@ -54,7 +56,9 @@ def write(path: epath.Path, vocabulary: bytes) -> None:
         "legacy": True,  # a space before a sentinel is no piece, as in T5
         **dict(zip(SPECIAL, _special(model), strict=True)),
     }
-    (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (path / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def copy(source: epath.Path, path: epath.Path) -> None:

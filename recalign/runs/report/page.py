@@ -81,7 +81,7 @@ def _page(subjects: Sequence[Subject]) -> str:
             content="default-src 'none'; style-src 'unsafe-inline'",
         ),
         tag("title", f"recalign · {title}"),
-        tag("style", Html((Path(__file__).parent / "page.css").read_text())),
+        tag("style", Html((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))),
     ]
     body = [
         tag("header", tag("h1", title), tag("p", _subtitle(subjects), class_="note")),

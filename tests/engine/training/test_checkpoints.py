@@ -383,3 +383,27 @@ def test_two_processes_that_see_different_things_do_what_the_first_decides(save,
     whole = json.loads(bucket.read(f"run/4/{manifest.MANIFEST}"))
     assert {"input/position-0", "input/position-1", "state/_METADATA"} <= whole.keys()
     assert bucket.names("run/2/") == []
+
+
+def test_what_a_training_removes_meanwhile_is_not_damaged(tmp_path, save, monkeypatch):
+    """It goes on in another process, keeps its two newest, and the one that is read is neither."""
+    save(tmp_path, 2, 4)
+    find_damage = manifest.find_damage
+
+    def overtaken(folder, *options):
+        if folder.name == "4":
+            for step in (2, 4):
+                shutil.rmtree(tmp_path / str(step))
+            save(tmp_path, 6, 8)
+        return find_damage(folder, *options)
+
+    monkeypatch.setattr(manifest, "find_damage", overtaken)
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.restore_params(STATE.params)[0] == 8
+
+    def remove(_, step, wanted):
+        shutil.rmtree(tmp_path / str(step))
+
+    monkeypatch.setattr(Checkpoints, "_check_fits", remove)
+    with pytest.raises(UserError, match=r"step 8 .* was removed while it was read"):
+        reader.restore_params(STATE.params)
