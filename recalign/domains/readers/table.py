@@ -25,6 +25,7 @@ _JSON = (".jsonl", ".ndjson", ".json")
 _COLUMNAR: Mapping[bytes, tuple[str, Callable[[pa.BufferReader], pa.Table]]] = {
     b"PAR1": ("Parquet", lambda file: parquet.ParquetFile(file).read()),
     b"ARROW1": ("Arrow", feather.read_table),
+    b"\xff\xff\xff\xff": ("Arrow", lambda file: pa.ipc.open_stream(file).read_all()),
     b"ORC": ("ORC", orc.read_table),
 }
 _MARKS = {
