@@ -4,6 +4,7 @@ import datetime
 import decimal
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -177,6 +178,13 @@ def test_folders_that_name_a_column(tmp_path):
     assert "rating" not in table.read(part.parent).interactions
     (tmp_path / "rating=5").rename(tmp_path / "rating=__HIVE_DEFAULT_PARTITION__")
     assert table.read(tmp_path).counts["ratings_missing"] == 6
+
+
+def test_a_folder_that_names_a_column_in_bytes_that_are_no_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"user_id=\xe9")
+    folder.mkdir()
+    BASE.drop(columns="user_id").to_csv(folder / "a.csv")
+    refuse(lambda: table.read(tmp_path), "a.csv", "'user_id=\\udce9'", "not UTF-8")
 
 
 def test_a_place_in_a_folder_is_the_part_and_its_line(tmp_path):
