@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from recalign.cli.options import LOCAL_SOURCE, SOURCE, combine, data_dir_option
+from recalign.cli.options import LOCAL_SOURCE, SOURCE, TEXT, combine, data_dir_option
 from recalign.cli.summary import summarise
 from recalign.errors import UserError
 
@@ -40,7 +40,7 @@ def _column_options(kind: str) -> Callable:
     texts["catalogue_item"] = "Column of the item id in the item table, if it differs."
     return combine(
         *(
-            _option(f"--{role.replace('_', '-')}-{kind}", metavar="COLUMN", help=text)
+            _option(f"--{role.replace('_', '-')}-{kind}", type=TEXT, metavar="COLUMN", help=text)
             for role, text in texts.items()
         )
     )
@@ -101,6 +101,7 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
         data_dir_option,
         _option(
             "--vocabulary",
+            type=TEXT,
             metavar="PATH",
             help="Copy this SentencePiece model, local or in a bucket, into the domain instead of "
             "using T5's.",
@@ -128,6 +129,7 @@ def _common(name: str | None = None, vocab_size: int | None = None) -> Callable:
         ),
         _option(
             "--id_vectors",
+            type=TEXT,
             metavar="SOURCE",
             callback=lambda context, option, source: source and os.path.expanduser(source),
             help="What codes are made of: titles, co_occurrence (of train events), both, a file of "

@@ -63,13 +63,13 @@ _CONTROL = re.compile(
 )
 _SPACES = re.compile(r"\s+")
 # Invisible at the end of a name: beside those, joiners, and marks of the direction of writing.
-_ENDS = "\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+_ENDS = "\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
 _AROUND = re.compile(rf"\A[\s{_ENDS}]+|[\s{_ENDS}]+\Z")
 # What a clean text cannot hold: a quick test, so that clean texts cost one search.
 _SUSPECT = re.compile(
     "[<&{;\x00-\x1f\x7f-\xa0\xad\u1680\u2000-\u200b\u2028\u2029\u202f\u205f-\u2064\u206a-\u206f\u3000"
     "\ufeff]"
-    "|^ | $|  |]]>"
+    f"|^ | $|  |]]>|^[{_ENDS}]+$"
 )
 
 KINDS = ("markup", "script", "entities", "control_characters", "excess_whitespace")
@@ -80,7 +80,7 @@ def trim(name: str) -> str:
 
     In Unicode's composed form, of which a Mac's file names have the other.
     """
-    if name.isascii():
+    if name.isascii() and name.isprintable():
         return name.strip()
     return _AROUND.sub("", unicodedata.normalize("NFC", name))
 
@@ -106,6 +106,8 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
     spaced = _SPACES.sub(" ", visible).strip()
     if spaced != visible:
         kinds.append("excess_whitespace")
+    if spaced and not _AROUND.sub("", spaced):  # marks of direction and the like alone
+        return "", tuple({*kinds, "control_characters"})
     return spaced, tuple(kinds)
 
 

@@ -239,6 +239,11 @@ def _warn(domain: Domain, raw: RawDomain) -> Iterator[str]:
             f"{repeated:,} interactions repeat an earlier one of the same user, item and time; "
             "they are kept as events of their own (--drop_duplicates leaves them out)"
         )
+    if undated := raw.counts.get("users_in_file_order"):
+        yield (
+            f"{undated:,} of {domain.num_users:,} users have an event without a time, so their "
+            "events keep file order"
+        )
     times, users, longest = set(), set(), 0
     for piece in domain.pieces():
         times |= _find_ends(piece)

@@ -45,14 +45,14 @@ class Source:
       frame: its rows, columns of distinct names; text columns hold str with "" for missing, others
         what their type gives.
       place: tells where a row is, for an error message.
-      doubled: names that the file has more than once; `frame` has the first column of each.
+      doubled: names that the file has more than once, and where; `frame` has one column of each.
       lacking: of several files, one that lacks a column that another has, by its name.
     """
 
     path: Path | str
     frame: pd.DataFrame
     place: Callable[[int], str]
-    doubled: frozenset[str] = frozenset()
+    doubled: Mapping[str, Path | str] = dataclasses.field(default_factory=dict)
     lacking: Mapping[str, Path | str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -69,7 +69,7 @@ class Source:
             path,
             frame.iloc[:, columns].set_axis(list(dict.fromkeys(named)), axis=1),
             place,
-            frozenset(name for name in named if named.count(name) > 1),
+            {name: path for name in named if named.count(name) > 1},
         )
 
 
@@ -95,13 +95,20 @@ class ShardedSource:
 
 def convert_arrow(table: pa.Table) -> pd.DataFrame:
     """An Arrow table as a frame; integers stay integers, and categories are their values."""
-    columns = [
-        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        for column in table.columns
-    ]
-    table = pa.Table.from_arrays(columns, names=table.column_names)
+    table = pa.Table.from_arrays([*map(_simplify, table.columns)], names=table.column_names)
     # What pandas may have noted of an index is no concern of ours.
     return table.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
+
+
+def _simplify(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without what pandas has no type for, or another value."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if pa.types.is_timestamp(column.type) and column.type.tz:  # which Python may not know
+        return column.cast(pa.timestamp(column.type.unit, "UTC"))
+    if isinstance(column.type, pa.UuidType):
+        return pa.chunked_array([[v and str(v) for v in column.to_pylist()]], pa.string())
+    return column
 
 
 def concatenate(path: Path, sources: Sequence[Source]) -> Source:
@@ -114,14 +121,32 @@ def concatenate(path: Path, sources: Sequence[Source]) -> Source:
         part = int(np.searchsorted(starts, row, side="right")) - 1
         return sources[part].place(row - int(starts[part]))
 
-    frame = pd.concat([source.frame for source in sources], ignore_index=True)
+    frame = stack([source.frame for source in sources])
     lacking = {
         name: source.path
         for source in sources
         if len(source.frame)
         for name in frame.columns.difference(source.frame.columns)
     }
-    return Source(path, frame, place, frozenset().union(*(s.doubled for s in sources)), lacking)
+    doubled = {name: where for source in sources[::-1] for name, where in source.doubled.items()}
+    return Source(path, frame, place, doubled, lacking)
+
+
+def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of frames, one after the other; integers beside floats keep their digits."""
+    frame = pd.concat(frames, ignore_index=True)
+    large = {
+        name
+        for part in frames
+        for name in part.columns
+        if pd.api.types.is_integer_dtype(part[name])
+        and pd.api.types.is_float_dtype(frame[name])
+        and not part[name].dropna().between(-(2**53), 2**53).all()
+    }
+    if not large:
+        return frame
+    exact = [part.astype({n: object for n in part.columns if n in large}) for part in frames]
+    return pd.concat(exact, ignore_index=True)
 
 
 def resolve(
@@ -150,8 +175,8 @@ def resolve(
                 f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; say "
                 f"which it is of {', '.join(map(quote, there[:30]))}{', …' * (len(there) > 30)}"
             )
-        if found.get(role) in source.doubled:
-            raise UserError(f"{source.path}: the header names {quote(found[role])} more than once")
+        if where := source.doubled.get(found.get(role, "")):
+            raise UserError(f"{where}: names {quote(found[role])} more than once")
     _refuse_double_use(source.path, found)
     if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")

@@ -21,6 +21,7 @@ from recalign.domains import candidates
 from recalign.domains.codes import Codes
 from recalign.domains.digest import digest
 from recalign.domains.domain import CANDIDATE_SPLITS, Domain
+from recalign.domains.values import mend
 from recalign.errors import UserError
 from recalign.files import in_bucket, locate, read_parquet
 
@@ -55,7 +56,9 @@ def check_name(name: str) -> None:
 
 
 def check_local(folder: Path) -> None:
-    """Raises a UserError where a domain is to be written into a bucket."""
+    """Raises a UserError where a domain is to be written into a bucket, or has no name in UTF-8."""
+    if mend(str(folder)) != str(folder):
+        raise UserError(f"{folder}: not a name in UTF-8, which TensorFlow Datasets needs")
     if in_bucket(folder):
         raise UserError(
             f"{folder}: domains are prepared on local disk; prepare it there and copy its folder"
@@ -178,8 +181,9 @@ def write(domain: Domain, folder: Path) -> None:
 
 def write_statistics(statistics: dict, folder: Path) -> None:
     """Writes `statistics.json` into the folder of a domain that is being written."""
-    text = json.dumps(statistics, indent=2, ensure_ascii=False)
-    (folder / STATISTICS).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(statistics, indent=2, ensure_ascii=False) + "\n"
+    # A file's name may be no UTF-8: what Python makes of its bytes JSON has as escapes.
+    (folder / STATISTICS).write_bytes(text.encode(errors="backslashreplace"))
 
 
 def _make_table(piece: Domain) -> pa.Table:

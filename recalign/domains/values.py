@@ -27,6 +27,7 @@ NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
 # Whole numbers as floats are written: "3.0", "1e+05", and "1.2E7" by Java.
 _WHOLE = r"^([+-]?\d+)\.0*$"
 _POWER = r"^[+-]?(?:\d+(?:\.\d+)?[eE]\+\d{1,2}|\d\.\d+E\d{1,2})$"
+EXACT = 53  # bits of a float64
 # As spreadsheets write a long number, by its first digits: "1.23457E+12".
 _SHORTENED = r"^[+-]?\d(?:\.(\d+))?E\+(\d+)$"
 # Numbers with marks between thousands: "1,234,567.5" and "1.234.567,5".
@@ -60,10 +61,10 @@ def read_ids(source: Source, column: str) -> pd.Series:
     """
     _refuse_rounded(source, column)
     values = _write(source, column, _write_one).fillna("").str.strip()
-    foreign = values.str.contains(r"[^\x00-\x7f]", regex=True).to_numpy(bool)
+    foreign = values.str.contains(r"[^\x20-\x7e]", regex=True).to_numpy(bool)
     values[foreign] = values[foreign].map(trim)
     _refuse_shortened(source, column, values)
-    values = _write_whole(values)
+    values = _write_whole(source, column, values)
     empty = np.flatnonzero((values == "").to_numpy())
     if len(empty):
         raise UserError(f"{source.place(empty[0])}: {column!r} is empty; every row needs an id")
@@ -74,6 +75,7 @@ def read_repeated_ids(source: Source, column: str) -> pd.Categorical:
     """As `read_ids`, of a column that has each id many times: every id is looked at once."""
     given = source.frame[column]
     if given.dtype == object:  # where 1 and True are equal, and not the same id
+        _refuse_rounded(source, column)
         given = _write(source, column, _write_one)
     codes, distinct = pd.factorize(given, use_na_sentinel=False)
 
@@ -161,6 +163,7 @@ def read_moments(source: Source, column: str) -> pd.Series:
     if (whole := _parse_whole(values)) is not None:
         return whole
     if holds_dates(values):
+        _refuse_far(source, column, values.dropna())
         return pd.to_datetime(values, utc=True)
     if pd.api.types.is_numeric_dtype(values):
         return read_numbers(source, column)
@@ -178,6 +181,18 @@ def read_moments(source: Source, column: str) -> pd.Series:
             + (f"neither a number nor {wanted}" if first else f"not {wanted} as before it")
         )
     return parsed.reindex(values.index)
+
+
+def _refuse_far(source: Source, column: str, moments: pd.Series) -> None:
+    """Raises a UserError for a date that microseconds since 1970 cannot hold."""
+    counts, unit = moments.astype("int64"), moments.dt.unit
+    far = counts.abs() > 2**63 // {"s": 10**6, "ms": 10**3}.get(unit, 1)
+    if far.any():
+        row = far.idxmax()
+        raise UserError(
+            f"{source.place(row)}: {column!r} is {counts[row]} {unit} since 1970, no date; does "
+            "the column count another unit?"
+        )
 
 
 def holds_dates(times: pd.Series) -> bool:
@@ -228,6 +243,8 @@ def _write(source: Source, column: str, write: Callable[[object], str | None]) -
 def _write_one(value: object) -> str | None:
     """A scalar as text; a ValueError says what else it is."""
     if isinstance(value, str):
+        if mend(value) != value:
+            raise ValueError(f"{quote(value)}, not valid Unicode")
         return value
     if isinstance(value, bytes):
         try:
@@ -244,11 +261,18 @@ def _write_one(value: object) -> str | None:
 
 def write_any(value: object) -> str | None:
     """As `_write_one`, and lists too: their elements, those of lists in them too, joined."""
+    if isinstance(value, str):
+        return mend(value)
     if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return mend(json.dumps(value, ensure_ascii=False, default=str))
     if isinstance(value, list | tuple | set | np.ndarray):
         return ", ".join(text for text in map(write_any, value) if text)
     return _write_one(value)
+
+
+def mend(text: str) -> str:
+    """A text without lone halves of surrogate pairs, which no file could hold."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _holds_bytes(value: object) -> bool:
@@ -262,15 +286,24 @@ def _holds_bytes(value: object) -> bool:
 def _refuse_rounded(source: Source, column: str) -> None:
     """Raises a UserError for floats so large that different ids may have become one of them."""
     values = source.frame[column].reset_index(drop=True)
+    if values.dtype == object:  # of several types
+        values = values[[isinstance(value, float) for value in values]].astype(np.float64)
     if not pd.api.types.is_float_dtype(values):
         return
-    exact = np.finfo(values.dtype).nmant + 1
+    kind = getattr(values.dtype, "numpy_dtype", values.dtype)
+    exact = np.finfo(kind).nmant + 1
     if (large := (values.abs() > 2.0**exact).to_numpy(bool, na_value=False)).any():
-        row = int(large.argmax())
-        raise UserError(
-            f"{source.place(row)}: {column!r} is {values[row]:.0f}, a {values.dtype}, exact only "
-            f"to 2**{exact}: write ids as integers or texts"
-        )
+        row = values.index[int(large.argmax())]
+        raise _rounded(source, column, row, f"{values[row]:.0f}", f"{kind}", exact)
+
+
+def _rounded(
+    source: Source, column: str, row: int, number: str, kind: str, exact: int
+) -> UserError:
+    return UserError(
+        f"{source.place(row)}: {column!r} is {number}, a {kind}, exact only to 2**{exact}: write "
+        "ids as integers or texts"
+    )
 
 
 def _refuse_shortened(source: Source, column: str, texts: pd.Series) -> None:
@@ -286,10 +319,14 @@ def _refuse_shortened(source: Source, column: str, texts: pd.Series) -> None:
         )
 
 
-def _write_whole(texts: pd.Series) -> pd.Series:
+def _write_whole(source: Source, column: str, texts: pd.Series) -> pd.Series:
     texts = texts.str.replace(_WHOLE, r"\1", regex=True)
-    powers = texts[texts.str.contains(_POWER, regex=True)].unique()
-    whole = {p: f"{Decimal(p):.0f}" for p in powers if Decimal(p).to_integral_value() == Decimal(p)}
+    powers = texts[texts.str.contains(_POWER, regex=True)]
+    numbers = {power: Decimal(power) for power in powers.unique()}
+    if large := next((power for power, n in numbers.items() if abs(n) > 1 << EXACT), None):
+        row = powers.index[int((powers == large).argmax())]
+        raise _rounded(source, column, row, large, "float64", EXACT)
+    whole = {power: f"{n:.0f}" for power, n in numbers.items() if n.to_integral_value() == n}
     return texts.replace(whole) if whole else texts
 
 
@@ -340,6 +377,7 @@ def _settle_commas(texts: pd.Series) -> pd.Series:
 
 def _parse_dates(texts: pd.Series) -> pd.Series:
     """Texts as times in UTC, NaT where one is no date."""
+    texts = texts.where(texts.str.contains(r"\d", regex=True))  # "now" and "today" are none
     texts = texts.str.replace(r"(:\d\d),(\d+)", r"\1.\2", regex=True)  # ISO 8601 knows both
     texts = texts.str.replace(r"\s*(?:UTC|GMT|Z)$", "+00:00", regex=True, case=False)
     texts = texts.str.replace(r"\s+([+-]\d\d:?\d\d)$", r"\1", regex=True).astype(object)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -260,10 +261,33 @@ def test_sizes_of_ids_that_are_none(files):
         assert "is not LEVELSxCODES, such as 3x256" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--user_field", "--vocabulary", "--id_vectors"])
+def test_a_value_that_is_empty_is_no_default(files, option):
+    result = recbole(files, option, "")
+    assert result.exit_code == 2
+    assert "it names nothing" in result.stderr
+
+
+def test_a_file_whose_name_is_not_utf8(files):
+    name = os.fsdecode(b"caf\xe9.inter")
+    (files / "x.inter").rename(files / name)
+    options = ["--name", "x", "--data_dir", files / "d"]
+    done(run("recbole", "--inter", files / name, *options))
+    assert domains.load("x", files / "d").statistics["sources"]["interactions"]["file"] == name
+    assert "already prepared" in done(run("recbole", "--inter", files / name, *options))
+    options[-1] = files / os.fsdecode(b"\xe9")
+    assert "UTF-8" in refused(run("recbole", "--inter", files / name, *options))
+
+
 def test_the_default_data_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("RECALIGN_DATA_DIR", str(tmp_path))
     done(run("toyshop", "--users", 20, "--items", 40, "--name", "corner"))
     assert domains.list_prepared() == ["corner"]
+
+
+def test_users_without_a_time_are_told(files):
+    (files / "x.inter").write_text(INTER.replace("\t1\n", "\t\n", 1))
+    assert "warning: 1 of 4 users have an event without a time" in recbole(files).stderr
 
 
 def test_wrong_use(files):

@@ -43,6 +43,8 @@ from recalign.domains import cleaning
         ("Soap<script>cut(off", "Soap", {"markup", "script"}),
         ("&lt;script&gt;a()&lt;/script&gt;Soap", "Soap", {"markup", "script", "entities"}),
         ("\n", "", {"excess_whitespace"}),
+        ("\u200f\u202b\u202c", "", {"control_characters"}),
+        ("&rlm;&lrm;", "", {"control_characters", "entities"}),
     ],
 )  # fmt: skip
 def test_dirty_texts(dirty, clean, kinds):

@@ -18,8 +18,10 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 def source_of(column):
-    """A table with the column "x": a list of texts, as text files give it, or an Arrow array."""
-    if isinstance(column, pa.Array):
+    """A table with the column "x": a list of texts, as text files give it, Arrow, or pandas."""
+    if isinstance(column, pd.Series):
+        frame = column.to_frame("x")
+    elif isinstance(column, pa.Array):
         frame = convert_arrow(pa.table({"x": column}))
     else:
         frame = pd.DataFrame({"x": pd.Series(column, dtype="str")})
@@ -110,10 +112,22 @@ def test_whole_numbers_as_java_writes_them():
 
 @pytest.mark.parametrize(
     "text",
-    ["caf\u00e9", "cafe\u0301", "\ufeffcaf\u00e9", " caf\u00e9\u200f \u200b", "\u00a0cafe\u0301"],
+    [
+        "caf\u00e9",
+        "cafe\u0301",
+        "\ufeffcaf\u00e9",
+        " caf\u00e9\u200f \u200b",
+        "\u00a0cafe\u0301",
+        "caf\u00e9\0\0",
+        "\x1dcaf\u00e9",
+    ],
 )
 def test_an_id_is_what_is_seen_of_it(text):
     assert values.read_ids(source_of([text]), "x").tolist() == ["caf\u00e9"]
+
+
+def test_zeros_that_fill_an_id_up_are_not_of_it():
+    assert values.read_ids(source_of(["u0\0\0", "u0"]), "x").tolist() == ["u0", "u0"]
 
 
 def test_marks_within_an_id_are_of_it():
@@ -134,8 +148,14 @@ def test_numbers_with_a_power_that_have_all_their_digits():
 
 
 def test_ids_that_went_through_floats_too_small_for_them():
-    for column in (pa.array([1.0, 2.0**60]), pa.array(np.float32([1, 2**24 + 2]))):
-        refuse(lambda column=column: values.read_ids(source_of(column), "x"), "row 2", "exact only")
+    mixed = pd.Series(["a", 2.0**60], dtype=object)
+    nullable = pd.Series([1.0, 2.0**60], dtype="Float64")
+    steam = ["1", "7.656119797098248e+16"]  # as pandas and Java write a float
+    java = ["1", "7.656119797098248E16"]
+    floats = (pa.array([1.0, 2.0**60]), pa.array(np.float32([1, 2**24 + 2])))
+    for column in (*floats, mixed, nullable, steam, java):
+        for read in (values.read_ids, values.read_repeated_ids):
+            refuse(lambda r=read, c=column: r(source_of(c), "x"), "row 2", "exact only")
     assert values.read_ids(source_of(pa.array([2.0**53])), "x").tolist() == [str(2**53)]
 
 
@@ -229,10 +249,16 @@ def test_days_without_a_time_of_day():
 
 
 @pytest.mark.parametrize(
-    "text", ["05/06/2014", "13.05.2014", "yesterday", "2014-13-01", "16:53:20"]
+    "text", ["05/06/2014", "13.05.2014", "yesterday", "today", "now", "2014-13-01", "16:53:20"]
 )
 def test_dates_that_cannot_be_read_in_one_way(text):
     refuse(lambda: values.read_times(source_of([text]), "x"), "t, row 1", repr(text), "ISO 8601")
+
+
+@pytest.mark.parametrize(("unit", "large"), [("s", 2**50), ("ms", -(2**60))])
+def test_dates_so_far_away_that_they_are_none(unit, large):
+    column = source_of(pa.array([None, 1, large], pa.timestamp(unit)))
+    refuse(lambda: values.read_times(column, "x"), f"t, row 3: 'x' is {large} {unit} since 1970")
 
 
 def test_nanoseconds_of_dates_are_kept():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from recalign.domains.readers import opening
@@ -72,7 +73,7 @@ def parse(
     nameless = None
     frame = _parse_plain(data, separator, quoted) if names is None else None
     if frame is None:
-        data = _quote_whole(data, separator) if quoted else data.replace(b"\r\n", b"\n")
+        data = _quote_whole(data, separator) if quoted else _end_lines(data)
         nameless = _has_nameless(data, separator, quoted) if names is None else None
         try:
             frame = _parse_any(data, separator, quoted, nameless)
@@ -153,7 +154,14 @@ def _parse_plain(data: bytes, separator: str, quoted: bool) -> pd.DataFrame | No
         )
     except pa.ArrowInvalid:  # rows of other widths, of which pandas tells
         return None
+    # A quote that is never closed may take the rows that follow into its field: `_quote_whole`.
+    if quoted and separator == "\t" and any(map(_has_lines, table.columns)):
+        return None
     return table.to_pandas(types_mapper=lambda kind: pd.StringDtype(na_value=np.nan))
+
+
+def _has_lines(column: pa.ChunkedArray) -> bool:
+    return pc.any(pc.match_substring(column, "\n")).as_py()
 
 
 def _quotes_whole_fields(data: bytes, mark: bytes) -> bool:
@@ -194,6 +202,11 @@ def _has_nameless(data: bytes, separator: str, quoted: bool) -> int | None:
     return fields[1] if len(fields) == 2 and fields[1] == fields[0] + 1 else None
 
 
+def _end_lines(data: bytes) -> bytes:
+    """With line feeds alone at the ends of lines, as of Windows, or of an old Mac."""
+    return data.replace(b"\r\n", b"\n") if b"\n" in data else data.replace(b"\r", b"\n")
+
+
 def _check_encoding(path: Path | str, data: bytes) -> None:
     if b"\0" in io.BytesIO(data).readline():
         raise UserError(f"{path}: not a file of text")
@@ -220,7 +233,8 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
     That is `"Weird" Al`, whose quotes are its own, where a parser would drop them, and quotes that
     are escaped by a backslash, as Spark and MySQL write them. A quote that is never closed is its
     own too where tabs separate, since tables of tabs mostly know no quotes; else it is for the
-    parser to refuse.
+    parser to refuse. So is one there that is closed in a later line, where all lines in between
+    are whole rows.
     """
     mark = re.escape(separator.encode())
     end = rb" *(?:[%b\r\n]|\Z)" % mark
@@ -235,16 +249,31 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
         re.VERBOSE | re.DOTALL,
     )
 
+    marks = _first_line(data).count(b"\t")
+
     def requote(match: re.Match[bytes]) -> bytes:
+        text, rest = match["own"], b""
         if match["escaped"] is not None:
             text = re.sub(rb"\\(.)", rb"\1", match["escaped"], flags=re.DOTALL)
-        else:
-            text = match["own"]
-        return match[0] if text is None else b'"%b"' % text.replace(b'"', b'""')
+        elif separator == "\t" and text is None and _spans_rows(match, marks):
+            text = re.split(rb"[\t\r\n]", match[0].lstrip(b" "), maxsplit=1)[0]
+            rest = match[0].lstrip(b" ")[len(text) :]
+        return match[0] if text is None else b'"%b"%b' % (text.replace(b'"', b'""'), rest)
 
-    if all(match["own"] is match["escaped"] is None for match in field.finditer(data)):
-        return data
-    return field.sub(requote, data)
+    # What is left of a field that spanned rows has fields of its own.
+    while any(requote(match) != match[0] for match in field.finditer(data)):
+        data = field.sub(requote, data)
+    return data
+
+
+def _spans_rows(field: re.Match[bytes], marks: int) -> bool:
+    """Whether a field has several lines, each of which has as many tabs as a row."""
+    if b"\n" not in field[0]:
+        return False
+    start = field.string.rfind(b"\n", 0, field.start()) + 1
+    end = field.string.find(b"\n", field.end())
+    lines = field.string[start : end if end >= 0 else None].split(b"\n")
+    return all(line.count(b"\t") == marks for line in lines)
 
 
 def _misfit(line: int | str, fields: int | str, width: int | str, header: str | None) -> str:

@@ -1,6 +1,7 @@
 """Reading a JSON object a line, or a Python literal a line, into columns of checked values."""
 
 import ast
+import dataclasses
 import itertools
 import json
 import warnings
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from recalign.domains import values
 from recalign.domains.readers import opening
-from recalign.domains.source import Source, convert_arrow
+from recalign.domains.source import Source, convert_arrow, stack
 from recalign.errors import UserError, quote
 
 # Whatever a line may hold, reading it takes bounded memory.
@@ -51,7 +52,7 @@ def read(
     """
     parts = opening.find_parts(path)
     blocks, block = [], _Block(fields)
-    record = None
+    record, doubled = None, {}
     for index, part in enumerate(parts):
         for line, record in _records(part, literals):
             try:
@@ -60,6 +61,7 @@ def read(
                 raise UserError(f"{part}, line {line}: {error}") from error
             if keep(row):
                 block.append((index, line), row)
+                _note_doubled(record, f"{part}, line {line}", doubled)
             if len(block) == _BLOCK:
                 blocks.append(block.frame())
                 block = _Block(fields)
@@ -69,9 +71,9 @@ def read(
             if record is None
             else f"{path}: the file tells of none of the items that the interactions name"
         )
-    frame = pd.concat([*blocks, block.frame()] if len(block) else blocks, ignore_index=True)
+    frame = stack([*blocks, block.frame()] if len(block) else blocks)
     files, lines = (frame.pop(name).to_numpy() for name in (_PART, _LINE))
-    return Source(path, frame, lambda row: f"{parts[files[row]]}, line {lines[row]}")
+    return Source(path, frame, lambda row: f"{parts[files[row]]}, line {lines[row]}", doubled)
 
 
 def read_table(path: Path) -> Source:
@@ -86,24 +88,33 @@ def read_table(path: Path) -> Source:
     with opening.open_content(path) as file:
         is_list = file.peek(_LONGEST_LINE).lstrip()[:1] == b"["
     records, unit = (_elements(path), "object") if is_list else (_records(path, True), "line")
-    frames, numbers = [], []
+    frames, numbers, doubled = [], [], {}
     while block := [*itertools.islice(records, _BLOCK)]:
         if len(block) == 1 and not numbers:
             block = _transpose(*block[0])
         names = dict.fromkeys(name for _, record in block for name in record)
-        frames.append(
-            pd.DataFrame({n: _as_column([record.get(n) for _, record in block]) for n in names})
-        )
+        columns = {name: _as_column([record.get(name) for _, record in block]) for name in names}
+        frames.append(pd.DataFrame({_write_name(name): column for name, column in columns.items()}))
         numbers.extend(number for number, _ in block)
+        for number, record in block:
+            _note_doubled(record, f"{path}, {unit} {number}", doubled)
     if not frames:
         raise UserError(f"{path}: the file is empty")
-    frame = pd.concat(frames, ignore_index=True)
-    return Source.of(path, frame, lambda row: f"{path}, {unit} {numbers[row]}")
+    frame = stack(frames)
+    table = Source.of(path, frame, lambda row: f"{path}, {unit} {numbers[row]}")
+    return dataclasses.replace(table, doubled=table.doubled | doubled)
+
+
+def _write_name(name: str) -> str:
+    """A field's name, of which lone halves of surrogate pairs are written out."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _transpose(number: int, record: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
-    """The rows of an object that holds columns, each by the rows' names; else itself."""
+    """The rows of an object that holds columns, lists or by the rows' names; else itself."""
     columns = record.values()
+    if all(isinstance(c, list) and len(c) > 1 for c in columns) and len({*map(len, columns)}) == 1:
+        return [(number, dict(zip(record, row, strict=True))) for row in zip(*columns, strict=True)]
     if not columns or any(not isinstance(c, dict) or len(c) < 2 for c in columns):
         return [(number, record)]
     rows = dict.fromkeys(row for column in columns for row in column)
@@ -113,7 +124,7 @@ def _transpose(number: int, record: Mapping[str, Any]) -> list[tuple[int, Mappin
 def _elements(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The number, from 1, and the object of every element of a JSON list."""
     try:
-        elements = json.loads(opening.read_content(path))
+        elements = json.loads(opening.read_content(path), object_pairs_hook=_build)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: begins like a JSON list, but is none: {error}") from error
     for number, element in enumerate(elements, start=1):
@@ -129,16 +140,7 @@ def _as_column(column: list) -> pd.Series:
             return convert_arrow(pa.table({"": pa.array(column, from_pandas=True)}))[""]
         except (pa.ArrowException, OverflowError, UnicodeEncodeError):
             pass
-    return pd.Series([_mend(value) for value in column], dtype=object)
-
-
-def _mend(value: Any) -> Any:
-    """A value of JSON without lone halves of surrogate pairs, which no file could hold."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, list):
-        return [_mend(element) for element in value]
-    return {_mend(k): _mend(v) for k, v in value.items()} if isinstance(value, dict) else value
+    return pd.Series(column, dtype=object)
 
 
 class _Block:
@@ -179,6 +181,29 @@ def _records(path: Path, literals: bool) -> Iterator[tuple[int, Mapping[str, Any
                 raise UserError(f"{path}, line {number}: {error}") from error
 
 
+class _Doubled(dict):
+    """An object that has some fields more than once; the last of each counts."""
+
+    names: frozenset[str] = frozenset()
+
+
+def _build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        record, names = _Doubled(record), [name for name, _ in pairs]
+        record.names = frozenset(name for name in record if names.count(name) > 1)
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_build)
+
+
+def _note_doubled(record: Mapping[str, Any], where: str, doubled: dict[str, str]) -> None:
+    if isinstance(record, _Doubled):
+        for name in record.names:
+            doubled.setdefault(name, where)
+
+
 def _parse(line: bytes, literals: bool) -> Mapping[str, Any]:
     try:
         text = line.decode("utf-8")
@@ -186,7 +211,7 @@ def _parse(line: bytes, literals: bool) -> Mapping[str, Any]:
         raise ValueError(f"byte 0x{line[error.start]:02x} is not UTF-8") from error
     kind = "JSON"
     try:
-        record = json.loads(text)
+        record = _DECODER.decode(text)
     except (ValueError, RecursionError):
         if not literals:
             raise ValueError(_not(text, kind)) from None
@@ -201,8 +226,11 @@ def _parse(line: bytes, literals: bool) -> Mapping[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    tree = ast.parse(text.strip(), mode="eval")
-    return ast.literal_eval(_Names().visit(tree))
+    tree = _Names().visit(ast.parse(text.strip(), mode="eval"))
+    if not isinstance(tree.body, ast.Dict):
+        return ast.literal_eval(tree)
+    fields = zip(tree.body.keys, tree.body.values, strict=True)
+    return _build([(ast.literal_eval(name), ast.literal_eval(value)) for name, value in fields])
 
 
 class _Names(ast.NodeTransformer):
@@ -232,13 +260,15 @@ def text(*names: str, required: bool = False, joint: str = " ") -> Field:
             raise ValueError(f"there is no {' or '.join(map(repr, names))}")
         if required and not isinstance(value, str | int | float):
             raise _wrong(name, value, "a text")
+        if required and isinstance(value, float) and abs(value) > 1 << values.EXACT:
+            raise _wrong(name, value, "a number that has all its digits")
+        if required and isinstance(value, str) and value != values.mend(value):
+            raise _wrong(name, value, "valid Unicode")
         if isinstance(value, list | tuple):
             nested = value and isinstance(value[0], list | tuple)
             texts = map(values.write_any, value[0] if nested else value)
             value = joint.join(text for text in texts if text)
-        if value is not None and not isinstance(value, str):
-            value = values.write_any(value)
-        return None if value is None else _encode(name, value, required)
+        return None if value is None else values.write_any(value)
 
     return value_of
 
@@ -255,15 +285,6 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
         if value is not None and value == value:
             return name, value
     return names[0], None
-
-
-def _encode(name: str, value: str, required: bool) -> str:
-    """The text without lone halves of surrogate pairs, which no file could hold."""
-    if value.isascii():
-        return value
-    if required and value != _mend(value):
-        raise _wrong(name, value, "valid Unicode")
-    return _mend(value)
 
 
 def _wrong(name: str, value: Any, wanted: str) -> ValueError:

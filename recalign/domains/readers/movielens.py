@@ -171,11 +171,18 @@ def _parse(file: File, separator: str, names: Sequence[str] | None = None) -> So
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        data = data.decode("latin-1").encode("utf-8")
+        if _is_latin1(data):
+            data = data.decode("latin-1").encode("utf-8")
     if len(separator) > 1:
         data = data.replace(separator.encode(), _SEPARATOR.encode())
     one = separator if len(separator) == 1 else _SEPARATOR
     return delimited.parse(file.name, data, one, quoted=names is None, names=names)
+
+
+def _is_latin1(data: bytes) -> bool:
+    """Whether text that is no UTF-8 is Latin-1, and neither damaged UTF-8 nor Windows' encoding."""
+    has_letters_of_utf8 = not data.decode("utf-8", errors="ignore").isascii()
+    return not has_letters_of_utf8 and not re.search(rb"[\x80-\x9f]", data)
 
 
 def _join_flags(table: Source, flags: list[str]) -> pd.Series:

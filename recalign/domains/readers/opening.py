@@ -80,6 +80,11 @@ def find_parts(path: Path, suffixes: Collection[str] = ()) -> list[Path]:
     if there and not path.is_dir():
         return [path]
     if path.is_dir():
+        if (path / "_delta_log").is_dir():
+            raise UserError(
+                f"{path}: a table of Delta Lake, whose files keep rows that are deleted from it; "
+                "write what it holds now as Parquet"
+            )
         root, found = path, _walk(path)
     else:
         fitting = path.parent.glob(path.name) if in_bucket(path) else _glob(path)
@@ -113,7 +118,8 @@ def _walk(path: Path) -> Iterator[Path]:
 
 def _is_part(file: Path, root: Path | None) -> bool:
     below = file.relative_to(root) if root else file.name
-    return not is_marked(below) and file.is_file() and _size(file) > 0
+    beside = is_marked(below) or file.name in _BESIDE
+    return not beside and file.is_file() and _size(file) > 0
 
 
 def is_marked(path: PurePath | str) -> bool:
@@ -325,6 +331,8 @@ _PACKINGS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"PK\x03\x04": _open_only_zip_member,
     b"PK\x05\x06": _open_only_zip_member,  # an empty one
 }
+# What Hugging Face's datasets write beside their parts.
+_BESIDE = ("dataset_info.json", "state.json")
 # What stands where data should, by what it begins with.
 _NO_DATA = {
     re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE): (
@@ -332,5 +340,6 @@ _NO_DATA = {
     ),
     re.compile(rb"version https://git-lfs"): "a pointer of Git LFS, not the file: run git lfs pull",
     re.compile(rb"SQLite format 3\0"): "a database of SQLite; export its table as CSV",
+    re.compile(rb"7z\xbc\xaf|Rar!|\x1f\x9d"): "packed in a way not known here; unpack it first",
     re.compile(rb"\xd0\xcf\x11\xe0"): "a workbook of an office program; save its table as CSV",
 }

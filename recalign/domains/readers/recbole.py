@@ -5,6 +5,7 @@ names each column `name:type` with the type token, token_seq, float or float_seq
 literally, quotes included. Sequences stay the text they are.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,4 +71,6 @@ def parse_atomic(path: Path | str, data: bytes) -> tuple[Source, list[str]]:
         names.append(name)
         if kind == "float":
             floats.append(name)
-    return Source.of(path, source.frame.set_axis(names, axis=1), source.place), floats
+    doubled = {name.rpartition(":")[0]: where for name, where in source.doubled.items()}
+    table = Source.of(path, source.frame.set_axis(names, axis=1), source.place)
+    return dataclasses.replace(table, doubled=table.doubled | doubled), floats

@@ -17,7 +17,8 @@ from recalign.domains import catalogue
 from recalign.domains.raw import RawDomain, read_interactions
 from recalign.domains.readers import delimited, jsonlines, opening
 from recalign.domains.source import ShardedSource, Source, concatenate, convert_arrow
-from recalign.errors import UserError
+from recalign.domains.values import mend
+from recalign.errors import UserError, quote
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -25,6 +26,7 @@ _JSON = (".jsonl", ".ndjson", ".json")
 _COLUMNAR: Mapping[bytes, tuple[str, Callable[[pa.BufferReader], pa.Table]]] = {
     b"PAR1": ("Parquet", lambda file: parquet.ParquetFile(file).read()),
     b"ARROW1": ("Arrow", feather.read_table),
+    b"\xff\xff\xff\xff": ("Arrow", lambda file: pa.ipc.open_stream(file).read_all()),
     b"ORC": ("ORC", orc.read_table),
 }
 _MARKS = {
@@ -91,6 +93,8 @@ def _add_partition(source: Source, part: Path, root: Path) -> Source:
     """With the columns that stand in the names of folders, as Hive and Spark write them."""
     folders = [folder for folder in part.parts[:-1] if folder not in root.parts]
     columns = dict(folder.split("=", 1) for folder in folders if "=" in folder)
+    if foreign := next((f for f in folders if "=" in f and mend(f) != f), None):
+        raise UserError(f"{part}: {quote(foreign)} tells of a column, but is not UTF-8: rename it")
     texts = {
         name: "" if text == "__HIVE_DEFAULT_PARTITION__" else unquote(text)
         for name, text in columns.items()

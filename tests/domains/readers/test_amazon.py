@@ -126,6 +126,16 @@ def test_numbers_as_they_are_found(read_2014):
     assert domain.counts["ratings_missing"] == domain.counts["timestamps_missing"] == 3
 
 
+def test_a_field_that_stands_twice(read_2014):
+    double = json.dumps(REVIEWS[2])[:-1] + ', "asin": "b", "asin": "a"}'
+    with pytest.raises(UserError, match=r"reviews.json.gz, line 2: names 'asin' more than once"):
+        read_2014([REVIEWS[0], double])
+    with pytest.raises(UserError, match=r"meta.json.gz, line 1: names 'title' more than once"):
+        read_2014(meta=[META[0][:-1] + ", 'title': 'x'}", *META[1:]])
+    unread = json.dumps(REVIEWS[2])[:-1] + ', "vote": 1, "vote": 2}'
+    assert len(read_2014([REVIEWS[0], unread]).interactions) == 2
+
+
 def test_parts_in_a_folder(put, tmp_path):
     (tmp_path / "parts").mkdir()
     put("parts/b.json.gz", gzip.compress(lines(REVIEWS[1:]).encode()))
@@ -146,6 +156,7 @@ def test_parts_in_a_folder(put, tmp_path):
         ('{"asin": "a"}\n', ["'reviewerID'"]),
         ('{"reviewerID": "", "asin": "a"}\n', ["'reviewerID'"]),
         ('{"reviewerID": ["u"], "asin": "a"}\n', ["'reviewerID' is ['u'], not a text"]),
+        ('{"reviewerID": 7.656e+16, "asin": "a"}\n', ["'reviewerID' is 7.6", "all its digits"]),
         ('{"reviewerID": "u", "asin": "\\ud800"}\n', ["'asin'", "not valid Unicode"]),
         (
             '{"reviewerID": "u", "asin": "a", "overall": "five"}\n',

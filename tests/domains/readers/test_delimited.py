@@ -34,6 +34,26 @@ def test_unquoted_text_takes_quotes_and_carriage_returns_literally(put):
     assert rows(source) == [["1", '"24" mirror'], ["2", "one\rtwo"]]
 
 
+def test_lines_of_an_old_mac(put):
+    for quoted in (True, False):
+        assert rows(delimited.read(put("a.tsv", "i\tt\r1\tx\r2\ty\r"), "\t", quoted)) == [
+            ["1", "x"],
+            ["2", "y"],
+        ]
+
+
+@pytest.mark.parametrize("more", ["", '4\t"x y" z\n'])
+def test_a_quote_that_a_later_row_of_tabs_closes_is_of_the_title(put, more):
+    text = f'i\tt\n1\t"Open\n2\t\n3\t5"\n{more}'
+    expected = [["1", '"Open'], ["2", ""], ["3", '5"'], *([["4", '"x y" z']] if more else [])]
+    assert rows(delimited.read(put("a.tsv", text), "\t", True)) == expected
+    quoted = 'i\tt\tn\n1\t"a\nb"\t2\n3\t"c\td"\t4\n'
+    assert rows(delimited.read(put("b.tsv", quoted), "\t", True)) == [
+        ["1", "a\nb", "2"],
+        ["3", "c\td", "4"],
+    ]
+
+
 def test_quoted_fields_may_hold_separators_and_line_ends(put):
     text = 'i,t\n1,"a, ""b""\nand c"\n\n2,d\n'
     source = delimited.read(put("a.csv", text), ",", True)
@@ -104,7 +124,7 @@ def test_a_column_without_a_name_is_left_out(put):
 def test_a_name_that_stands_twice_is_noted(put):
     source = delimited.read(put("a.tsv", "u\tx\tx\n1\t2\t3\n"), "\t", False)
     assert rows(source) == [["1", "2"]]
-    assert source.doubled == {"x"}
+    assert [*source.doubled] == ["x"]
 
 
 def test_a_quote_that_is_never_closed(put):

@@ -178,6 +178,17 @@ def test_lines_that_are_refused(place, changed, words):
     refuse(place(["u.data", "u.item"], archive=True, **changed), *words)
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        MOVIES_CSV.encode() + b"9,Am\xe9lie,Drama\n",
+        MOVIES_CSV.replace("é", "\u2019").encode("cp1252"),
+    ],
+)
+def test_text_in_utf8_with_damage_is_not_taken_for_latin1(place, damaged):
+    refuse(place(["ratings.csv", "movies.csv"], movies_csv=damaged), "movies.csv, line", "UTF-8")
+
+
 def test_members_of_an_archive_are_read_in_place_and_bounded(tmp_path, monkeypatch):
     path = tmp_path / "inner" / "ml.zip"
     path.parent.mkdir()

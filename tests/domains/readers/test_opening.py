@@ -120,6 +120,7 @@ def test_an_archive_of_no_file(put):
         (b"\n<HTML lang=en>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull"),
         (b"SQLite format 3\0" + bytes(100), "a database of SQLite"),
+        (b"7z\xbc\xaf\x27\x1c", "unpack it first"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "save its table as CSV"),
     ],
 )
@@ -139,6 +140,13 @@ def test_a_workbook_is_told_to_be_saved_as_text(put):
 def test_what_is_no_text_in_its_encoding(put):
     with pytest.raises(UserError, match="not text in utf-16"):
         opening.read_content(put("x", TEXT.encode("utf-16")[:-1]))
+
+
+def test_a_table_of_delta_lake_is_more_than_its_files(put, tmp_path):
+    put("part-0.parquet", "x")
+    (tmp_path / "_delta_log").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}: a table of Delta Lake"):
+        opening.find_parts(tmp_path)
 
 
 def test_a_folder_is_its_parts_in_the_order_of_their_numbers(put, tmp_path):

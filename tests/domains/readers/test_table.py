@@ -3,15 +3,17 @@
 import datetime
 import decimal
 import gzip
+import json
+import os
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from recalign.domains.assemble import assemble
-from recalign.domains.readers import table
+from recalign.domains.readers import jsonlines, table
 from recalign.errors import UserError
 
 CSV = "customer,sku,when,stars\nu1,a,2014-07-23,5\nu1,b,2014-07-22T10:00:00Z,4\nu2,a,,3\n"
@@ -178,6 +180,13 @@ def test_folders_that_name_a_column(tmp_path):
     assert table.read(tmp_path).counts["ratings_missing"] == 6
 
 
+def test_a_folder_that_names_a_column_in_bytes_that_are_no_text(tmp_path):
+    folder = tmp_path / os.fsdecode(b"user_id=\xe9")
+    folder.mkdir()
+    BASE.drop(columns="user_id").to_csv(folder / "a.csv")
+    refuse(lambda: table.read(tmp_path), "a.csv", "'user_id=\\udce9'", "not UTF-8")
+
+
 def test_a_place_in_a_folder_is_the_part_and_its_line(tmp_path):
     BASE[:10].to_csv(tmp_path / "a.csv", index=False)
     BASE[10:].assign(rating="five").to_csv(tmp_path / "b.csv", index=False)
@@ -202,6 +211,57 @@ def test_integers_of_which_some_are_missing_keep_their_digits(put, tmp_path):
     for name in ("o.parquet", "o.jsonl", "o.csv", "p.csv"):
         found = table.read(tmp_path / name).interactions["timestamp"]
         assert found[1:].tolist() == times[1:], name
+
+
+def test_parts_of_which_some_have_integers_and_others_floats(tmp_path, monkeypatch):
+    """As pandas writes integers of which some are missing."""
+    times = [2**60 + n for n in range(4)]
+    first = pd.DataFrame({"user": [7] * 4, "item": list("abcd"), "time": times})
+    first["price"] = range(4)
+    second = pd.DataFrame({"user": [7.0, 8.0], "item": ["e", "f"], "time": [1.0, None]})
+    second["price"] = 0.5
+    (tmp_path / "parts").mkdir()
+    for number, frame in enumerate((first, second)):
+        frame.to_parquet(tmp_path / "parts" / f"{number}.parquet")
+    monkeypatch.setattr(jsonlines, "_BLOCK", 4)
+    lines = pd.concat([first.astype(object), second.astype(object)])
+    lines.to_json(tmp_path / "o.jsonl", orient="records", lines=True)
+    for path in (tmp_path / "parts", tmp_path / "o.jsonl"):
+        domain = table.read(path, path)
+        assert domain.interactions["user"].tolist() == ["7"] * 5 + ["8"]
+        assert [int(t) for t in domain.interactions["timestamp"][:4]] == times
+        assert domain.items["price"].tolist() == [0, 1, 2, 3, 0.5, 0.5]
+
+
+def test_a_folder_that_hugging_face_saved(tmp_path):
+    found = pa.Table.from_pandas(BASE, preserve_index=False)
+    with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", found.schema) as stream:
+        stream.write_table(found)
+    (tmp_path / "state.json").write_text("{\n}")
+    (tmp_path / "dataset_info.json").write_text("{\n}")
+    check_base(tmp_path)
+
+
+def test_a_json_object_of_lists(put):
+    check_base(put("o.json", json.dumps(BASE.to_dict("list"))))
+
+
+def test_zones_that_python_does_not_know(tmp_path):
+    times = pa.array([1400000000, None], pa.timestamp("s", tz="Mars/Olympus"))
+    columns = {"user": ["u", "u"], "item": ["a", "b"], "time": times}
+    feather.write_feather(pa.table(columns), tmp_path / "o.arrow")
+    domain = table.read(tmp_path / "o.arrow", tmp_path / "o.arrow")
+    assert domain.interactions["timestamp"][0] == 1400000000
+
+
+def test_ids_that_are_bytes_of_a_uuid(tmp_path):
+    ids = pa.array([bytes(15) + b"a", bytes(range(16))], pa.uuid())
+    parquet.write_table(pa.table({"user": ids, "item": ["a", "b"]}), tmp_path / "o.parquet")
+    found = table.read(tmp_path / "o.parquet").interactions["user"].tolist()
+    assert found == [
+        "00000000-0000-0000-0000-000000000061",
+        "00010203-0405-0607-0809-0a0b0c0d0e0f",
+    ]
 
 
 def test_quotes_that_are_not_of_the_format_are_of_the_title(put):
@@ -241,6 +301,16 @@ def test_a_doubled_name_matters_only_where_it_plays_a_role(put, tmp_path):
     assert interactions(table.read(tmp_path / "o.parquet")) == [["u", "a"]]
     assert len(table.read(put("o.csv", "user,item,x,x\nu,a,1,2\n")).interactions) == 1
     refuse(lambda: table.read(put("o.csv", "user,item,item\nu,a,b\n")), "'item' more than once")
+    lines = '{"user": "u", "item": "a"}\n{"user": "u", "item": "b", "x": 1, "x": 2}\n'
+    rows = lines.splitlines()
+    for text, where in (
+        (lines, "line 2"),
+        (lines.replace('"', "'"), "line 2"),
+        (f"[{','.join(rows)}]", "object 2"),
+    ):
+        assert len(table.read(put("o.jsonl", text)).interactions) == 2
+        path = put("o.jsonl", text.replace("x", "item"))
+        refuse(lambda path=path: table.read(path), f"{path}, {where}: names 'item' more than once")
 
 
 def test_pictures_and_other_types_stop_nothing(put, tmp_path):
@@ -267,12 +337,20 @@ def test_pictures_and_other_types_stop_nothing(put, tmp_path):
 def test_lines_of_json_of_several_types(put):
     text = (
         '{"user": 5, "item": 7.0, "rating": null, "x": {"a": [1]}}\n'
-        '\n{"user": "u\\ud800", "item": "b", "rating": "4", "time": "2014-05-13"}\n'
+        '\n{"user": "u", "item": "b", "rating": "4", "time": "2014-05-13", "x\\ud800": "\\ud800"}\n'
     )
     domain = table.read(put("o.jsonl", text))
-    assert interactions(domain) == [["5", "7"], ["u?", "b"]]
+    assert interactions(domain) == [["5", "7"], ["u", "b"]]
     assert domain.counts == {
         "timestamps_missing": 1, "ratings_missing": 1, "duplicate_interactions_kept": 0
+    }  # fmt: skip
+    assert domain.columns["interactions_ignored"] == ["x", "x\\ud800"]
+    half = put("h.jsonl", text.replace('"b"', '"\\ud801"'))
+    refuse(lambda: table.read(half), f"{half}, line 3", "'item' is '\\ud801'", "not valid Unicode")
+    items = table.read(put("e.csv", BASE.to_csv()), put("i.jsonl", text.replace("user", "title")))
+    assert items.items.iloc[1].to_dict() == {
+        "key": "b", "title": "u", "brand": "", "categories": "", "rating": "4",
+        "x": "", "time": "2014-05-13", "x\\ud800": "?",
     }  # fmt: skip
     path = put("p.jsonl", text.replace('"4"', '"four"'))
     refuse(lambda: table.read(path), f"{path}, line 3", "'four'")
