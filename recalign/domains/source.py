@@ -34,6 +34,8 @@ _NULLABLE = {
     pa.int64(): pd.Int64Dtype(), pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype(),
     pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(), pa.bool_(): pd.BooleanDtype(),
 }  # fmt: skip
+EXACT = 53
+"""Bits of a whole number that a float64 holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,14 @@ class Source:
     lacking: Mapping[str, Path | str] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path | str, frame: pd.DataFrame, place: Callable[[int], str]) -> "Source":
-        """A table with the names as they stand in the file.
+    def of(
+        cls,
+        path: Path | str,
+        frame: pd.DataFrame,
+        place: Callable[[int], str],
+        doubled: Mapping[str, Path | str] | None = None,
+    ) -> "Source":
+        """A table with the names as they stand in the file, and what else is known to be doubled.
 
         They are stripped, and a column without a name is left out: it is the index that pandas
         writes, or comes of a separator at the end of each line.
@@ -69,7 +77,7 @@ class Source:
             path,
             frame.iloc[:, columns].set_axis(list(dict.fromkeys(named)), axis=1),
             place,
-            {name: path for name in named if named.count(name) > 1},
+            {name: path for name in named if named.count(name) > 1} | dict(doubled or {}),
         )
 
 
@@ -141,7 +149,7 @@ def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         for name in part.columns
         if pd.api.types.is_integer_dtype(part[name])
         and pd.api.types.is_float_dtype(frame[name])
-        and not part[name].dropna().between(-(2**53), 2**53).all()
+        and not part[name].dropna().between(-(2**EXACT), 2**EXACT).all()
     }
     if not large:
         return frame

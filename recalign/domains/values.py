@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.domains.cleaning import trim
-from recalign.domains.source import Source
+from recalign.domains.source import EXACT, Source
 from recalign.errors import UserError, quote
 
 # How tables write a number or a time that is not there, in lower case.
@@ -27,7 +27,6 @@ NO_TEXT = frozenset(["nan", "NaN", "NaT", "<NA>", "NULL", "\\N"])
 # Whole numbers as floats are written: "3.0", "1e+05", and "1.2E7" by Java.
 _WHOLE = r"^([+-]?\d+)\.0*$"
 _POWER = r"^[+-]?(?:\d+(?:\.\d+)?[eE]\+\d{1,2}|\d\.\d+E\d{1,2})$"
-EXACT = 53  # bits of a float64
 # As spreadsheets write a long number, by its first digits: "1.23457E+12".
 _SHORTENED = r"^[+-]?\d(?:\.(\d+))?E\+(\d+)$"
 # Numbers with marks between thousands: "1,234,567.5" and "1.234.567,5".

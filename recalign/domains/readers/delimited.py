@@ -261,8 +261,8 @@ def _quote_whole(data: bytes, separator: str) -> bytes:
         return match[0] if text is None else b'"%b"%b' % (text.replace(b'"', b'""'), rest)
 
     # What is left of a field that spanned rows has fields of its own.
-    while any(requote(match) != match[0] for match in field.finditer(data)):
-        data = field.sub(requote, data)
+    while (mended := field.sub(requote, data)) != data:
+        data = mended
     return data
 
 

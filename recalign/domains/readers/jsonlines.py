@@ -1,7 +1,6 @@
 """Reading a JSON object a line, or a Python literal a line, into columns of checked values."""
 
 import ast
-import dataclasses
 import itertools
 import json
 import warnings
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from recalign.domains import values
 from recalign.domains.readers import opening
-from recalign.domains.source import Source, convert_arrow, stack
+from recalign.domains.source import EXACT, Source, convert_arrow, stack
 from recalign.errors import UserError, quote
 
 # Whatever a line may hold, reading it takes bounded memory.
@@ -100,9 +99,7 @@ def read_table(path: Path) -> Source:
             _note_doubled(record, f"{path}, {unit} {number}", doubled)
     if not frames:
         raise UserError(f"{path}: the file is empty")
-    frame = stack(frames)
-    table = Source.of(path, frame, lambda row: f"{path}, {unit} {numbers[row]}")
-    return dataclasses.replace(table, doubled=table.doubled | doubled)
+    return Source.of(path, stack(frames), lambda row: f"{path}, {unit} {numbers[row]}", doubled)
 
 
 def _write_name(name: str) -> str:
@@ -260,7 +257,7 @@ def text(*names: str, required: bool = False, joint: str = " ") -> Field:
             raise ValueError(f"there is no {' or '.join(map(repr, names))}")
         if required and not isinstance(value, str | int | float):
             raise _wrong(name, value, "a text")
-        if required and isinstance(value, float) and abs(value) > 1 << values.EXACT:
+        if required and isinstance(value, float) and abs(value) > 1 << EXACT:
             raise _wrong(name, value, "a number that has all its digits")
         if required and isinstance(value, str) and value != values.mend(value):
             raise _wrong(name, value, "valid Unicode")

@@ -5,7 +5,6 @@ names each column `name:type` with the type token, token_seq, float or float_seq
 literally, quotes included. Sequences stay the text they are.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,5 +71,4 @@ def parse_atomic(path: Path | str, data: bytes) -> tuple[Source, list[str]]:
         if kind == "float":
             floats.append(name)
     doubled = {name.rpartition(":")[0]: where for name, where in source.doubled.items()}
-    table = Source.of(path, source.frame.set_axis(names, axis=1), source.place)
-    return dataclasses.replace(table, doubled=table.doubled | doubled), floats
+    return Source.of(path, source.frame.set_axis(names, axis=1), source.place, doubled), floats
