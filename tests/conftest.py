@@ -13,6 +13,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from recalign.domains import additions
 
@@ -53,6 +55,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """A file goes to one process; so does `survival` as a whole, whose files share trainings."""
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            shared = "tests/survival/"
+            return shared if nodeid.startswith(shared) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_samples_to_shuffle() -> None:
     """SeqIO writes 1,000 samples of every task before it gives the first one, to draw from them.
@@ -77,6 +91,13 @@ def _texts_tell_their_encoding() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(io, "text_encoding", check)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_bindings() -> None:
+    """What another test bound, or a run that it made, configures nothing here: gin is one."""
+    if bindings := sys.modules.get("recalign.bindings"):
+        bindings.Bindings.begin()
 
 
 def pytest_collection_finish() -> None:

@@ -29,8 +29,7 @@ transformer.T5Config:
 def recipe(tmp_path):
     path = tmp_path / "recipe.gin"
     path.write_text(RECIPE)
-    yield str(path)
-    gin.clear_config()
+    return str(path)
 
 
 def test_files_and_overrides_configure_what_they_name(recipe):
@@ -392,4 +391,3 @@ def test_two_configurations_differ_in_what_they_do():
 def test_every_recipe_that_comes_with_recalign_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configuration.parse(["toyshop.gin"], ["MODEL_DIR=run"])
-    gin.clear_config()

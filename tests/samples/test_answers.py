@@ -23,14 +23,13 @@ LENGTHS = {"inputs": 220, "targets": 64}
 
 @pytest.fixture
 def configured():
-    """Binds options of tasks, and forgets them afterwards."""
+    """Binds options of tasks."""
 
     def bind(**options):
         for name, value in options.items():
             gin.bind_parameter(name.replace("__", "."), value)
 
-    yield bind
-    gin.clear_config()
+    return bind
 
 
 def dataset(kind, split, lengths=LENGTHS, **options):
@@ -278,7 +277,6 @@ def test_recalign_tasks_shows_what_is_given():
     command = ["tasks", "testshop_retrieval", "--examples", "2", "--split", "test"]
     option = "--gin.retrieval.retrieval.answer_prefix=1"
     shown = CliRunner().invoke(recalign, [*command, option], catch_exceptions=False)
-    gin.clear_config()
     assert len(re.findall(r"of which (#\d\d) is given\): \1 #\d\d\n", shown.output)) == 2
 
 

@@ -102,13 +102,10 @@ def test_a_cache_holds_the_same_examples_and_they_give_the_same_samples(kind):
 def test_what_is_given_is_known_of_cached_tasks_and_seqios_converter_takes_them():
     gin.bind_parameter("retrieval.retrieval.answer_prefix", 1)
     name, options = "testshop_retrieval_only", {"use_cached": True}
-    try:
-        [ours] = itertools.islice(inputs.train_batches(name, LENGTHS, 4, 0, **options), 1)
-        converter = seqio.EncDecFeatureConverter(pack=True)
-        plain = seqio.get_dataset(name, LENGTHS, converter, shuffle=True, seed=0, **options)
-        [plain] = plain.batch(4).take(1).as_numpy_iterator()
-    finally:
-        gin.clear_config()
+    [ours] = itertools.islice(inputs.train_batches(name, LENGTHS, 4, 0, **options), 1)
+    converter = seqio.EncDecFeatureConverter(pack=True)
+    plain = seqio.get_dataset(name, LENGTHS, converter, shuffle=True, seed=0, **options)
+    [plain] = plain.batch(4).take(1).as_numpy_iterator()
     # One piece is given, one is to be found, and EOS follows. How many examples fit into a row, and
     # so where padding begins, hangs on the order that the cache happens to have.
     for found, given in ((ours, 0), (plain, 1)):

@@ -141,24 +141,21 @@ def test_the_least_length_is_told_and_is_enough(domain, kind):
     def samples(length):
         return read(f"longshop_{kind}", "train", {"inputs": length, "targets": 48})
 
-    try:
-        refused = f"longshop_{kind}: its longest question, {items} and EOS"
-        with pytest.raises(UserError, match=refused) as told:
-            next(samples(16))
-        least = int(re.search(r"EOS are (\d+) tokens", str(told.value))[1])
-        with pytest.raises(UserError, match=f"EOS are {least} tokens"):
-            next(samples(least - 1))
-        found = list(samples(least))
-        for sample in found:
-            assert sample["inputs_tokens"] <= least
-            assert shows_history(kind, sample)
-        if kind == "rating":
-            split = domain.rating_split("train")
-            others = [len(rated_of(split, e)[0]) for e in range(len(split))]
-            shown = [bool(re.search(r"rated \d;", sample["inputs"])) for sample in found]
-            assert sum(shown) == np.count_nonzero(others)
-    finally:
-        gin.clear_config()
+    refused = f"longshop_{kind}: its longest question, {items} and EOS"
+    with pytest.raises(UserError, match=refused) as told:
+        next(samples(16))
+    least = int(re.search(r"EOS are (\d+) tokens", str(told.value))[1])
+    with pytest.raises(UserError, match=f"EOS are {least} tokens"):
+        next(samples(least - 1))
+    found = list(samples(least))
+    for sample in found:
+        assert sample["inputs_tokens"] <= least
+        assert shows_history(kind, sample)
+    if kind == "rating":
+        split = domain.rating_split("train")
+        others = [len(rated_of(split, e)[0]) for e in range(len(split))]
+        shown = [bool(re.search(r"rated \d;", sample["inputs"])) for sample in found]
+        assert sum(shown) == np.count_nonzero(others)
 
 
 def test_targets_too_short_for_any_span_are_refused(domain):
@@ -170,12 +167,9 @@ def test_targets_too_short_for_any_span_are_refused(domain):
 @pytest.mark.parametrize("length", [3, 4, 8, 32])
 def test_corrupted_targets_fit(domain, density, length):
     gin.bind_parameter("mlm.mlm.noise_density", density)
-    try:
-        for sample in read("longshop_mlm", "train", {"inputs": 200, "targets": length}):
-            assert sample["targets_tokens"] <= length
-            assert sample["targets"].count("<extra_id_0>") == 1
-    finally:
-        gin.clear_config()
+    for sample in read("longshop_mlm", "train", {"inputs": 200, "targets": length}):
+        assert sample["targets_tokens"] <= length
+        assert sample["targets"].count("<extra_id_0>") == 1
     assert _longest_corruptible(length, density, 3.0) > 0
 
 

@@ -97,14 +97,11 @@ def test_empty_beams_cost_no_cut_off(texts, shop):
 
 def test_an_item_is_read_as_itself_before_as_a_whole_answer(shop):
     gin.bind_parameter("item_texts.target_form", "title")
-    try:
-        vocabulary = vocabulary_of("testshop_retrieval")
-        title = item_texts("testshop", str(shop.path.parent)).target[7]
-        first = vocabulary.encode(title.split(" ")[0])
-        written = [[title], [f"{title.split(' ')[0]} {title}"], [title.split(" ", 1)[1]]]
-        found = judge_texts(shop, [7] * 3, [first] * 3, written)
-    finally:
-        gin.clear_config()
+    vocabulary = vocabulary_of("testshop_retrieval")
+    title = item_texts("testshop", str(shop.path.parent)).target[7]
+    first = vocabulary.encode(title.split(" ")[0])
+    written = [[title], [f"{title.split(' ')[0]} {title}"], [title.split(" ", 1)[1]]]
+    found = judge_texts(shop, [7] * 3, [first] * 3, written)
     assert found["full/hr@1"] == pytest.approx(2 / 3)
     assert found["full/invalid_rate"] == pytest.approx(1 / 3)
 

@@ -135,8 +135,7 @@ def named(shop):
     """The task, whose question names three of them."""
     gin.bind_parameter("retrieval.templates", ("{neighbours} near {history}",))
     gin.bind_parameter("retrieval.neighbours", 3)
-    yield shop
-    gin.clear_config()
+    return shop
 
 
 def test_a_question_names_them_before_the_history_which_gives_way(named, find):

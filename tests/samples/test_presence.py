@@ -148,11 +148,8 @@ def test_what_is_not_drawn_from_need_not_fit_and_is_not_judged(option):
         inputs.train_batches("wholeshop_recommendation", short, 4, 0)
     [(name, value)] = option.items()
     gin.bind_parameter(f"registry.mixing_rate.{name}", value)
-    try:
-        next(inputs.train_batches("wholeshop_recommendation", short, 4, 0))
-        [found] = judged.examples("wholeshop_recommendation", short, "test")
-    finally:
-        gin.clear_config()
+    next(inputs.train_batches("wholeshop_recommendation", short, 4, 0))
+    [found] = judged.examples("wholeshop_recommendation", short, "test")
     assert found.task == "wholeshop_ranking"
 
 
@@ -226,11 +223,9 @@ def test_no_examples_to_evaluate_are_not_all(number):
 def test_a_rate_of_no_task_is_refused(options, message):
     for name, value in options.items():
         gin.bind_parameter(f"registry.mixing_rate.{name}", value)
-    try:
-        with pytest.raises(UserError, match=message):
-            train_batches("wholeshop_aligned")
-    finally:
-        gin.clear_config()
+    with pytest.raises(UserError, match=message):
+        train_batches("wholeshop_aligned")
+    gin.clear_config()
     assert mixing_rate(seqio.TaskRegistry.get("wholeshop_mim")) == 1
 
 
@@ -239,11 +234,8 @@ def test_a_rate_of_no_task_is_refused(options, message):
 @pytest.mark.parametrize("number", [0, -3])
 def test_no_history_is_not_the_whole_one(kind, number):
     gin.bind_parameter(f"{kind}.{kind}.max_history", number)
-    try:
-        with pytest.raises(UserError, match=f"{kind}.max_history is {number}, but must be at lea"):
-            train_batches(f"ratedshop_{kind}")
-    finally:
-        gin.clear_config()
+    with pytest.raises(UserError, match=f"{kind}.max_history is {number}, but must be at lea"):
+        train_batches(f"ratedshop_{kind}")
 
 
 @pytest.mark.usefixtures("rated")
@@ -264,8 +256,5 @@ def test_no_history_is_not_the_whole_one(kind, number):
 def test_options_out_of_range_are_named(kind, option, value):
     option = {"items": option.replace("items.", "samples.")}.get(option.partition(".")[0], option)
     gin.bind_parameter(option, value)
-    try:
-        with pytest.raises(UserError, match=rf"{option.split('.')[-1]} is {value!r}, but must be"):
-            train_batches(f"ratedshop_{kind}")
-    finally:
-        gin.clear_config()
+    with pytest.raises(UserError, match=rf"{option.split('.')[-1]} is {value!r}, but must be"):
+        train_batches(f"ratedshop_{kind}")

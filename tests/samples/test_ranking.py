@@ -78,10 +78,7 @@ def test_the_list_is_whole_and_the_history_gives_way(shop):
 
 def test_lists_of_titles(shop):
     gin.bind_parameter("ranking.ranking.candidate_form", "id_title")
-    try:
-        sample = next(read("testshop_ranking", "test", lengths=None))
-    finally:
-        gin.clear_config()
+    sample = next(read("testshop_ranking", "test", lengths=None))
     titles = shop.items["title"]
     for index in sample["candidates"]:
         assert f"#{index:02d} {titles[index]};" in sample["inputs"]

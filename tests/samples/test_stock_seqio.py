@@ -23,8 +23,7 @@ def prefix(request, shop):
     """How many items of the history an answer begins with."""
     for kind in ("retrieval", "ranking", "bpr"):
         gin.bind_parameter(f"{kind}.{kind}.answer_prefix", request.param)
-    yield request.param
-    gin.clear_config()
+    return request.param
 
 
 @pytest.fixture(scope="module")

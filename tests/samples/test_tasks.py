@@ -119,9 +119,8 @@ def test_mim_targets_fill_the_sentinels_of_a_history(shop):
 
 @pytest.fixture
 def configured():
-    """Binds options of tasks, and forgets them afterwards."""
-    yield gin.bind_parameter
-    gin.clear_config()
+    """Binds options of tasks."""
+    return gin.bind_parameter
 
 
 def test_the_newest_items_are_shown(shop, configured):
@@ -381,10 +380,7 @@ def test_preprocessors_go_to_other_processes_and_ask_for_what_seqio_gives(shop, 
 )
 def test_questions_of_ones_own_have_the_fields_of_their_kind(templates, message):
     gin.bind_parameter("retrieval.templates", templates)
-    try:
-        with pytest.raises(UserError, match=re.escape(message)):
-            next(read("testshop_retrieval", "test"))
-        gin.bind_parameter("retrieval.templates", ["After {history} comes {{what}}?"])
-        assert next(read("testshop_retrieval", "test"))["inputs"].endswith("comes {what}?")
-    finally:
-        gin.clear_config()
+    with pytest.raises(UserError, match=re.escape(message)):
+        next(read("testshop_retrieval", "test"))
+    gin.bind_parameter("retrieval.templates", ["After {history} comes {{what}}?"])
+    assert next(read("testshop_retrieval", "test"))["inputs"].endswith("comes {what}?")
