@@ -1,7 +1,11 @@
 """The one error a user is meant to see, what raises it everywhere, and what is no error."""
 
 import contextlib
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -56,6 +60,32 @@ def telling_where(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
+
+
+@contextlib.contextmanager
+def telling_of_own_code(what: str) -> Iterator[None]:
+    """A block that runs code of the user's own: what that raises is told as `what`, and its line.
+
+    Raises:
+      UserError: for whatever is raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = _place_in_own_code(error)
+        raise UserError(f"{what}: {place}{type(error).__name__}: {error}") from error
+
+
+def _place_in_own_code(error: BaseException) -> str:
+    """The innermost line that is neither recalign's nor a library's, as "FILE, line N: "."""
+    paths = sysconfig.get_paths()
+    roots = str(Path(__file__).parent), paths["stdlib"], paths["purelib"]
+    others = ("<", *(root + os.sep for root in roots))
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [line for line in lines if not line.filename.startswith(others)]
+    return f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
 
 
 def quote(value: object) -> str:

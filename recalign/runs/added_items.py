@@ -14,6 +14,7 @@ import shutil
 import pandas as pd
 
 from recalign.domains import Domain, additions, storage
+from recalign.domains.records import VERSION
 from recalign.engine.training.checkpoints import read_provenance
 from recalign.errors import UserError
 from recalign.files import in_bucket, locate, resolve
@@ -24,11 +25,25 @@ FOLDER, PROVENANCE = "added_items", "provenance.json"
 
 
 def with_added_items(run: Run) -> Run:
-    """The run over a catalogue that has the items that were added; itself if none were."""
+    """The run over a catalogue that has the items that were added; itself if none were.
+
+    Raises:
+      UserError: not all is there that was written with them.
+    """
     folder = locate(run.model_dir) / FOLDER
     if not folder.exists():
         return run
-    provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    try:
+        provenance = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        names = storage.list_prepared(folder)
+        lost = not names or not all((folder / name / VERSION).is_dir() for name in names)
+        if lost or not isinstance(provenance, dict):
+            raise ValueError("a part of it is lost")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is damaged: {error}; take its items back with `recalign add-items "
+            f"--model_dir {run.model_dir} --undo`, and add them again"
+        ) from error
     return dataclasses.replace(run, data=run.data.of_domains_in(str(folder), provenance))
 
 

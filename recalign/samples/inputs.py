@@ -1,11 +1,13 @@
 """What the engine is fed to train on."""
 
+import contextlib
 import difflib
 import functools
 import hashlib
 import importlib
 import inspect
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -17,7 +19,7 @@ from etils import epath
 
 from recalign import domains
 from recalign.domains.domain import MIN_EVENTS
-from recalign.errors import UserError, check_module_name
+from recalign.errors import UserError, check_module_name, telling_of_own_code
 from recalign.files import locate
 from recalign.samples.answers import FeatureConverter, mark_given
 from recalign.samples.items import check_readable
@@ -232,7 +234,8 @@ def check_samples(
       part: the part of the records that is to have one; by default all.
 
     Raises:
-      UserError: a domain is not prepared, a task has no sample, or no task is drawn from.
+      UserError: a domain is not prepared, a task has no sample, one of the user's own cannot make
+        it, or no task is drawn from.
     """
     _check_prepared(provider)
     drawn = tasks_of(provider)
@@ -241,18 +244,20 @@ def check_samples(
     for task in drawn:
         if task is not provider and split not in task.splits:
             continue
-        samples = (task if use_cached else up_to_last_choice(task)).get_dataset(
-            lengths,
-            split,
-            use_cached=use_cached,
-            shuffle=False,
-            seed=0,
-            shard_info=part,
-            num_epochs=1,
-            try_in_mem_cache=False,
-        )
-        if any(True for _ in samples.take(1)):
-            continue
+        own = contextlib.nullcontext() if domain_of(task) else telling_of_own_code(task.name)
+        with own:
+            samples = (task if use_cached else up_to_last_choice(task)).get_dataset(
+                lengths,
+                split,
+                use_cached=use_cached,
+                shuffle=False,
+                seed=0,
+                shard_info=part,
+                num_epochs=1,
+                try_in_mem_cache=False,
+            )
+            if any(True for _ in samples.take(1)):
+                continue
         if part:
             raise UserError(
                 f"INPUT_STREAMS is {part.num_shards}, but the records of stream {part.index} give "
@@ -280,12 +285,20 @@ def tell_why_none(task: seqio.Task, split: str) -> str:
 
 
 def _check_prepared(provider: seqio.Task | seqio.Mixture) -> None:
-    """Raises a UserError unless every domain is prepared, and can be written."""
+    """Raises a UserError unless every domain is prepared, and can be written, in one vocabulary."""
     # The tasks of a mixture mostly share one domain, which need not be read for each of them.
     for domain in _domains_of(provider):
         domains.statistics_of(*domain)
     for feature in provider.output_features.values():
         check_readable(feature.vocabulary, provider.name)
+    first, *others = seqio.get_subtasks(provider)
+    for task in others:
+        for name, feature in first.output_features.items():
+            if task.output_features[name].vocabulary != feature.vocabulary:
+                raise UserError(
+                    f"{provider.name} mixes {first.name} and {task.name}, whose vocabularies "
+                    "differ: prepare their domains with one and the same --vocabulary FILE"
+                )
 
 
 def vocabulary_size(mixture_or_task_name: str, module: str | None = None) -> int:
@@ -326,10 +339,16 @@ def import_tasks(module: str | None, option: str = "MIXTURE_OR_TASK_MODULE") -> 
     Raises:
       UserError: there is no such module, or it cannot be imported.
     """
+    if module:
+        check_module_name(option, module)
+        with telling_of_own_code(f"{option}: {module} cannot be imported"):
+            _import(module, option)
+    follow_data_dir()
+
+
+def _import(module: str, option: str) -> None:
     try:
-        if module:
-            check_module_name(option, module)
-            importlib.import_module(module)
+        importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise UserError(
@@ -338,7 +357,6 @@ def import_tasks(module: str | None, option: str = "MIXTURE_OR_TASK_MODULE") -> 
         raise UserError(f"{option}: there is no module {module!r}") from error
     except SyntaxError as error:
         raise UserError(f"{option}: {module} is no Python: {error}") from error
-    follow_data_dir()
 
 
 def mixture_or_task(name: str, module: str | None = None) -> seqio.Task | seqio.Mixture:
@@ -376,10 +394,22 @@ def _domains_of(provider: seqio.Task | seqio.Mixture) -> set[tuple[str, str]]:
 
 
 def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
-    """The tasks of a mixture whose rate is not 0; a task is its own only one."""
+    """The tasks of a mixture whose rate is not 0; a task is its own only one.
+
+    Raises:
+      UserError: a rate is no number from 0 on.
+    """
     if not isinstance(provider, seqio.Mixture):
         return [provider]
-    return [task for task in provider.tasks if provider.get_rate(task) > 0]
+    rates = {}
+    for task in provider.tasks:
+        with telling_of_own_code(f"{provider.name}, the rate of {task.name}"):
+            rate = rates[task.name] = float(provider.get_rate(task))
+        if not 0 <= rate < math.inf:
+            raise UserError(
+                f"{provider.name} has {task.name} at the rate {rate}, but rates must be 0 or more"
+            )
+    return [task for task in provider.tasks if rates[task.name]]
 
 
 def idle(provider: seqio.Task | seqio.Mixture) -> set[str]:

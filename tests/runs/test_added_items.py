@@ -96,6 +96,21 @@ def test_new_items_are_recommended_and_old_ones_score_as_before_until_it_is_undo
     assert {path: path.read_bytes() for path in files} == kept
 
 
+@pytest.mark.parametrize("lost", ["provenance.json", "codedshop", "codedshop/1.0.0"])
+@pytest.mark.parametrize("how", [None, "[1]"])
+def test_what_is_damaged_beside_added_items_is_told(trained, tmp_path, lost, how):
+    """And is not taken for a catalogue without them."""
+    new = table(tmp_path / "new.parquet", ["new"], [domains.load("codedshop").items["title"][3]])
+    run("add-items", "--model_dir", trained, "--items", new)
+    path = trained / "added_items" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if how:
+        path.write_text(how)
+    with pytest.raises(UserError, match=r"added_items is damaged: .*--undo`, and add them again"):
+        with_added_items(load(str(trained)))
+    run("add-items", "--model_dir", trained, "--undo")
+
+
 def test_what_cannot_be_added_is_told_and_nothing_is_left(trained, tmp_path):
     domain = domains.load("codedshop")
     known = domain.items["key"].tolist()

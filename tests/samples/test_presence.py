@@ -18,11 +18,10 @@ LENGTHS = {"inputs": 128, "targets": 32}
 OF_EVENTS = ("retrieval", "ranking", "mim", "mlm", "bpr")
 
 
-def domain_of(name, events, folder):
+def domain_of(name, events, folder, *vocabulary):
     rows = [f"{user},i{item},{time}" for user, items in events for time, item in enumerate(items)]
     (folder / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
-    table = ["--interactions", str(folder / "events.csv"), "--vocab_size", "400"]
-    return prepared(name, folder, "table", *table)
+    return prepared(name, folder, "table", "--interactions", f"{folder}/events.csv", *vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,11 @@ def domains(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scarce")
     three = [(f"u{u}", [(u + e) % 9 for e in range(3)]) for u in range(9)]
     every = [(f"u{u}", [(u + e) % 4 for e in range(4)]) for u in range(9)]
-    domain_of("threeshop", three, folder)
-    domain_of("everyshop", [*every, ("v", [4])], folder)
-    domain_of("wholeshop", every, folder)
+    domain_of("everyshop", [*every, ("v", [4])], folder, "--vocab_size", "400")
+    domain_of("otherwise", every, folder, "--vocab_size", "500")
+    of_every = "--vocabulary", str(folder / "everyshop/spiece.model")
+    domain_of("threeshop", three, folder, *of_every)
+    domain_of("wholeshop", every, folder, *of_every)
     return folder
 
 
@@ -44,6 +45,9 @@ def domains(tmp_path_factory):
         (".tasks", "", "is '.tasks', but must be a module's name"),
         ("mine_needing", "import nowhere.at_all\n", "mine_needing needs 'nowhere', which is not"),
         ("mine_wrong", "def f(:\n", "mine_wrong is no Python: .*mine_wrong.py, line 1"),
+        ("mine_bad", "\n{}['a']", "mine_bad cannot .*: .*mine_bad.py, line 2: KeyError: 'a'"),
+        ("mine_exit", "exit('no')", "mine_exit cannot .*: .*exit.py, line 1: SystemExit: no"),
+        ("mine_get", "import seqio\nseqio.TaskRegistry.get('no')", ".*get.py, line 2: ValueError"),
     ],
 )
 def test_a_module_of_tasks_that_cannot_be_imported(name, text, message, tmp_path, monkeypatch):
@@ -91,6 +95,19 @@ def test_one_empty_task_of_a_mixture_is_named(kind):
 
 
 @pytest.mark.usefixtures("domains")
+def test_domains_that_share_a_vocabulary_are_mixed_and_no_others():
+    shared = seqio.MixtureRegistry.add("some_shared", ["everyshop_mim", "wholeshop_mim"], 1.0)
+    assert next(train_batches(shared.name))["encoder_input_tokens"].any()
+    seqio.MixtureRegistry.add("some_others", ["wholeshop_mim", "otherwise_mim"], 1.0)
+    message = (
+        r"some_others mixes (\w+_mim and \w+_mim), whose vocabularies differ: .*--vocabulary F"
+    )
+    for asked in (inputs.vocabulary_size, train_batches):
+        with pytest.raises(UserError, match=message):
+            asked("some_others")
+
+
+@pytest.mark.usefixtures("domains")
 def test_users_who_have_every_item_leave_none_to_set_against_another():
     with pytest.raises(UserError, match=r"wholeshop_bpr has no sample in test: every .* all 4 "):
         inputs.check_samples(seqio.TaskRegistry.get("wholeshop_bpr"), LENGTHS, "test")
@@ -123,6 +140,39 @@ def test_a_task_of_ones_own_is_named_too():
     seqio.TaskRegistry.add("ratedshop_none", given.source, given.output_features, steps)
     with pytest.raises(UserError, match="ratedshop_none has no sample in train: none of its rec"):
         train_batches("ratedshop_none")
+
+
+def fail(data):
+    raise KeyError("a")
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (fail, r"test_presence.py, line \d+: KeyError: 'a'"),
+        (lambda data: None, "AttributeError: "),
+        (lambda data: data.map(fail), r"KeyError: [\s\S]*'a'"),
+        (lambda data: data.map(lambda e: {"inputs": e["inputs"]}), "ValueError: .*: targets"),
+    ],
+)
+def test_a_task_of_ones_own_that_fails_is_told_with_its_line(step, message):
+    given = seqio.TaskRegistry.get("wholeshop_retrieval")
+    features, steps = given.output_features, [*given.preprocessors, step]
+    task = seqio.TaskRegistry.add("some_failing", given.source, features, steps)
+    try:
+        with pytest.raises(UserError, match=f"^some_failing: .*{message}"):
+            inputs.check_samples(task, LENGTHS, "train")
+    finally:
+        seqio.TaskRegistry.remove(task.name)
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("rate", [-1.0, math.nan, math.inf, "a", lambda task: 1 / 0])
+def test_a_rate_that_is_none_is_told(rate):
+    mixture = seqio.Mixture("some_rates", [("wholeshop_retrieval", rate)])
+    with pytest.raises(UserError, match=r"some_rates.* wholeshop_retrieval"):
+        inputs.check_samples(mixture, LENGTHS, "train")
 
 
 @pytest.mark.usefixtures("domains")
