@@ -12,6 +12,7 @@ from recalign.cli.options import (
     parse_names,
     run_options,
     split_option,
+    task_option,
 )
 from recalign.engine import preemption
 from recalign.errors import UserError
@@ -27,6 +28,7 @@ from recalign.errors import UserError
     metavar="N",
     help="Instead, how many of the exactly best items the beam finds, on the first N examples.",
 )
+@click.option("--task", type=TEXT, metavar="TASK", help="For --beam_recall: one of the run's.")
 @click.option(
     "--with",
     "together_with",
@@ -53,6 +55,7 @@ def evaluate(
     load_run,
     split: str,
     beam_recall: int | None,
+    task: str | None,
     together_with: str | None,
     against: str | None,
     output: Path | None,
@@ -65,6 +68,9 @@ def evaluate(
     if beam_recall is not None and (together_with or against or output):
         raise UserError("--beam_recall is asked alone: without --with, --against and --output")
 
+    if task and beam_recall is None:
+        raise UserError("--task is for --beam_recall: all tasks are evaluated")
+
     from recalign.engine import processes
     from recalign.evaluation.report import write_metrics
 
@@ -75,7 +81,7 @@ def evaluate(
         if output and processes.is_first():
             write_metrics(output, report.flat())
         return str(report)
-    examples = run.retrieval_examples(split, beam_recall)
+    examples = run.retrieval_examples(split, beam_recall, task)
     found = run.evaluation.beam_recall(run.restore()[1], examples)
     return "\n".join(f"{name} {value:.4f}" for name, value in found.items())
 
@@ -83,9 +89,7 @@ def evaluate(
 @click.command()
 @run_options
 @split_option()
-@click.option(
-    "--task", type=TEXT, metavar="TASK", help="One of the run's; needed if it has several."
-)
+@task_option
 @output_option("A .jsonl file.")
 @data_dir_option
 @preemption.listening()

@@ -297,6 +297,11 @@ def gin_options(required: bool) -> Callable[[Callable], Callable]:
     return decorate
 
 
+task_option = click.option(
+    "--task", type=TEXT, metavar="TASK", help="One of the run's; needed if it has several."
+)
+
+
 def multiprocess_options(command: Callable) -> Callable:
     """Adds the flags that make this process one of several; only the first one prints."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from recalign.cli.options import LOCAL_SOURCE, data_dir_option, run_options
+from recalign.cli.options import LOCAL_SOURCE, data_dir_option, run_options, task_option
 from recalign.errors import UserError
 
 # So many histories of a file are answered before the first of them is printed.
@@ -43,6 +43,7 @@ WIDTH, NARROW = 120, 12
 )
 @click.option("--exact", is_flag=True, help="Score every item: slower, but nothing is missed.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@task_option
 @data_dir_option
 def recommend(
     load_run,
@@ -53,6 +54,7 @@ def recommend(
     include_seen: bool,
     exact: bool,
     as_json: bool,
+    task: str | None,
 ) -> None:
     """Recommends items to whoever has bought a history of them.
 
@@ -70,7 +72,7 @@ def recommend(
     asked = [history_files.split(history)] if history is not None else []
     if histories is not None:
         asked = history_files.read(histories)
-    recommender = of_run(with_added_items(load_run()), exact)
+    recommender = of_run(with_added_items(load_run()), exact, task)
     if user is not None:
         found = [recommender.history_of_user(user)]
     else:

@@ -2,7 +2,7 @@
 
 import click
 
-from recalign.cli.options import data_dir_option, run_options
+from recalign.cli.options import data_dir_option, run_options, task_option
 from recalign.errors import UserError
 
 
@@ -10,8 +10,9 @@ from recalign.errors import UserError
 @run_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535))
+@task_option
 @data_dir_option
-def serve(load_run, host: str, port: int) -> None:
+def serve(load_run, host: str, port: int, task: str | None) -> None:
     """Serves a page: search the catalogue, click a history together, see what is recommended.
 
     Programs may ask as the page does: /api/openapi.json says how; /metrics is for Prometheus. There
@@ -29,7 +30,7 @@ def serve(load_run, host: str, port: int) -> None:
     from recalign.serving.recommender import of_run
 
     with server.listen(host, port) as bound:
-        recommender = of_run(with_added_items(load_run()))
+        recommender = of_run(with_added_items(load_run()), task=task)
         web = server.make_server(recommender, host, Limits())
         bound.listen()  # from here on nobody is refused, be it a moment before the server runs
         address = f"[{host}]" if ":" in host else host

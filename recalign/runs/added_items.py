@@ -10,6 +10,7 @@ the domain itself, the checkpoints and the evaluations stay what they were:
 import dataclasses
 import json
 import shutil
+import uuid
 
 import pandas as pd
 
@@ -98,7 +99,11 @@ def remove(model_dir: str) -> None:
     folder = locate(model_dir) / FOLDER
     if not folder.exists():
         raise UserError(f"no items were added to {model_dir}")
-    shutil.rmtree(folder)
+    try:  # at once, or not at all
+        gone = folder.rename(folder.with_name(f".{FOLDER}.old-{uuid.uuid4().hex[:8]}"))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be taken away: {error.strerror}") from error
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _check_local(model_dir: str) -> None:

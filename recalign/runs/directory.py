@@ -64,6 +64,18 @@ class RunDirectory:
                 + "\nName another MODEL_DIR, or go on here with --accept_changes"
             )
 
+    def check_writable(self) -> None:
+        """Refuses, before any work, what cannot be recorded; a bucket is tried at the end.
+
+        Raises:
+          UserError: nothing can be written to the folder.
+        """
+        if not in_bucket(self.path) and not os.access(self.path, os.W_OK):
+            raise UserError(
+                f"{self.path} cannot be written to, and its metrics.json and metrics.jsonl receive "
+                "what is measured: evaluate a copy of the run"
+            )
+
     def check_resumable(self) -> None:
         """Refuses to begin anew what has come to a step, before any work.
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gin
 import jax
@@ -44,6 +44,7 @@ from recalign.runs.lock import Check, lock_folder
 from recalign.runs.result import Result, commit, read
 
 log = logging.getLogger(__name__)
+_E = TypeVar("_E", bound=Examples)
 
 
 @gin.configurable(denylist=["bindings"])
@@ -296,6 +297,7 @@ class Run:
         Raises:
           UserError: as for `restore`, `comparison.other_side` and `baselines.check_ranker`.
         """
+        self._directory.check_writable()
         found = self._examples(split)
         mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
         if together_with and not mixed:
@@ -327,11 +329,7 @@ class Run:
         Raises:
           UserError: there is no such task, or it is not clear which.
         """
-        found = self._examples(split, task=task)
-        if len(found) > 1:
-            names = ", ".join(examples.task for examples in found)
-            raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
-        [examples] = found
+        examples = self._only(self._examples(split, task=task))
         predictions = self.evaluation.predictions(self.restore()[1], examples)
         if not processes.is_first():
             collections.deque(predictions, maxlen=0)  # computed by all, and written by one
@@ -340,16 +338,27 @@ class Run:
             file.writelines(json.dumps(record) + "\n" for record in predictions)
         return len(examples)
 
-    def retrieval_examples(self, split: str, num_examples: int | None) -> RetrievalExamples:
-        """The first examples of the run's retrieval task, the first one if there are several.
+    def retrieval_examples(
+        self, split: str, num_examples: int | None, task: str | None = None
+    ) -> RetrievalExamples:
+        """The first examples of a retrieval task of the run; `task` is None where it has one.
 
         Raises:
-          UserError: the run has none.
+          UserError: the run has none, this is none, or it is not clear which.
         """
-        for examples in self._examples(split, num_examples):
-            if type(examples) is RetrievalExamples:
-                return examples
-        raise UserError(f"{self.model_dir} was not trained to retrieve: it has no retrieval task")
+        found = self._examples(split, num_examples, task)
+        found = [examples for examples in found if type(examples) is RetrievalExamples]
+        if not found:
+            which = f"{task} is none" if task else "it has no retrieval task"
+            raise UserError(f"{self.model_dir} was not trained to retrieve: {which}")
+        return self._only(found)
+
+    def _only(self, found: Sequence[_E]) -> _E:
+        """The examples of one task; raises a UserError where they are of several."""
+        if len(found) > 1:
+            names = ", ".join(examples.task for examples in found)
+            raise UserError(f"{self.model_dir} has several tasks: choose one with --task: {names}")
+        return found[0]
 
     def restore(self) -> tuple[int, Any]:
         """The number and the parameters of the checkpoint that `step` says.

@@ -220,9 +220,13 @@ class Recommender:
         return Ids("user", self.domain.name, users)
 
 
-def of_run(run: Run, exact: bool = False) -> Recommender:
-    """What a run would recommend; `exact` scores every item for each history."""
-    examples = run.retrieval_examples("test", 1)
+def of_run(run: Run, exact: bool = False, task: str | None = None) -> Recommender:
+    """What a run would recommend; `exact` scores every item for each history.
+
+    Raises:
+      UserError: as for `Run.retrieval_examples`.
+    """
+    examples = run.retrieval_examples("test", 1, task)
     return Recommender(
         domain=examples.domain,
         ask=run.data.questions(examples.task),

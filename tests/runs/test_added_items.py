@@ -1,9 +1,11 @@
 """`recalign add-items`: a run recommends what it has never seen, and all else is as it was."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -60,7 +62,7 @@ def ranked(folder):
 
 
 def test_new_items_are_recommended_and_old_ones_score_as_before_until_it_is_undone(
-    trained, tmp_path
+    trained, tmp_path, monkeypatch
 ):
     domain = domains.load("codedshop")
     titles = domain.items["title"].tolist()
@@ -91,7 +93,12 @@ def test_new_items_are_recommended_and_old_ones_score_as_before_until_it_is_undo
     [task] = [e.task for e in plain.data.examples("validation", 1)]
     assert len(plain.data.item_tokens(task)) == 50
     assert plain.retrieval_examples("test", 1).domain.num_items == 50
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", Mock(side_effect=OSError(errno.EROFS, "Read-only")))
+        with pytest.raises(UserError, match="added_items cannot be taken away: Read-only"):
+            run("add-items", "--model_dir", trained, "--undo")
     run("add-items", "--model_dir", trained, "--undo")
+    assert not [*trained.glob("*added_items*"), *trained.glob(".*added_items*")]
     assert ranked(trained)[1] == before
     assert {path: path.read_bytes() for path in files} == kept
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from recalign import domains
 from recalign.cli import recalign
 from recalign.errors import UserError
 from recalign.evaluation import metrics as metrics_of
+from recalign.evaluation.examples import RetrievalExamples
 from recalign.runs import calls
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import inspect
@@ -383,6 +385,37 @@ def test_infer_asks_for_a_task_where_there_are_several(trained, tmp_path):
             # Before the run is looked for.
             run("infer", "--model_dir", tmp_path / "nothing", "--output", output)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_one_of_several_retrieval_tasks_is_asked_for(trained, monkeypatch):
+    """As a mixture of two domains has them."""
+    every = Run._examples
+
+    def two(self, split, number=None, task=None):
+        [found] = [e for e in every(self, split, number) if type(e) is RetrievalExamples]
+        both = [found, dataclasses.replace(found, task="other_retrieval")]
+        return [e for e in both if task in (None, e.task)]
+
+    commands = (["recommend", "--history", "#07"], ["serve"], ["eval", "--beam_recall", 5])
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_examples", two)
+        for name, *options in commands:
+            asked = (name, "--model_dir", trained[0], *options)
+            told = "has several tasks: choose one with --task: toyshop_retrieval, other_retrieval"
+            with pytest.raises(UserError, match=told):
+                run(*asked)
+        assert run(*commands[0], "--model_dir", trained[0], "--task", "toyshop_retrieval")
+    with pytest.raises(UserError, match="not trained to retrieve: toyshop_ranking is none"):
+        run(*commands[0], "--model_dir", trained[0], "--task", "toyshop_ranking")
+
+
+def test_an_evaluation_that_cannot_be_recorded_is_not_made(trained, monkeypatch):
+    access = os.access
+    there = Path(trained[0])
+    monkeypatch.setattr(os, "access", lambda path, mode: path != there and access(path, mode))
+    monkeypatch.setattr(Run, "_examples", None)  # before any work
+    with pytest.raises(UserError, match="cannot be written to, and its"):
+        run("eval", "--model_dir", trained[0])
 
 
 @pytest.fixture(scope="module")
