@@ -346,8 +346,8 @@ class Run:
         Raises:
           UserError: the run has none, this is none, or it is not clear which.
         """
-        found = self._examples(split, num_examples, task)
-        found = [examples for examples in found if type(examples) is RetrievalExamples]
+        judged = self._examples(split, num_examples, task)
+        found = [examples for examples in judged if type(examples) is RetrievalExamples]
         if not found:
             which = f"{task} is none" if task else "it has no retrieval task"
             raise UserError(f"{self.model_dir} was not trained to retrieve: {which}")
