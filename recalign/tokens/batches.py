@@ -2,6 +2,7 @@
 
 `recalign cache` writes the rows that a training reads, in their order, as plain .npy files:
 
+    manifest.json            what its files were; earlier versions wrote none
     metadata.json            rows, vocabulary_size, provenance, eval_examples
     train/FEATURE.npy        [rows, length], of the features in `STORED`
     spiece.model             the vocabulary, sentinels included
@@ -20,6 +21,7 @@ import sentencepiece
 from etils import epath
 
 from recalign.engine.search.trie import EOS
+from recalign.engine.weights.manifest import MANIFEST, find_damage
 from recalign.errors import UserError
 from recalign.files import in_bucket
 
@@ -30,7 +32,7 @@ STORED = (
     "decoder_segment_ids",
     "decoder_loss_weights",
 )
-METADATA = "metadata.json"
+METADATA, ROWS = "metadata.json", "train"
 VOCABULARY = "spiece.model"
 
 
@@ -61,7 +63,7 @@ class CachedBatches:
         own: np.ndarray | None = None,
     ):
         self._rows = metadata(directory)["rows"]
-        self._stored = _open(Path(directory) / "train", self._rows)
+        self._stored = _open(Path(directory) / ROWS, self._rows)
         self._batch_size = batch_size
         self._seed = seed
         self._held = np.arange(batch_size) if held is None else held
@@ -112,21 +114,34 @@ def metadata(directory: str) -> dict:
     """What `recalign cache` wrote of a folder.
 
     Raises:
-      UserError: it wrote none, or did not finish; or the folder is in a bucket.
+      UserError: it wrote none, or did not finish; the folder is damaged, or in a bucket.
     """
     if in_bucket(directory):
         raise UserError(
             f"TOKENS_DIR is {directory}, but must be a local folder: its arrays are mapped into "
             "memory; copy it here first (gcloud storage rsync --recursive …)"
         )
-    path = Path(directory) / METADATA
+    folder = Path(directory)
+    again = "write the folder with `recalign cache --gin_file=… --output DIR`"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        written = (folder / MANIFEST).stat().st_mtime_ns if (folder / MANIFEST).exists() else None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"TOKENS_DIR is {directory}, but {path} cannot be read ({error}): write the folder "
-            "with `recalign cache --gin_file=… --output DIR`"
+            f"TOKENS_DIR is {folder}, but {folder / METADATA} cannot be read ({error}): {again}"
         ) from error
+    if written and (damage := _find_damage(folder, written)):
+        raise UserError(f"TOKENS_DIR is {folder}, but {damage}: {again}")
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _find_damage(folder: Path, written: int) -> str | None:
+    """What is wrong with a folder; of rows, which may be gigabytes, sizes alone are compared."""
+    del written  # a folder may be written again
+    small = [path.name for path in folder.iterdir() if path.name != ROWS]
+    path = epath.Path(folder)
+    return find_damage(path, hashes=False) or find_damage(path, small)
 
 
 def decode(tokens: Sequence[int], directory: str) -> str:

@@ -69,6 +69,7 @@ class TokenData:
         They are made already, so that each process reads all.
         """
         del share
+        self._metadata()  # says what is wrong
         paths = {path.stem: path for path in (Path(self._directory) / EXAMPLES / split).glob("*")}
         if task is not None and task not in paths:
             known = ", ".join(sorted(paths)) or "none"

@@ -12,6 +12,7 @@ import numpy as np
 
 from recalign.domains import storage
 from recalign.domains.domain import Domain
+from recalign.engine.weights.manifest import write_manifest
 from recalign.errors import UserError
 from recalign.evaluation import examples as stored
 from recalign.evaluation.data import Data
@@ -71,6 +72,7 @@ def write(data: Data, steps: int, eval_examples: int | None, recipe: str, folder
             "eval_examples": eval_examples,
         }
         (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        write_manifest(draft, also=(METADATA, VOCABULARY))  # the recipe may be changed
     return rows
 
 

@@ -1,10 +1,12 @@
 """A run from tokens alone: the same numbers, without TensorFlow."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -36,7 +38,6 @@ for name in ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t
 from recalign.cli import main
 main()
 """
-LENGTHS = {"inputs": 256, "targets": 32}
 MADE_BY = {
     "CACHE_DIRS",
     "INPUT_STREAMS",
@@ -62,8 +63,11 @@ def tokens(shop, tmp_path_factory):
     return folder
 
 
-def live(batch_size, seed=0):
-    return inputs.train_batches("toyshop_aligned", LENGTHS, batch_size, seed, "recalign.tasks")
+def source():
+    """What the folder was written from."""
+    options = ["MODEL_DIR=none", *(s.removeprefix("--gin.") for s in SMALL[1:])]
+    configuration.parse(["toyshop.gin"], options)
+    return make().data
 
 
 def assert_same(one, other):
@@ -157,9 +161,7 @@ def test_validation_has_as_many_examples_as_were_written_and_no_more(tokens):
 
 def test_a_folder_of_tokens_is_the_same_data_as_its_source(shop, tokens):
     """The interface, method by method."""
-    options = ["MODEL_DIR=none", *(s.removeprefix("--gin.") for s in SMALL[1:])]
-    configuration.parse(["toyshop.gin"], options)
-    live, cached = make().data, TokenData(str(tokens), 4)
+    live, cached = source(), TokenData(str(tokens), 4)
     assert live.batch_shapes() == cached.batch_shapes()
     assert live.vocabulary() == cached.vocabulary()
     assert live.vocabulary_size() == cached.vocabulary_size()
@@ -176,7 +178,8 @@ def test_a_folder_of_tokens_is_the_same_data_as_its_source(shop, tokens):
 
 
 def test_batches_are_those_of_the_live_input(shop, tokens):
-    for _, cached, expected in zip(range(4), CachedBatches(str(tokens), 4), live(4), strict=False):
+    batches = CachedBatches(str(tokens), 4), source().train_batches()
+    for _, cached, expected in zip(range(4), *batches, strict=False):
         assert_same(cached, {name: np.asarray(value) for name, value in expected.items()})
 
 
@@ -258,6 +261,43 @@ def test_what_is_missing_or_damaged_is_named(tokens, tmp_path):
     (tmp_path / "train").symlink_to(tokens / "train")
     with pytest.raises(UserError, match="16 rows where 99 were written"):
         CachedBatches(str(tmp_path), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train/encoder_input_tokens.npy", b"cut"),
+        ("train/decoder_target_tokens.npy", None),
+        ("examples/test/toyshop_retrieval.npz", None),
+        ("examples/validation/toyshop_ranking.npz", b"none"),
+        ("items/toyshop_retrieval.npy", b""),
+        ("domains/toyshop/items.parquet", b"PAR1"),
+        ("metadata.json", b"[1]"),
+        ("spiece.model", b"x"),
+        ("manifest.json", b"[]"),
+    ],
+)
+def test_damage_is_told_before_anything_is_read(tokens, tmp_path, name, content):
+    folder = shutil.copytree(tokens, tmp_path / "tokens")
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    again = f"TOKENS_DIR is {folder}, but {re.escape(name)}.*: write the folder with `recalign cach"
+    examples = partial(TokenData.examples, split="test")
+    for read in (TokenData.provenance, TokenData.train_batches, examples):
+        with pytest.raises(UserError, match=again):
+            read(TokenData(str(folder), 4))
+
+
+def test_a_changed_byte_is_noticed_and_another_recipe_is_none(tokens, tmp_path):
+    folder = shutil.copytree(tokens, tmp_path / "tokens")
+    (folder / "train.gin").write_text("# of one's own\n")
+    assert TokenData(str(folder), 4).provenance()
+    path = folder / "domains" / "toyshop" / "candidates_test.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(folder / "manifest.json", ns=(1, 1))  # as of another folder: looked at once a process
+    with pytest.raises(UserError, match=r"candidates_test\.npy is not what was written"):
+        TokenData(str(folder), 4).provenance()
 
 
 def test_a_folder_that_is_there_is_not_overwritten(shop, tokens):

@@ -114,6 +114,7 @@ def test_a_folder_holds_all_that_a_run_reads(data, tmp_path):
     train = {name for name in files if name.startswith("train/")}
     kinds = ("retrieval", "ranking", "rating")
     assert files - train == {
+        "manifest.json",
         "metadata.json",
         "spiece.model",
         "train.gin",

@@ -1,9 +1,9 @@
-"""What the files of a checkpoint were when it was written: `manifest.json`, sizes and hashes.
+"""What the files of a folder were when it was written: `manifest.json`, sizes and hashes.
 
-It is written before the folder gets its final name, so that a folder without it has lost it. In a
-bucket, which renames no folder, Orbax writes `commit_success.txt` after it, and a folder without
-that one is none yet. The hashes are SHA-256; those of a bucket are MD5, which it knows by itself:
-to write them, or to compare them there, nothing is read back.
+A checkpoint's is written before the folder gets its final name, so that one without it has lost
+it. In a bucket, which renames no folder, Orbax writes `commit_success.txt` after it, and a folder
+without that one is no checkpoint yet. The hashes are SHA-256; those of a bucket are MD5, which it
+knows by itself: to write them, or to compare them there, nothing is read back.
 """
 
 import json
@@ -29,23 +29,26 @@ def list_steps(directory: Path | epath.Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def write_manifest(folder: Path) -> None:
-    """Records the files in the subfolders of `folder`; at the top Orbax has yet to write some."""
+def write_manifest(folder: Path, also: Sequence[str] = ()) -> None:
+    """Records the files in the subfolders of `folder`, and `also` these at its top.
+
+    There Orbax has yet to write some of a checkpoint's.
+    """
     kind, name_of_kind = ("md5", "md5 ") if in_bucket(folder) else (_UNNAMED, "")
     manifest = {
         name: (size, name_of_kind + hash_file(folder / name, kind))
         for name, size in list_files(folder).items()
-        if "/" in name
+        if "/" in name or name in also
     }
     write_text(folder / MANIFEST, json.dumps(manifest))
 
 
 def find_damage(folder: epath.Path, parts: Sequence[str] = (), hashes: bool = True) -> str | None:
-    """What is wrong with the files of a checkpoint; None if they are as they were written.
+    """What is wrong with the files of a folder; None if they are as they were written.
 
     Args:
-      folder: of the checkpoint.
-      parts: the subfolders that are to be read; all if empty.
+      folder: of a checkpoint, or whatever else has a manifest.
+      parts: what of it is to be read, subfolders and files at its top; all if empty.
       hashes: compares contents too, which on local disk reads all of them; else sizes alone.
 
     Raises:
