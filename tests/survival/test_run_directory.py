@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from recalign.engine.weights.manifest import write_manifest
 from tests.survival.running import assert_same_states, steps
 
 
@@ -47,6 +48,7 @@ def test_samples_of_another_domain_or_vocabulary_are_refused(recipe, tokens, who
     assert what in metadata["provenance"]
     metadata["provenance"][what] = "0123456789abcdef"
     (other / "metadata.json").write_text(json.dumps(metadata))
+    write_manifest(other, also=("metadata.json", "spiece.model"))
     elsewhere = recipe.but(f"--gin.TOKENS_DIR={other}", "--gin.TRAIN_STEPS=26", "--accept_changes")
     said = elsewhere.finish(copy(whole, tmp_path / "run"), code=2)
     assert f"is of another {what}: " in said
