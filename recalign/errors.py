@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -16,18 +17,25 @@ class UserError(Exception):
 
 
 class Preempted(BaseException):
-    """SIGTERM told the run to stop, and a checkpoint holds where it was, if it had begun.
+    """SIGTERM or Ctrl-C told the run to stop; a checkpoint holds where it was, if it had begun.
 
-    Like Ctrl-C it may come anywhere, and nothing that makes good for errors shall take it for one.
+    It may come anywhere, and nothing that makes good for errors shall take it for one.
 
-    The command line exits with EX_TEMPFAIL of sysexits.h, which tells launchers to call the same
-    command again.
+    Args:
+      number: the signal.
+
+    Attributes:
+      exit_code: EX_TEMPFAIL of sysexits.h, which tells launchers to call the same command again;
+        after Ctrl-C what a shell makes of it, 130.
     """
 
-    EXIT_CODE = 75
+    def __init__(self, number: int = signal.SIGTERM):
+        self._told = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        self.exit_code = 128 + number if number == signal.SIGINT else 75
 
     def __str__(self):
-        return "told to stop (SIGTERM); call the same command again to go on from the checkpoint"
+        again = "call the same command again to go on from the checkpoint"
+        return f"told to stop ({self._told}); {again}"
 
 
 class ProcessLostError(Exception):

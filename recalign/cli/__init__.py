@@ -83,7 +83,7 @@ def main() -> None:
             recalign(prog_name="recalign")
     except Preempted as error:
         click.echo(f"recalign: {error}", err=True)
-        sys.exit(Preempted.EXIT_CODE)
+        sys.exit(error.exit_code)
     except ProcessLostError as error:
         click.echo(f"recalign: {error}", err=True)
         sys.stdout.flush()

@@ -1,7 +1,8 @@
-"""The notice that a machine is about to be taken away: SIGTERM.
+"""The notice that a machine is about to be taken away, SIGTERM, or that its user will not wait.
 
 A process that is alone hears it itself, and whatever it is at ends at once by `Preempted`; only
-what is within `defer` goes on to its next `has_arrived` or `safe_point`. Of several processes each
+what is within `defer` goes on to its next `has_arrived` or `safe_point`, unless Ctrl-C comes again.
+Of several processes each
 hears of its own machine only, and all must stop at the same place: there JAX's coordination service
 catches the signal, and they agree on one of the places that every process passes in the same order.
 """
@@ -10,6 +11,7 @@ import _thread
 import contextlib
 import functools
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -24,7 +26,7 @@ class _Notice:
     """There is one signal, and so there is one of these."""
 
     listening = False
-    arrived = False
+    arrived = 0  # the signal
     raised = False
     deferred = False
     places = itertools.count(1)
@@ -32,25 +34,28 @@ class _Notice:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Within the block SIGTERM is a notice; a block within another changes nothing.
+    """Within the block SIGTERM and Ctrl-C are a notice; a block within another changes nothing.
 
-    Nor does one of several processes: since they joined, the service listens for all of them.
+    Nor does one of several processes: since they joined, the service listens for all of them, and
+    Ctrl-C is what it is to Python.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if _Notice.listening or not is_main or _are_several():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _on_signal)
+    before = {each: signal.signal(each, _on_signal) for each in (signal.SIGTERM, signal.SIGINT)}
     hook, sys.unraisablehook = sys.unraisablehook, functools.partial(_again, sys.unraisablehook)
     _Notice.listening = True
     try:
         yield
     finally:
-        _Notice.listening = _Notice.arrived = _Notice.raised = False
+        _Notice.listening = _Notice.raised = False
+        _Notice.arrived = 0
         sys.unraisablehook = hook
-        if not _are_several():
-            # None is a handler that some library installed below Python.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for each, handler in before.items():
+            if each == signal.SIGINT or not _are_several():
+                # None is a handler that some library installed below Python.
+                signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
@@ -80,8 +85,9 @@ def has_arrived() -> bool:
         from jax.experimental import multihost_utils
 
         # Once it has been agreed on a place it is told there alone, whatever is made of it.
-        _Notice.arrived = multihost_utils.reached_preemption_sync_point(next(_Notice.places))
-    return _Notice.arrived
+        if multihost_utils.reached_preemption_sync_point(next(_Notice.places)):
+            _Notice.arrived = signal.SIGTERM
+    return bool(_Notice.arrived)
 
 
 def safe_point() -> None:
@@ -91,22 +97,26 @@ def safe_point() -> None:
       Preempted: it was told to stop.
     """
     if has_arrived():
-        raise Preempted()
+        raise Preempted(_Notice.arrived)
 
 
 def pass_on() -> None:
     """Gives a signal that this process caught, alone, to the service that now listens for all."""
-    if _Notice.arrived:
-        _Notice.arrived = False
-        signal.raise_signal(signal.SIGTERM)
+    if number := _Notice.arrived:
+        _Notice.arrived = 0
+        signal.raise_signal(number)
 
 
-def _on_signal(_, frame: FrameType | None) -> None:
-    _Notice.arrived = True
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and (_Notice.arrived or _are_several()):
+        raise KeyboardInterrupt
+    _Notice.arrived = _Notice.arrived or number
+    if number == signal.SIGINT and _Notice.deferred:
+        os.write(2, b"\nstopping after this step; Ctrl-C again ends at once\n")
     if _Notice.deferred or _Notice.raised or _is_amid(_again, frame):
         return
     _Notice.raised = True
-    raise Preempted()
+    raise Preempted(_Notice.arrived)
 
 
 def _again(hook: Callable, swallowed: "sys.UnraisableHookArgs") -> None:

@@ -69,6 +69,34 @@ def test_the_signal_of_several_processes_is_left_to_the_service_that_listens_for
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_waits_for_a_checkpoint_once(capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with preemption.listening(), preemption.defer():
+        interrupt()
+        assert preemption.has_arrived()
+        assert "Ctrl-C again ends at once" in capfd.readouterr().err
+        with pytest.raises(Preempted, match=r"Ctrl-C.*call the same command again") as told:
+            preemption.safe_point()
+        assert told.value.exit_code == 130
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    assert signal.getsignal(signal.SIGINT) == before
+    with cut_off(), preemption.listening():
+        interrupt()
+
+
+def test_ctrl_c_to_one_of_several_processes_is_what_it_is_to_python(monkeypatch):
+    with preemption.listening():
+        monkeypatch.setattr(preemption, "_are_several", lambda: True)  # they have joined since
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+        monkeypatch.undo()
+
+
 def test_an_error_amid_what_is_deferred_is_the_error():
     def fail():
         with preemption.listening(), preemption.defer():

@@ -22,7 +22,7 @@ from recalign.engine.training.events import open_writer
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.overview import format_arrays
 from recalign.engine.training.trainer import Trainer
-from recalign.errors import Preempted, UserError
+from recalign.errors import UserError
 from recalign.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def train(
 
     Raises:
       UserError: a loss or gradient was not finite; the disk is full.
-      Preempted: told to stop by SIGTERM; what was trained is in a checkpoint.
+      Preempted: told to stop; what was trained is in a checkpoint.
     """
     if nonfinite not in ON_NONFINITE:
         raise UserError(f"ON_NONFINITE is {nonfinite!r}, but must be one of {ON_NONFINITE}")
@@ -173,7 +173,7 @@ def train(
                 checkpoints.save(step, state, train_input)
                 hooks.on_saved(step)
             if stop:
-                raise Preempted()
+                preemption.safe_point()
             evaluate(step)
             if due(step) and processes.decide_once(hooks.has_enough):
                 break
