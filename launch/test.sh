@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing and runs all tests, in three processes, as one of two often waits; extra
-# arguments go to pytest, of which `-n 0` runs them in one.
+# Installs what is missing and runs all tests, in two processes; extra arguments go to pytest, of
+# which `-n 0` runs them in one.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 environment test
 cd "$ROOT"
-exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

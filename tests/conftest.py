@@ -13,8 +13,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from recalign.domains import additions
 
@@ -53,18 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _DEAR.index(room) if room in _DEAR else len(_DEAR)
 
     items.sort(key=place)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """A file goes to one process; so does `survival` as a whole, whose files share trainings."""
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            shared = "tests/survival/"
-            return shared if nodeid.startswith(shared) else super()._split_scope(nodeid)
-
-    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -115,13 +115,13 @@ def test_two_processes_under_slurm_train_as_one(programs, tmp_path, monkeypatch)
         tmp_path,
         *(f"--gin_search_paths={ROOT / 'gin'}", "--gin_file=toyshop.gin"),
         *(f"--gin.MODEL_DIR={tmp_path / 'run'}", "--gin.TRAIN_STEPS=2", "--gin.EVAL_EXAMPLES=4"),
-        *("--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only", "--gin.NUM_BEAMS=10"),
+        *("--gin.MIXTURE_OR_TASK_NAME=toyshop_recommendation", "--gin.NUM_BEAMS=10"),
         *SMALL_NETWORK,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "run/metrics.json").exists()
-    # Tables of full and full_unseen, and of groups of both, of one process.
-    assert done.stdout.count("| recalign ") == 4
+    # A table each, full, full_unseen and cand<C>, and groups of the first two, of one process.
+    assert done.stdout.count("| recalign ") == 5
 
 
 def dockerfile():

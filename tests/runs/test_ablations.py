@@ -151,7 +151,7 @@ def interval(cell):
 
 def test_the_table_has_the_means_and_deviations_of_what_validation_chose(tmp_path, monkeypatch):
     options = [*SMALL, "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=1", "--gin.NUM_BEAMS=10"]
-    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_retrieval_only"]
+    options += ["--gin.MIXTURE_OR_TASK_NAME=toyshop_recommendation"]
     chosen = ("--ablations", "recipe,ids", "--seeds", "0,1", "--output", tmp_path)
     arguments = ("ablate", "--gin_file=toyshop.gin", *chosen, *options)
     table = run(*arguments)
