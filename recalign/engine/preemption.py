@@ -2,9 +2,9 @@
 
 A process that is alone hears it itself, and whatever it is at ends at once by `Preempted`; only
 what is within `defer` goes on to its next `has_arrived` or `safe_point`, unless Ctrl-C comes again.
-Of several processes each
-hears of its own machine only, and all must stop at the same place: there JAX's coordination service
-catches the signal, and they agree on one of the places that every process passes in the same order.
+Of several processes each hears of its own machine only, and all must stop at the same place: there
+JAX's coordination service catches the signal, and they agree on one of the places that every
+process passes in the same order.
 """
 
 import _thread

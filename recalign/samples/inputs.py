@@ -401,15 +401,17 @@ def tasks_of(provider: seqio.Task | seqio.Mixture) -> list[seqio.Task]:
     """
     if not isinstance(provider, seqio.Mixture):
         return [provider]
-    rates = {}
+    drawn = []
     for task in provider.tasks:
         with telling_of_own_code(f"{provider.name}, the rate of {task.name}"):
-            rate = rates[task.name] = float(provider.get_rate(task))
+            rate = float(provider.get_rate(task))
         if not 0 <= rate < math.inf:
             raise UserError(
                 f"{provider.name} has {task.name} at the rate {rate}, but rates must be 0 or more"
             )
-    return [task for task in provider.tasks if rates[task.name]]
+        if rate:
+            drawn.append(task)
+    return drawn
 
 
 def idle(provider: seqio.Task | seqio.Mixture) -> set[str]:

@@ -18,7 +18,7 @@ from recalign.evaluation import examples as stored
 from recalign.evaluation.data import Data
 from recalign.evaluation.examples import RetrievalExamples
 from recalign.progress import track
-from recalign.tokens.batches import METADATA, STORED, VOCABULARY, with_derived
+from recalign.tokens.batches import METADATA, ROWS, STORED, VOCABULARY, with_derived
 from recalign.tokens.data import DOMAINS, EXAMPLES, ITEMS
 
 # What is no token needs fewer bytes.
@@ -51,10 +51,10 @@ def write(data: Data, steps: int, eval_examples: int | None, recipe: str, folder
         raise UserError(f"{folder} is there already: name another folder, or remove it")
     vocabulary_size = data.vocabulary_size()
     with storage.replacing(folder, overwrite=False) as draft:
-        for name in (DOMAINS, ITEMS, "train"):
+        for name in (DOMAINS, ITEMS, ROWS):
             (draft / name).mkdir()
         dtype = np.min_scalar_type(vocabulary_size - 1)
-        rows = write_batches(data.train_batches(), steps, draft / "train", dtype)
+        rows = write_batches(data.train_batches(), steps, draft / ROWS, dtype)
         for split, number in (("validation", eval_examples), ("test", None)):
             (draft / EXAMPLES / split).mkdir(parents=True)
             for examples in data.examples(split, number):
