@@ -33,10 +33,10 @@ from recalign.errors import UserError
     "--with",
     "together_with",
     type=TEXT,
-    metavar="NAME,NAME",
-    help="Rank also by the sum of the run's scores and of these baselines' (names as in `recalign "
-    "baseline`), standardised, over the whole catalogue. Weights are chosen on validation, which "
-    "flatters the sum there.",
+    metavar="RUN|BASELINE,…",
+    help="Rank also by the sum of the run's scores and of these, standardised, over the whole "
+    "catalogue: folders of other runs, at the step that validation chose, or baselines (names as "
+    "in `recalign baseline`). Weights are chosen on validation, which flatters the sum there.",
 )
 @click.option(
     "--against",
@@ -73,11 +73,13 @@ def evaluate(
 
     from recalign.engine import processes
     from recalign.evaluation.report import write_metrics
+    from recalign.runs.comparison import is_run
 
     run = load_run()
     if beam_recall is None:
         names = parse_names(together_with) if together_with else []
-        report = run.evaluate(split, names, against)
+        together = [load_run(name) if is_run(name) else name for name in names]
+        report = run.evaluate(split, together, against)
         if output and processes.is_first():
             write_metrics(output, report.flat())
         return str(report)

@@ -128,15 +128,18 @@ def output_option(
 
 
 def run_options(command: Callable) -> Callable:
-    """Adds what names a run and its checkpoint; the command is given `load_run()`."""
+    """Adds what names a run and its checkpoint; the command is given `load_run()`.
+
+    With the folder of another run it loads that one, by the same `--module`.
+    """
 
     @combine(model_dir_option, step_option, modules_option)
     @functools.wraps(command)
     def wrapper(*args, model_dir: str, step: str, modules: tuple[str, ...], **kwargs):
-        def load_run() -> "Run":
+        def load_run(other: str | None = None) -> "Run":
             from recalign.runs.run import load
 
-            return load(model_dir, step, modules)
+            return load(other, modules=modules) if other else load(model_dir, step, modules)
 
         return command(*args, load_run=load_run, **kwargs)
 

@@ -6,6 +6,7 @@ mean and deviation over the whole catalogue, for each history on its own. The fi
 is 1; the others' are chosen by NDCG@10 on validation, seen items removed.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 
@@ -40,6 +41,21 @@ HELD_ENTRIES = 400_000_000
 """So many scores, of 4 bytes, are held at once while weights are chosen."""
 
 SWEEPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A model of a sum.
+
+    Attributes:
+      label: how tables call it.
+      score: its scores.
+      evaluate: what it comes to alone.
+    """
+
+    label: str
+    score: Scorer
+    evaluate: Callable[[RetrievalExamples], Evaluated]
 
 
 def scorer_of(ranker: Ranker, num_items: int) -> Scorer:

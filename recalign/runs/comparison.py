@@ -1,13 +1,14 @@
-"""What a run is compared with: another run or a baseline, on the same examples."""
+"""What a run is compared with, or added to: other runs and baselines, on the same examples."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from recalign.errors import UserError
+from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.kept import content
-from recalign.evaluation.examples import Examples
-from recalign.evaluation.outcomes import Outcomes
+from recalign.evaluation.examples import Examples, RetrievalExamples
+from recalign.evaluation.outcomes import Evaluated, Outcomes
 from recalign.files import locate
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.result import read
@@ -26,6 +27,11 @@ class Other:
     outcomes: Mapping[str, Outcomes]
 
 
+def is_run(name: str) -> bool:
+    """Whether a name is that of a run's folder, which comes before a baseline's."""
+    return (locate(name) / CONFIG).exists()
+
+
 def other_side(against: str, examples: Sequence[Examples]) -> Other:
     """Another run, as it was evaluated before, or a baseline, fitted now or before.
 
@@ -37,7 +43,7 @@ def other_side(against: str, examples: Sequence[Examples]) -> Other:
       UserError: there is no such run or baseline; it cannot do any of the tasks; or the run was
         not evaluated on the split, or on another domain's content.
     """
-    if (locate(against) / CONFIG).exists():
+    if is_run(against):
         return _of_run(against, examples)
     known = [*baselines.RANKERS, *baselines.RATERS]
     if against not in known:
@@ -52,6 +58,19 @@ def other_side(against: str, examples: Sequence[Examples]) -> Other:
     if not outcomes:
         raise UserError(f"--against {against}: it does none of the run's tasks, {', '.join(found)}")
     return Other((baselines.RANKERS | baselines.RATERS)[against].label, outcomes)
+
+
+def baseline_term(examples: RetrievalExamples, name: str) -> mixing.Term:
+    """A baseline, fitted now or before, as a model of a sum that is asked of examples."""
+    domain = examples.domain
+    ranker, _ = baselines.fitted_ranker(domain, name)
+
+    def evaluate(asked: RetrievalExamples) -> Evaluated:
+        train = domain.train()
+        return baselines.evaluate_ranker(ranker, train, asked, asked.targets, domain.num_items)
+
+    label = baselines.RANKERS[name].label
+    return mixing.Term(label, mixing.scorer_of(ranker, domain.num_items), evaluate)
 
 
 def tell_domain(examples: Examples) -> str:

@@ -113,35 +113,43 @@ class Evaluation:
             if type(e) is RetrievalExamples
         }
 
+    def scorer(
+        self,
+        params: Any,
+        read: Callable[[RetrievalExamples], RetrievalExamples] = lambda asked: asked,
+    ) -> mixing.Scorer:
+        """The network's scores of the whole catalogue.
+
+        Args:
+          params: its parameters.
+          read: makes of examples that others are asked the same ones as this network reads them.
+        """
+
+        def score(asked: RetrievalExamples, rows: slice) -> np.ndarray:
+            own = read(asked)
+            return self.catalogue_model(own).score_all(params, own.inputs[rows], own.given[rows])
+
+        return score
+
     def mix(
         self,
         params: Any,
         examples: RetrievalExamples,
         held: RetrievalExamples,
-        names: Sequence[str],
+        terms: Sequence[mixing.Term],
     ) -> Rows:
-        """Ranks by the sum of the network's scores and of baselines', see `mixing`.
+        """Ranks by the sum of the network's scores and of other models', see `mixing`.
 
         Weights are chosen by the examples of validation that are held.
 
         Returns:
-          The rows of the sum and of each baseline, by name.
+          The rows of the sum and of each of the others, by name.
         """
-        domain, model = examples.domain, self.catalogue_model(examples)
-        rankers = [baselines.fitted_ranker(domain, name)[0] for name in names]
-
-        def network(asked: RetrievalExamples, rows: slice) -> np.ndarray:
-            return model.score_all(params, asked.inputs[rows], asked.given[rows])
-
-        scorers = [network, *(mixing.scorer_of(ranker, domain.num_items) for ranker in rankers)]
+        scorers = [self.scorer(params), *(term.score for term in terms)]
         weights = mixing.choose_weights(scorers, held)
-        labels = [baselines.RANKERS[name].label for name in names]
-        terms = [f"{w:g} {label}" for w, label in zip(weights[1:], labels, strict=True)]
-        found = {" + ".join(["recalign", *terms]): mixing.evaluate_sum(scorers, weights, examples)}
-        for ranker, label in zip(rankers, labels, strict=True):
-            found[label] = baselines.evaluate_ranker(
-                ranker, domain.train(), examples, examples.targets, domain.num_items
-            )
+        parts = [f"{w:g} {term.label}" for w, term in zip(weights[1:], terms, strict=True)]
+        found = {" + ".join(["recalign", *parts]): mixing.evaluate_sum(scorers, weights, examples)}
+        found |= {term.label: term.evaluate(examples) for term in terms}
         return {name: summarise([each]) for name, each in found.items()}
 
     def predictions(self, params: Any, examples: Examples) -> Iterator[dict]:

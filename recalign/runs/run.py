@@ -34,7 +34,7 @@ from recalign.evaluation.outcomes import Evaluated, subtract
 from recalign.files import in_bucket, locate, replacing
 from recalign.progress import Progress
 from recalign.runs import calls, configuration, details, macros, recording, safety
-from recalign.runs.comparison import Other, other_side
+from recalign.runs.comparison import Other, baseline_term, other_side, tell_domain
 from recalign.runs.directory import CONFIG, FREE, RunDirectory
 from recalign.runs.evaluation import Evaluation, Report
 from recalign.runs.initial_state import start_state
@@ -285,35 +285,78 @@ class Run:
         return [f"{'new tokens':<20}{new:,} of {rows:,} rows"] if new else []
 
     def evaluate(
-        self, split: str, together_with: Sequence[str] = (), against: str | None = None
+        self, split: str, together_with: Sequence["str | Run"] = (), against: str | None = None
     ) -> Report:
         """Evaluates a checkpoint on a split.
 
         Args:
           split: "validation" or "test".
-          together_with: baselines whose scores are added to the network's, in a row of their own.
+          together_with: baselines and other runs whose scores are added to the network's, in a row
+            of their own.
           against: a run or a baseline; the differences from it get a row.
 
         Raises:
-          UserError: as for `restore`, `comparison.other_side` and `baselines.check_ranker`.
+          UserError: as for `restore`, `comparison.other_side`, `baselines.check_ranker` and `term`.
         """
         self._directory.check_writable()
         found = self._examples(split)
         mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
         if together_with and not mixed:
             self.retrieval_examples(split, 1)  # says that there is none
-        for name in together_with:
+        for each in together_with:
             for examples in mixed:
-                baselines.check_ranker(examples.domain, name)
+                if isinstance(each, str):
+                    baselines.check_ranker(examples.domain, each)
         other = other_side(against, found) if against else None
+        terms = {
+            examples.task: [
+                baseline_term(examples, each) if isinstance(each, str) else each.term(examples)
+                for each in together_with
+            ]
+            for examples in mixed
+        }
         step, params = self.restore()
         made = self._report(found, step, params, other)
         for examples in mixed:
             [held] = self._examples("validation", mixing.JUDGED, examples.task)
-            rows = self.evaluation.mix(params, examples, held, together_with)
+            rows = self.evaluation.mix(params, examples, held, terms[examples.task])
             table = made.tables[examples.task]
             made.tables[examples.task] = {"recalign": table["recalign"], **rows, **table}
         return made
+
+    def term(self, examples: RetrievalExamples) -> mixing.Term:
+        """This run, at the step that validation chose, as a model of a sum with another run.
+
+        Args:
+          examples: what the other one is asked; this one is asked the same users in its own words.
+
+        Raises:
+          UserError: it has no retrieval task on the content of that domain; see `restore`.
+        """
+        wanted = tell_domain(examples)
+        few = self._examples(examples.split, 1)
+        tasks = {e.task: tell_domain(e) for e in few if type(e) is RetrievalExamples}
+        fit = [task for task, asked in tasks.items() if asked == wanted]
+        if not fit:
+            has = " and ".join(f"{task} on {asked}" for task, asked in tasks.items()) or "no task"
+            raise UserError(
+                f"--with {self.model_dir}: it retrieves by {has}, and what is asked here is "
+                f"{examples.task} on {wanted}: only models of the same domain can be added"
+            )
+        task = examples.task if examples.task in fit else fit[0]
+        step, _ = processes.decide_once(self._best_or_last)
+        params = self._restore(step)[1]
+
+        @functools.cache
+        def ask(split: str, number: int) -> RetrievalExamples:
+            return self.retrieval_examples(split, number, task)
+
+        score = self.evaluation.scorer(params, lambda asked: ask(asked.split, len(asked)))
+        return mixing.Term(
+            f"{self.model_dir}, step {step}",
+            score,
+            functools.partial(mixing.evaluate_sum, [score], [1.0]),
+        )
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.

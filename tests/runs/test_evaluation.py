@@ -6,6 +6,7 @@ import numpy as np
 
 from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
+from recalign.runs.comparison import baseline_term
 from recalign.runs.evaluation import Evaluation
 from tests.evaluation.shops import domain, on_disk, retrieval
 
@@ -34,7 +35,8 @@ def test_a_network_is_added_to_baselines(tmp_path, monkeypatch):
     evaluation = Evaluation(None, None, None)
     monkeypatch.setattr(evaluation, "catalogue_model", lambda _: table)
     held, asked = examples
-    rows = evaluation.mix(None, asked, held, ["cooccurrence", "slit"])
+    terms = [baseline_term(asked, name) for name in ("cooccurrence", "slit")]
+    rows = evaluation.mix(None, asked, held, terms)
     together, *others = rows
     assert others == ["item co-occurrence", "SLIT"]
     pattern = r"recalign \+ ([\d.]+) item co-occurrence \+ ([\d.]+) SLIT"

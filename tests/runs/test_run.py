@@ -333,7 +333,7 @@ def test_a_run_is_compared_and_added_up(trained, tmp_path):
         assert better > rows["toyshop_retrieval/recalign/test/full_unseen/hr@10"]
     assert f"| {together} " in table
     assert "+0.0000 [.0000, .0000]" in table
-    for name, message in (("svd", "'svd' is no baseline"), ("item_mean", "predicts ratings")):
+    for name, message in (("svd", "'svd' is neither a run's"), ("item_mean", "predicts ratings")):
         with pytest.raises(UserError, match=message):
             run(*options, "--with", name)
     with pytest.raises(UserError, match="--beam_recall is asked alone"):

@@ -250,7 +250,7 @@ def check(domain: Domain, name: str) -> None:
 def check_ranker(domain: Domain, name: str) -> None:
     """As `check`, of a baseline that is to rank the catalogue."""
     if name not in RANKERS:
-        what = "predicts ratings" if name in RATERS else "is no baseline"
+        what = "predicts ratings" if name in RATERS else "is neither a run's folder nor a baseline"
         raise UserError(f"{name!r} {what}; those that rank are {', '.join(RANKERS)}")
     check(domain, name)
 

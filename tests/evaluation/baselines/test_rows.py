@@ -141,7 +141,7 @@ def test_all_are_those_that_fit(monkeypatch, caplog):
 def test_only_what_ranks_is_added_to_a_ranking():
     for name, message in (
         ("user_mean", "'user_mean' predicts ratings; those that rank are popularity, "),
-        ("svd", "'svd' is no baseline; those that rank are popularity, "),
+        ("svd", "'svd' is neither a run's folder nor a baseline; those that rank are "),
     ):
         with pytest.raises(UserError, match=message):
             baselines.check_ranker(domain(rated=True), name)
