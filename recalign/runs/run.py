@@ -308,50 +308,58 @@ class Run:
                 if isinstance(each, str):
                     baselines.check_ranker(examples.domain, each)
         other = other_side(against, found) if against else None
-        terms = {
-            examples.task: [
-                baseline_term(examples, each) if isinstance(each, str) else each.term(examples)
-                for each in together_with
-            ]
-            for examples in mixed
-        }
+        sums = {}
+        for examples in mixed:
+            held = self.retrieval_examples("validation", mixing.JUDGED, examples.task)
+            sums[examples.task] = (
+                held,
+                [
+                    baseline_term(examples, each)
+                    if isinstance(each, str)
+                    else each.term([held, examples])
+                    for each in together_with
+                ],
+            )
         step, params = self.restore()
         made = self._report(found, step, params, other)
         for examples in mixed:
-            [held] = self._examples("validation", mixing.JUDGED, examples.task)
-            rows = self.evaluation.mix(params, examples, held, terms[examples.task])
+            rows = self.evaluation.mix(params, examples, *sums[examples.task])
             table = made.tables[examples.task]
             made.tables[examples.task] = {"recalign": table["recalign"], **rows, **table}
         return made
 
-    def term(self, examples: RetrievalExamples) -> mixing.Term:
+    def term(self, asked: Sequence[RetrievalExamples]) -> mixing.Term:
         """This run, at the step that validation chose, as a model of a sum with another run.
 
         Args:
-          examples: what the other one is asked; this one is asked the same users in its own words.
+          asked: what the other one is asked, of one task; of two of a split the last is the longer
+            one. This run is asked of the same users in its own words.
 
         Raises:
-          UserError: it has no retrieval task on the content of that domain; see `restore`.
+          UserError: it has no retrieval task on the content of that domain, or, in a folder of
+            tokens, fewer examples; see `restore`.
         """
-        wanted = tell_domain(examples)
-        few = self._examples(examples.split, 1)
+        wanted, name = tell_domain(asked[-1]), asked[-1].task
+        few = self._examples(asked[-1].split, 1)
         tasks = {e.task: tell_domain(e) for e in few if type(e) is RetrievalExamples}
-        fit = [task for task, asked in tasks.items() if asked == wanted]
+        fit = [task for task, domain in tasks.items() if domain == wanted]
         if not fit:
-            has = " and ".join(f"{task} on {asked}" for task, asked in tasks.items()) or "no task"
+            has = " and ".join(f"{task} on {domain}" for task, domain in tasks.items())
             raise UserError(
-                f"--with {self.model_dir}: it retrieves by {has}, and what is asked here is "
-                f"{examples.task} on {wanted}: only models of the same domain can be added"
+                f"--with {self.model_dir}: it retrieves by {has or 'no task'}, and what is asked "
+                f"here is {name} on {wanted}: only models of the same domain can be added"
             )
-        task = examples.task if examples.task in fit else fit[0]
+        task = name if name in fit else fit[0]
+        own = {e.split: self.retrieval_examples(e.split, len(e), task) for e in asked}
+        for each in asked:
+            if (number := len(own[each.split])) < len(each):
+                raise UserError(
+                    f"--with {self.model_dir}: it has {number:,} examples of {each.split}, and "
+                    f"{len(each):,} are asked here: write its folder of tokens with "
+                    "--gin.EVAL_EXAMPLES=None"
+                )
         step, _ = processes.decide_once(self._best_or_last)
-        params = self._restore(step)[1]
-
-        @functools.cache
-        def ask(split: str, number: int) -> RetrievalExamples:
-            return self.retrieval_examples(split, number, task)
-
-        score = self.evaluation.scorer(params, lambda asked: ask(asked.split, len(asked)))
+        score = self.evaluation.scorer(self._restore(step)[1], lambda asked: own[asked.split])
         return mixing.Term(
             f"{self.model_dir}, step {step}",
             score,

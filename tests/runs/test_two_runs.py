@@ -118,7 +118,10 @@ def test_a_run_that_cannot_be_added_is_told(folders, shop):
     other = dataclasses.replace(shop, statistics={"fingerprint": "another"})
     message = r"/a: it retrieves by toyshop_retrieval on toyshop .* on toyshop another: only models"
     with pytest.raises(UserError, match=message):
-        a.term(dataclasses.replace(examples, domain=other))
+        a.term([dataclasses.replace(examples, domain=other)])
+    more = dataclasses.replace(examples, inputs=[*examples.inputs] * 121)
+    with pytest.raises(UserError, match=r"/a: it has 120 examples of test, and 121 are asked here"):
+        a.term([more])
 
 
 def test_bindings_come_back_with_what_was_used_of_them():
