@@ -47,6 +47,28 @@ log = logging.getLogger(__name__)
 _E = TypeVar("_E", bound=Examples)
 
 
+class _Clock:
+    """How long a run has been trained, over all its calls.
+
+    Attributes:
+      begun: the step that this call goes on from.
+    """
+
+    def __init__(self):
+        self.begun = 0
+        self._before, self._started = 0.0, time.monotonic()
+
+    def go_on_from(self, step: int, directory: RunDirectory) -> None:
+        """Adds what earlier calls took up to a step."""
+        self.begun = step
+        if processes.is_first():
+            self._before = directory.seconds(step)
+
+    def seconds(self) -> float:
+        """Of all calls, this one included."""
+        return self._before + time.monotonic() - self._started
+
+
 @gin.configurable(denylist=["bindings"])
 @dataclasses.dataclass
 class Run:
@@ -154,7 +176,7 @@ class Run:
             return self._train(accept_changes, profile, check)
 
     def _train(self, accept_changes: bool, profile: range, check: Check) -> TrainState:
-        started = time.monotonic()
+        clock = _Clock()
         self._check_vocabulary()
         with self.bindings.active():  # what is used is written down as the data is read
             [batch_size, _] = self.data.batch_shapes()["encoder_input_tokens"]
@@ -169,20 +191,10 @@ class Run:
         if not accept_changes:
             processes.decide_once(lambda: self._directory.check_config(config))
         processes.decide_once(self._directory.check_resumable)
-        begun, before = 0, 0.0  # the step that this call goes on from, and the seconds up to there
-
-        def seconds() -> float:
-            return before + time.monotonic() - started
 
         def on_start(step: int) -> None:
-            nonlocal begun, before
-            begun = step
-            if processes.is_first():
-                before = self._directory.seconds(step)
-                self._directory.write_config(config)
-                self._directory.forget_after(step)
-                devices = processes.describe_devices()
-                calls.record(self._directory.path, step, self.data.provenance(), devices)
+            clock.go_on_from(step, self._directory)
+            self._record_start(step, config)
 
         def on_metrics(step: int, _: Mapping[str, float]) -> None:
             processes.decide_once(check)
@@ -191,7 +203,7 @@ class Run:
 
         def on_saved(step: int) -> None:
             if processes.is_first():
-                self._directory.record_seconds(step, seconds())
+                self._directory.record_seconds(step, clock.seconds())
 
         state = train(
             trainer=self.trainer,
@@ -223,24 +235,34 @@ class Run:
             ),
         )
         if processes.is_first():
-            step, chosen_by = self._best_or_last()
-            result = Result(
-                version=recalign.__version__,
-                commit=commit(),
-                configuration=bindings,
-                seed=self.trainer.seed,
-                seconds=round(seconds(), 1),
-                last_step=int(state.step),
-                step=step,
-                chosen_by=chosen_by,
-                validation=self._directory.metrics_of(step, "validation"),
-            )
-            earlier = read(self._directory.path)
-            no_step = begun == result.last_step
-            if no_step and earlier and earlier.last_step == begun and earlier.is_of(bindings, FREE):
-                result = result.with_origin_of(earlier)
-            result.write(self._directory.path)
+            self._write_result(bindings, clock, int(state.step))
         return state
+
+    def _record_start(self, step: int, config: str) -> None:
+        if processes.is_first():
+            self._directory.write_config(config)
+            self._directory.forget_after(step)
+            devices = processes.describe_devices()
+            calls.record(self._directory.path, step, self.data.provenance(), devices)
+
+    def _write_result(self, bindings: dict[str, str], clock: _Clock, last_step: int) -> None:
+        step, chosen_by = self._best_or_last()
+        result = Result(
+            version=recalign.__version__,
+            commit=commit(),
+            configuration=bindings,
+            seed=self.trainer.seed,
+            seconds=round(clock.seconds(), 1),
+            last_step=last_step,
+            step=step,
+            chosen_by=chosen_by,
+            validation=self._directory.metrics_of(step, "validation"),
+        )
+        earlier = read(self._directory.path)
+        no_step = clock.begun == last_step
+        if no_step and earlier and earlier.last_step == last_step and earlier.is_of(bindings, FREE):
+            result = result.with_origin_of(earlier)
+        result.write(self._directory.path)
 
     def report(self, split: str, last: TrainState | None = None) -> Report:
         """Evaluates the checkpoint that validation chose, or else the last one.
