@@ -4,7 +4,8 @@ import bisect
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Collection
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Self
 
 import gin
@@ -272,6 +273,7 @@ def _item_texts(
     ids = domain.item_ids
     vocabulary = domain_vocabulary(name, data_dir)
     check_readable(vocabulary, name)
+    titles = _without_marks(titles, domain.id_pieces, vocabulary)
 
     def write(form: str) -> list[str]:
         pairs = zip(ids, titles, strict=True)
@@ -296,3 +298,27 @@ def _item_texts(
         target_tokens=tokens.target,
         end=np.array(end, np.int32),
     )
+
+
+def _without_marks(
+    titles: Sequence[str], id_pieces: Sequence[str], vocabulary: seqio.SentencePieceVocabulary
+) -> list[str]:
+    """Titles that have no token of an id or a sentinel: what reads like one is two words.
+
+    "Lipstick #127" would name item 127, and "<extra_id_0>" a hidden one; "# 127" does not.
+    """
+    # Vocabularies bring text into this form before they look for pieces.
+    read = [title if title.isascii() else unicodedata.normalize("NFKC", title) for title in titles]
+    # As ids begin, codes and sentinels.
+    suspects = [row for row, title in enumerate(read) if "#" in title or "<" in title]
+    if not suspects:
+        return list(titles)
+    tokenizer, found = vocabulary.tokenizer, list(titles)
+    marks = {piece for piece in id_pieces if tokenizer.piece_to_id(piece) != tokenizer.unk_id()}
+    marks |= {tokenizer.id_to_piece(vocabulary.vocab_size - 1 - n) for n in range(SENTINELS)}
+    for row in suspects:
+        title = read[row]
+        for mark in marks.intersection(tokenizer.encode(title, out_type=str)):
+            word = mark.removeprefix("\u2581")
+            found[row] = title = title.replace(word, f"{word[0]} {word[1:]}")
+    return found
