@@ -180,8 +180,8 @@ def resolve(
         elif name or role in REQUIRED:
             wanted = [name] if name else CANDIDATES[role]
             raise UserError(
-                f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; say "
-                f"which it is of {', '.join(map(quote, there[:30]))}{', …' * (len(there) > 30)}"
+                f"{source.path}: no column {' or '.join(map(repr, wanted))} for the {role}; "
+                f"{_list(there)}"
             )
         if where := source.doubled.get(found.get(role, "")):
             raise UserError(f"{where}: names {quote(found[role])} more than once")
@@ -189,6 +189,15 @@ def resolve(
     if source.frame.empty:
         raise UserError(f"{source.path}: there is a header but no rows")
     return found
+
+
+def _list(columns: Sequence[str]) -> str:
+    if not columns:
+        return "there is none at all"
+    names = f"{', '.join(map(quote, columns[:30]))}{', …' * (len(columns) > 30)}"
+    values = any(re.fullmatch(r"-?[\d.,:]+", name) for name in columns)
+    header = "; numbers name no columns: has the file a header?" if values else ""
+    return f"say which it is of {names}{header}"
 
 
 def _candidates(role: str, there: Sequence[str]) -> list[str]:

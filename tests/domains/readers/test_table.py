@@ -395,6 +395,13 @@ def test_times_of_two_units_are_refused(put, factor):
     check_base(put("o.csv", BASE.assign(timestamp=BASE["timestamp"]).to_csv()))
 
 
+def test_a_table_without_a_header_or_columns(put, tmp_path):
+    told = "say which it is of 'u0', 'i0', '100', '5'; numbers name no columns: has the file a hea"
+    refuse(lambda: table.read(put("o.csv", "u0,i0,100,5\nu0,i1,101,4\n")), told)
+    pa.parquet.write_table(pa.table({}), tmp_path / "none.parquet")
+    refuse(lambda: table.read(tmp_path / "none.parquet"), "for the user; there is none at all")
+
+
 def test_parts_that_call_a_column_otherwise(tmp_path):
     BASE[:10].to_csv(tmp_path / "a.csv", index=False)
     for other in ("time", "Timestamp"):
