@@ -204,20 +204,26 @@ class Verbaliser:
 
 
 def _check_templates(task: str, templates: Sequence[str], fields: Collection[str]) -> None:
-    """Raises a UserError unless there are templates, and each has every field once."""
+    """Raises a UserError unless there are templates, and each has every field once, set apart."""
     kind = task.rpartition("_")[2]
     if not templates:
         raise UserError(f"{kind}.templates is empty, but a question needs words")
     for template in templates:
         try:
-            found = [part[1] for part in string.Formatter().parse(template) if part[1] is not None]
+            parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
         except ValueError:  # a brace alone
-            found = []
-        if sorted(found) != sorted(fields):
+            parts = []
+        plain = not any(form or conversion for _, _, form, conversion in parts)
+        if not plain or sorted(field for _, field, *_ in parts) != sorted(fields):
             wanted = " and ".join(f"{{{field}}}" for field in fields)
             raise UserError(
                 f"{kind}.templates holds {quote(template)}, but each must have {wanted} once, and "
                 "no other braces"
+            )
+        if joined := re.search(rf"\S\{{({'|'.join(fields)})\}}", template):
+            raise UserError(
+                f"{kind}.templates holds {quote(template)}, but {{{joined[1]}}} must come first or "
+                "after a space: pieces of ids begin with one"
             )
 
 

@@ -376,6 +376,10 @@ def test_preprocessors_go_to_other_processes_and_ask_for_what_seqio_gives(shop, 
         (["{history} {item}"], "holds '{history} {item}', but each must have"),
         (["{history} { What?"], "holds '{history} { What?', but each must have"),
         (["{history} {}"], "holds '{history} {}', but each must have"),
+        (["{history:>9} What?"], "holds '{history:>9} What?', but each must have {history} once"),
+        (["{history!r} What?"], "holds '{history!r} What?', but each must have {history} once"),
+        (["({history})"], "holds '({history})', but {history} must come first or after a space"),
+        (["Bought:{history} What?"], "{history} must come first or after a space: pieces of ids"),
     ],
 )
 def test_questions_of_ones_own_have_the_fields_of_their_kind(templates, message):
