@@ -18,7 +18,7 @@ from recalign.evaluation.report import format_ends, markdown
 from recalign.files import locate
 from recalign.progress import track
 from recalign.runs import configuration
-from recalign.runs.directory import FREE, RunDirectory
+from recalign.runs.directory import FREE, HOW_LONG, RunDirectory
 from recalign.runs.result import Result, read
 from recalign.runs.run import Run, make
 
@@ -134,7 +134,7 @@ def _read_finished(made: Run) -> Result | None:
     """The result of the very run that is configured, if it came to its end."""
     result = read(locate(made.model_dir))
     # A run that was to be shorter is not finished.
-    free = [name for name in FREE if name != "TRAIN_STEPS"]
+    free = [name for name in FREE if name not in HOW_LONG]
     return result if result and result.is_of(configuration.current(), free) else None
 
 

@@ -22,7 +22,8 @@ OUTCOMES = "outcomes"
 
 # A run and what it reads may move, and a run may be told to train longer: that changes nothing that
 # it has done. What is read is known by its fingerprints.
-FREE = ("MODEL_DIR", "TOKENS_DIR", "TRAIN_STEPS")
+HOW_LONG = ("TRAIN_STEPS", "PATIENCE")
+FREE = ("MODEL_DIR", "TOKENS_DIR", *HOW_LONG)
 LOWER_IS_BETTER = ("rmse", "mae", "invalid_rate", "duplicate_rate")
 
 

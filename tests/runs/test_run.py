@@ -232,6 +232,9 @@ def test_patience_ends_a_run_and_lets_it_go_on_only_as_far(shop, tmp_path, caplo
     assert run(*arguments) == table
     assert (tmp_path / "metrics.jsonl").read_text() == history
     assert [call["step"] for call in calls.read(tmp_path)] == [0, 3]
+    assert run(*arguments, "--gin.PATIENCE=3") == table
+    assert max(call["step"] for call in calls.read(tmp_path)) == 3
+    assert (tmp_path / "checkpoints" / "4").exists()
 
 
 def test_tasks_are_evaluated_in_periods_of_their_own(shop, tmp_path):
