@@ -82,8 +82,10 @@ def _texts_tell_their_encoding() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_bindings() -> None:
     """What another test bound, or a run that it made, configures nothing here: gin is one."""
-    if bindings := sys.modules.get("recalign.bindings"):
-        bindings.Bindings.begin()
+    if "gin" in sys.modules:
+        from recalign.bindings import Bindings
+
+        Bindings.begin()
 
 
 def pytest_collection_finish() -> None:
