@@ -406,8 +406,14 @@ def _suggest(name: str, registered: list[str]) -> str:
     near = difflib.get_close_matches(name, registered, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
     domain, prepared = domain_in(name), domains.list_prepared()
-    if domain is None or domain in prepared:
+    if domain is None or f"{domain}_mim" in registered:
         return hint
+    if domain in prepared:
+        return (
+            f"domain {domain!r} is prepared, but no module that was imported registers it: name "
+            f"recalign.tasks (MIXTURE_OR_TASK_MODULE), or call register_domain({domain!r}) in "
+            f"yours; {hint}"
+        )
     return (
         f"domain {domain!r} is not prepared in {domains.data_dir()} (prepared there: "
         f"{', '.join(prepared) or 'none'}): prepare it, or tell its folder by --data_dir; {hint}"

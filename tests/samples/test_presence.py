@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from recalign.cli import recalign
 from recalign.errors import UserError
-from recalign.samples import inputs, items, judged
+from recalign.samples import inputs, items, judged, registry
 from recalign.samples.registry import mixing_rate
 from tests.samples.shops import prepared
 
@@ -289,6 +289,17 @@ def test_tasks_of_a_domain_that_is_not_prepared(domains):
     error = shown("beauty_retrieval", data=domains)
     assert isinstance(error, UserError)
     assert "domain 'beauty' is not prepared" in str(error)
+
+
+def test_a_domain_that_is_prepared_and_that_no_module_registers(domains, monkeypatch):
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(domains))
+    registry._forget("threeshop")
+    try:
+        message = r"'threeshop_mim'; domain 'threeshop' is prepared, .* recalign.tasks .* regist"
+        with pytest.raises(UserError, match=message):
+            inputs.mixture_or_task("threeshop_mim")
+    finally:
+        registry.register_domain("threeshop", str(domains))
 
 
 @pytest.fixture
