@@ -314,6 +314,19 @@ def test_nothing_is_overwritten(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("to", FORMATS)
+def test_a_folder_of_any_name_is_read_and_a_pattern_is_not_written_to_by_orbax(tmp_path, tiny, to):
+    save_params(tiny, tmp_path / "first", to)
+    (tmp_path / "first").rename(tmp_path / "copy [1] of ü*")
+    assert_same(load_params(tmp_path / "copy [1] of ü*")[1], tiny)
+    if to == "orbax":
+        with pytest.raises(UserError, match=r"since Orbax takes \[2\] for a pattern"):
+            convert(tmp_path / "copy [1] of ü*", tmp_path / "[2]", to)
+    else:
+        convert(tmp_path / "copy [1] of ü*", tmp_path / "[2]", to)
+        assert_same(load_params(tmp_path / "[2]")[1], tiny)
+
+
+@pytest.mark.parametrize("to", FORMATS)
 def test_what_ends_before_it_is_whole_leaves_an_empty_folder(tmp_path, tiny, to, monkeypatch):
     save_params(tiny, tmp_path / "first", "t5x")
     with monkeypatch.context() as full:
