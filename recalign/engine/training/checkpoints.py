@@ -328,8 +328,8 @@ class Checkpoints:
                 )
             elif then != now:
                 raise UserError(
-                    f"{where} is of another {name}: {then}, where this run has {now}; name another "
-                    "MODEL_DIR"
+                    f"{where} is of another {name}: {then}, where this run has {now}; prepare it "
+                    "as it was, or train in another MODEL_DIR"
                 )
 
     def _write_manifest(self) -> None:
