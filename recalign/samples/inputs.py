@@ -237,16 +237,18 @@ def check_samples(
 
     Raises:
       UserError: a domain is not prepared, a task has no sample, one of the user's own cannot make
-        it, or no task is drawn from.
+        it, no task is drawn from, or none has the split.
     """
     _check_prepared(provider)
     drawn = tasks_of(provider)
     if not drawn:
         raise UserError(f"{provider.name} has no sample: every task of it has the mixing rate 0")
+    splits: set[str] = set()
     for task in drawn:
         own = contextlib.nullcontext() if domain_of(task) else telling_of_own_code(task.name)
         with own:
-            if task is not provider and split not in task.splits:
+            splits |= {*task.splits}
+            if split not in task.splits:
                 continue
             samples = (task if use_cached else up_to_last_choice(task)).get_dataset(
                 lengths,
@@ -268,6 +270,10 @@ def check_samples(
                 f"{task.name} no sample in {split}: take fewer streams"
             )
         raise UserError(tell_why_none(task, split))
+    if split not in splits:
+        raise UserError(
+            f"{provider.name} has no split {split}, but {', '.join(sorted(splits)) or 'none'}"
+        )
 
 
 def _check_tokens(task: seqio.Task, sample: Mapping[str, tf.Tensor]) -> None:

@@ -151,6 +151,16 @@ def test_a_task_without_the_split_is_passed_over(foreign):
         inputs.check_samples(seqio.MixtureRegistry.get("some_splits"), LENGTHS, "test")
 
 
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("name", ["some_foreign", "some_mixed"])
+def test_a_split_that_no_task_has_is_told(name, foreign):
+    foreign({"inputs": [3, 1], "targets": [3, 1]}, splits=["val", "dev"])
+    if name == "some_mixed":
+        seqio.MixtureRegistry.add(name, ["some_foreign"], 1.0)
+    with pytest.raises(UserError, match=f"^{name} has no split train, but dev, val$"):
+        train_batches(name)
+
+
 @pytest.mark.usefixtures("rated")
 def test_a_task_of_ones_own_is_named_too():
     given = seqio.TaskRegistry.get("ratedshop_rating")
