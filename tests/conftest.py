@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from recalign.bindings import Bindings
 from recalign.domains import additions
 
 # Tests compile the same small programs again and again; subprocesses share the cache too.
@@ -82,10 +83,7 @@ def _texts_tell_their_encoding() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_bindings() -> None:
     """What another test bound, or a run that it made, configures nothing here: gin is one."""
-    if "gin" in sys.modules:
-        from recalign.bindings import Bindings
-
-        Bindings.begin()
+    Bindings.begin()
 
 
 def pytest_collection_finish() -> None:
