@@ -71,8 +71,13 @@ def telling_where(place: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling_of_own_code(what: str) -> Iterator[None]:
+def telling_of_own_code(what: str, alone: bool = True) -> Iterator[None]:
     """A block that runs code of the user's own: what that raises is told as `what`, and its line.
+
+    Args:
+      what: begins the message.
+      alone: the block runs nothing else that may fail; otherwise what is raised from no line of
+        theirs is raised as it is.
 
     Raises:
       UserError: for whatever is raised.
@@ -83,6 +88,8 @@ def telling_of_own_code(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         place = _place_in_own_code(error)
+        if not (place or alone):
+            raise
         raise UserError(f"{what}: {place}{type(error).__name__}: {error}") from error
 
 

@@ -100,11 +100,25 @@ def main() -> None:
         click.echo(f"recalign: {message}", err=True)
         sys.exit(2)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        path = error.filename2 or error.filename  # the second is where something was copied to
+        where = f"{path}: " if path else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             click.echo(f"recalign: {where}the disk is full; make room and call again", err=True)
+        elif error.errno == errno.EFBIG:
+            click.echo(f"recalign: {where}a file is larger than it may be (ulimit -f)", err=True)
+        elif not _is_somewhere():
+            click.echo("recalign: the current folder is gone; cd to one that is there", err=True)
         elif error.filename and error.errno in _REFUSED:
             click.echo(f"recalign: {where}{error.strerror}", err=True)
         else:
             raise
         sys.exit(2)
+
+
+def _is_somewhere() -> bool:
+    """Whether the current folder is there still: what paths are relative to."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True

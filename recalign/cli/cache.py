@@ -1,5 +1,6 @@
 """`recalign cache`: all that a recipe reads, in tokens."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -44,4 +45,5 @@ def cache(configure, output: Path) -> None:
     found = run.make()
     recipe = COMMAND + configuration.recipe_without("recalign.samples", READS_TOKENS)
     rows = writing.write(found.data, found.total_steps, found.eval_examples, recipe, output)
-    click.echo(f"{rows} rows written; train with: recalign train --gin_file={output}/train.gin …")
+    recipe = shlex.quote(f"--gin_file={output}/train.gin")
+    click.echo(f"{rows} rows written; train with: recalign train {recipe} …")

@@ -137,9 +137,10 @@ def _parse_file(name: str, folders: Sequence[Path], including: Sequence[Path] = 
     path = next((found for folder in places if (found := folder / wanted).is_file()), None)
     if path is None:
         from_ = f", which {including[-1]} includes" if including else ""
+        none = "".join(f" ({folder} is none)" for folder in folders if not folder.is_dir())
         raise UserError(
             f"configuration: there is no file {name or repr(name)}{from_}; name further folders "
-            "by --gin_search_paths=DIR,DIR"
+            f"by --gin_search_paths=DIR,DIR{none}"
         )
     if path.resolve() in including:
         raise UserError(f"configuration: {path} includes itself")

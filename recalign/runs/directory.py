@@ -62,7 +62,8 @@ class RunDirectory:
             raise UserError(
                 f"{path} says that this run was begun with another configuration:\n"
                 + "\n".join(f"  {line}" for line in changed)
-                + "\nName another MODEL_DIR, or go on here with --accept_changes"
+                + "\nName another MODEL_DIR (of ablations another --output), or go on here with "
+                "`recalign train … --accept_changes`"
             )
 
     def check_writable(self) -> None:

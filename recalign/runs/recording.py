@@ -50,7 +50,12 @@ def record(
     split = examples[0].split
     found = name_metrics({task: each.metrics for task, each in evaluated.items()}, split)
     shown = {name.replace(f"/{split}/", " "): value for name, value in found.items()}
-    told = [f"{name} {value:.4f}" for name, value in shown.items() if HEADLINE.fullmatch(name)]
+    told = [
+        f"{name} {value:.4f}"
+        for name, value in shown.items()
+        # Lists shorter than ten (NUM_BEAMS) have no hr@10.
+        if HEADLINE.fullmatch(name) or (name.endswith("/hr@1") and f"{name}0" not in shown)
+    ]
     log.info("step %d, %s: %s", step, split, ", ".join(told))
     domains = {each.task: tell_domain(each) for each in examples}
     outcomes = {task: (domains[task], each.outcomes) for task, each in evaluated.items()}

@@ -25,7 +25,7 @@ from recalign.engine.training.loop import Hooks, train
 from recalign.engine.training.model import TrainState
 from recalign.engine.training.trainer import Trainer
 from recalign.engine.weights.tokenizer import count_added
-from recalign.errors import UserError
+from recalign.errors import UserError, telling_of_own_code
 from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.data import Data
@@ -540,8 +540,13 @@ class Run:
 
 
 def make() -> Run:
-    """The run that the current configuration describes."""
-    return gin.get_configurable(Run)()
+    """The run that the current configuration describes.
+
+    Raises:
+      UserError: a part of it cannot be made of what is bound, or one of the user's own fails.
+    """
+    with telling_of_own_code("configuration", alone=False):
+        return gin.get_configurable(Run)()
 
 
 def load(model_dir: str, step: str = "newest", modules: Sequence[str] = ()) -> Run:

@@ -92,7 +92,7 @@ def train_batches(
     lengths = mark_given(task_feature_lengths)
     provider = mixture_or_task(mixture_or_task_name, module)
     if use_cached:
-        _check_cached(provider, cache_dirs)
+        _check_cached(provider, cache_dirs, module)
     options = tf.data.Options()
     options.deterministic = True
 
@@ -204,7 +204,9 @@ class _Stream(dataset_iterator.TfDatasetIterator):
         super().restore(filename)
 
 
-def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str]) -> None:
+def _check_cached(
+    provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str], module: str | None
+) -> None:
     """Makes the folders known to SeqIO, and raises a UserError unless every task is in one."""
     seqio.add_global_cache_dirs([str(locate(folder)) for folder in cache_dirs])
     absent = [task.name for task in tasks_of(provider) if not task.cache_dir]
@@ -212,8 +214,8 @@ def _check_cached(provider: seqio.Task | seqio.Mixture, cache_dirs: Sequence[str
         raise UserError(
             f"USE_CACHED_TASKS: {', '.join(absent)} not cached in "
             f"{', '.join(seqio.get_global_cache_dirs()) or 'any folder'}; run `seqio_cache_tasks "
-            f"--module_import=recalign.tasks --tasks={','.join(absent)} --output_cache_dir=DIR` "
-            "and train with --seqio_additional_cache_dirs=DIR"
+            f"--module_import={module or 'recalign.tasks'} --tasks={','.join(absent)} "
+            "--output_cache_dir=DIR` and train with --seqio_additional_cache_dirs=DIR"
         )
 
 
@@ -235,17 +237,19 @@ def check_samples(
 
     Raises:
       UserError: a domain is not prepared, a task has no sample, one of the user's own cannot make
-        it, or no task is drawn from.
+        it, no task is drawn from, or none has the split.
     """
     _check_prepared(provider)
     drawn = tasks_of(provider)
     if not drawn:
         raise UserError(f"{provider.name} has no sample: every task of it has the mixing rate 0")
+    splits: set[str] = set()
     for task in drawn:
-        if task is not provider and split not in task.splits:
-            continue
         own = contextlib.nullcontext() if domain_of(task) else telling_of_own_code(task.name)
         with own:
+            splits |= {*task.splits}
+            if split not in task.splits:
+                continue
             samples = (task if use_cached else up_to_last_choice(task)).get_dataset(
                 lengths,
                 split,
@@ -256,7 +260,9 @@ def check_samples(
                 num_epochs=1,
                 try_in_mem_cache=False,
             )
-            if any(True for _ in samples.take(1)):
+            if (sample := next(iter(samples.take(1)), None)) is not None:
+                if not domain_of(task):
+                    _check_tokens(task, sample)
                 continue
         if part:
             raise UserError(
@@ -264,6 +270,23 @@ def check_samples(
                 f"{task.name} no sample in {split}: take fewer streams"
             )
         raise UserError(tell_why_none(task, split))
+    if split not in splits:
+        raise UserError(
+            f"{provider.name} has no split {split}, but {', '.join(sorted(splits)) or 'none'}"
+        )
+
+
+def _check_tokens(task: seqio.Task, sample: Mapping[str, tf.Tensor]) -> None:
+    """Raises a UserError for a token that the task's vocabulary has not; given ones are marked."""
+    for name in FeatureConverter.TASK_FEATURES:
+        tokens, size = sample[name].numpy(), task.output_features[name].vocabulary.vocab_size
+        if name == "targets" and "given" in sample:
+            tokens = abs(tokens)
+        if (wrong := tokens[(tokens < 0) | (tokens >= size)]).size:
+            raise UserError(
+                f"{task.name} has the token {wrong.flat[0]} in {name}, but those of its vocabulary "
+                f"are 0 to {size - 1}"
+            )
 
 
 def tell_why_none(task: seqio.Task, split: str) -> str:
@@ -285,7 +308,16 @@ def tell_why_none(task: seqio.Task, split: str) -> str:
 
 
 def _check_prepared(provider: seqio.Task | seqio.Mixture) -> None:
-    """Raises a UserError unless every domain is prepared, and can be written, in one vocabulary."""
+    """Raises a UserError unless every task has our features, in one vocabulary that can be read.
+
+    And unless every domain is prepared.
+    """
+    for task in seqio.get_subtasks(provider):
+        if not task.output_features.keys() >= FeatureConverter.TASK_FEATURES.keys():
+            raise UserError(
+                f"{task.name} has the features {', '.join(task.output_features) or 'none'}, but a "
+                f"T5 is trained on {' and '.join(FeatureConverter.TASK_FEATURES)}"
+            )
     # The tasks of a mixture mostly share one domain, which need not be read for each of them.
     for domain in _domains_of(provider):
         domains.statistics_of(*domain)
@@ -380,8 +412,14 @@ def _suggest(name: str, registered: list[str]) -> str:
     near = difflib.get_close_matches(name, registered, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "nothing is similar;"
     domain, prepared = domain_in(name), domains.list_prepared()
-    if domain is None or domain in prepared:
+    if domain is None or f"{domain}_mim" in registered:
         return hint
+    if domain in prepared:
+        return (
+            f"domain {domain!r} is prepared, but no module that was imported registers it: name "
+            f"recalign.tasks (MIXTURE_OR_TASK_MODULE), or call register_domain({domain!r}) in "
+            f"yours; {hint}"
+        )
     return (
         f"domain {domain!r} is not prepared in {domains.data_dir()} (prepared there: "
         f"{', '.join(prepared) or 'none'}): prepare it, or tell its folder by --data_dir; {hint}"

@@ -1,5 +1,6 @@
 """What gin/t5x/ gives T5X beside its own parts; T5X is imported only where it is needed."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,13 +56,18 @@ def t5x_config(config: T5Config) -> Any:
     """The same architecture for T5X's own network, which knows no scan and no remat.
 
     Raises:
-      UserError: it has a copy gate, which T5X's network cannot have.
+      UserError: it has what T5X's network cannot have, such as a copy gate.
     """
     from t5x.examples.t5 import network
 
-    if config.copy_gate:
-        raise UserError("T5X's own network has no copy gate: T5Config.copy_gate = False trains it")
     known = network.T5Config.__dataclass_fields__.keys()
+    for field in dataclasses.fields(config):
+        is_other = getattr(config, field.name) != field.default
+        if is_other and field.name not in known | {"scan_layers", "remat_policy"}:
+            raise UserError(
+                f"T5X's own network has no {field.name}: T5Config.{field.name} = {field.default} "
+                "trains it"
+            )
     return network.T5Config(
         **{name: value for name, value in vars(config).items() if name in known}
     )

@@ -1,6 +1,7 @@
 """`recalign baseline` from the shell's side."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from recalign.cli.baseline import baseline
 from recalign.cli.prepare import prepare
 from recalign.errors import UserError, quote
+from recalign.evaluation.baselines.rows import RANKERS, RATERS
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,8 @@ def test_importing_the_command_line_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_help_names_every_baseline():
+    [option] = [o for o in baseline.params if o.name == "names"]
+    assert [*re.findall(r"[a-z_]+(?=[,;])", option.help)] == [*RANKERS, *RATERS]

@@ -1,5 +1,6 @@
 """What cannot be written to is told by every command that writes, before any work."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from recalign import cli
 from recalign.cli import recalign
 from recalign.errors import UserError
 
@@ -199,3 +201,32 @@ def test_what_a_terminal_cannot_show_is_written_otherwise():
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"models/tiny.gin, \\u2026" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ((errno.ENOSPC, "", "from", None, "to"), "to: the disk is full; make room and call again"),
+        ((errno.ENOSPC, "", "to"), "to: the disk is full; make room and call again"),
+        ((errno.EFBIG, "", "to"), "to: a file is larger than it may be (ulimit -f)"),
+        ((errno.EROFS, "Read-only", "to"), "to: Read-only"),
+    ],
+)
+def test_what_the_system_says_is_one_message(error, told, monkeypatch, capsys):
+    def fail(**options):
+        raise OSError(*error)
+
+    monkeypatch.setattr(cli, "recalign", fail)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == f"recalign: {told}\n"
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    monkeypatch.setattr(sys, "argv", ["recalign", "convert", "--to=t5x", "nowhere", "out"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "the current folder is gone" in capsys.readouterr().err
+    os.chdir(tmp_path)

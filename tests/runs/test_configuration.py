@@ -7,7 +7,7 @@ import gin
 import pytest
 
 from recalign.engine.network.config import ACTIVATIONS, T5Config
-from recalign.engine.training import loop, losses
+from recalign.engine.training import loop, losses, schedules
 from recalign.errors import UserError
 from recalign.runs import configuration, macros, run
 from recalign.runs.macros import NEEDS
@@ -357,6 +357,84 @@ def test_a_size_or_choice_of_what_is_made_is_one_message(name, value, needs):
     configuration.parse(["toyshop.gin"], ["MODEL_DIR=x", f"{name}={value}"])
     with pytest.raises(UserError, match=rf"^{name} is .*, but must be {re.escape(needs)}"):
         run.make()
+
+
+OWN_RATES = """
+from recalign.engine.training.schedules import FACTORS
+FACTORS["halved"] = lambda step, base, warmup: 0.5
+FACTORS["wrong"] = lambda step, base, warmup: {}["a"]
+
+def fail():
+    raise RuntimeError("on purpose")
+
+def make_text():
+    return "abc"
+
+def make_function():
+    return lambda step: lambda again: again
+
+def make_texts():
+    return lambda step: "abc"
+"""
+
+
+@pytest.fixture(scope="module")
+def own_module(tmp_path_factory):
+    """A module of one's own, `own_rates`; gin keeps what is imported."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_rates.py").write_text(OWN_RATES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setattr(schedules, "FACTORS", schedules.FACTORS.copy())
+        yield
+
+
+@pytest.fixture
+def own_rates(own_module, tmp_path):
+    """A recipe that imports it."""
+    recipe = f"{IMPORTS}import own_rates\nfrom recalign.engine.training import adafactor\n"
+    (tmp_path / "own.gin").write_text(f"{recipe}include 'toyshop.gin'\n")
+    return tmp_path / "own.gin"
+
+
+def test_a_factor_of_ones_own_is_a_learning_rate(own_rates):
+    factors = "LEARNING_RATE_FACTORS=constant * halved"
+    configuration.parse([str(own_rates)], ["MODEL_DIR=x", "LEARNING_RATE=3.0", factors])
+    assert run.make().trainer.model.optimizer_def.learning_rate(7) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("LEARNING_RATE_FACTORS='wrong'", r"configuration: .*own_rates.py, line 4: KeyError: 'a'"),
+        ("RATE=@own_rates.fail()", "configuration: .*line 7: RuntimeError: on purpose"),
+        ("RATE=@own_rates.make_text()", ".* is 'abc', but must be a number"),
+        ("RATE=@own_rates.make_function()", ".* is what makes a function of a"),
+        ("RATE=@own_rates.make_texts()", ".* is what makes a str of a step"),
+        ("RATE=@own_rates.make_texts", r".* cannot be asked of a step: make_texts\(\) takes 0"),
+        ("RATE=None", ".* is None, but must be a number, or a function"),
+    ],
+)
+def test_a_learning_rate_of_ones_own_that_is_none_is_one_message(own_rates, binding, message):
+    rate = "adafactor.adafactor.learning_rate = %RATE" if binding.startswith("RATE") else ""
+    own_rates.write_text(f"{own_rates.read_text()}{binding}\n{rate}\n")
+    configuration.parse([str(own_rates)], ["MODEL_DIR=x"])
+    with pytest.raises(UserError, match=f"^{message}"):
+        run.make()
+
+
+def test_what_fails_in_recalign_is_no_fault_of_a_recipe(monkeypatch):
+    configuration.parse(["toyshop.gin"], ["MODEL_DIR=x"])
+    broken = eval("lambda self: [].pop()")  # of no file
+    monkeypatch.setattr(run.Run, "__post_init__", broken)
+    with pytest.raises(IndexError):
+        run.make()
+
+
+def test_a_folder_of_recipes_that_is_not_there_is_told(tmp_path):
+    message = rf"no file mine.gin; .*--gin_search_paths=DIR,DIR \({tmp_path}/none is none\)"
+    with pytest.raises(UserError, match=message):
+        configuration.parse(["mine.gin"], [], [str(tmp_path), f"{tmp_path}/none"])
 
 
 @pytest.mark.parametrize("step", ["last", "-1", "1.5", "2,3"])

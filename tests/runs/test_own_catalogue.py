@@ -71,3 +71,15 @@ def test_a_task_of_ones_own_takes_ten_lines(folder):
     lengths = [int(n) for n in re.findall(r"^inputs  \((\d+) tokens\)", done.stdout, re.MULTILINE)]
     assert len(lengths) == 20
     assert min(lengths) > 12
+
+
+def test_what_is_said_of_a_task_of_ones_own_trains_on_it(folder, monkeypatch):
+    [code] = blocks("python")
+    (folder / "my_tasks.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    [line] = re.findall(r"^recalign train .*", PAGE, re.MULTILINE)
+    chosen = re.findall(r"--gin\.MIXTURE_OR_TASK_\w+=\w+", PAGE.partition("```python")[2])
+    assert len(chosen) == 2
+    run(*arguments_of(line), *chosen, "--gin.MODEL_DIR=runs/mine")
+    assert "my_shop_retrieval" in run("eval", "--model_dir=runs/mine", "--module=my_tasks")

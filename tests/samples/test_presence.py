@@ -4,13 +4,15 @@ import math
 import re
 
 import gin
+import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 from click.testing import CliRunner
 
 from recalign.cli import recalign
 from recalign.errors import UserError
-from recalign.samples import inputs, items, judged
+from recalign.samples import inputs, items, judged, registry
 from recalign.samples.registry import mixing_rate
 from tests.samples.shops import prepared
 
@@ -122,15 +124,41 @@ def test_no_reason_is_told_that_is_none(split):
     assert reason.endswith(f"no sample in {split}: none of its records gives one")
 
 
+@pytest.fixture
+def foreign():
+    """Registers a task of five equal samples under the features of a domain, or others."""
+    added = []
+
+    def add(sample, features=None, splits=("train", "test")):
+        given = seqio.TaskRegistry.get("wholeshop_retrieval").output_features
+        data = tf.data.Dataset.from_tensors(sample).repeat(5)
+        source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: data, splits)
+        task = seqio.TaskRegistry.add("some_foreign", source, features or given, [])
+        added.append(task.name)
+        return task
+
+    yield add
+    for name in added:
+        seqio.TaskRegistry.remove(name)
+
+
 @pytest.mark.usefixtures("domains")
-def test_a_task_without_the_split_is_passed_over():
+def test_a_task_without_the_split_is_passed_over(foreign):
     """As SeqIO does in a mixture."""
-    given = seqio.TaskRegistry.get("wholeshop_retrieval")
-    source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: None, ["train"])
-    seqio.TaskRegistry.add("some_foreign", source, given.output_features, [])
+    foreign({"inputs": [3, 1], "targets": [3, 1]}, splits=["train"])
     seqio.MixtureRegistry.add("some_splits", ["some_foreign", "wholeshop_bpr"], 1.0)
     with pytest.raises(UserError, match="wholeshop_bpr has no sample in test"):
         inputs.check_samples(seqio.MixtureRegistry.get("some_splits"), LENGTHS, "test")
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("name", ["some_foreign", "some_mixed"])
+def test_a_split_that_no_task_has_is_told(name, foreign):
+    foreign({"inputs": [3, 1], "targets": [3, 1]}, splits=["val", "dev"])
+    if name == "some_mixed":
+        seqio.MixtureRegistry.add(name, ["some_foreign"], 1.0)
+    with pytest.raises(UserError, match=f"^{name} has no split train, but dev, val$"):
+        train_batches(name)
 
 
 @pytest.mark.usefixtures("rated")
@@ -165,6 +193,48 @@ def test_a_task_of_ones_own_that_fails_is_told_with_its_line(step, message):
             inputs.check_samples(task, LENGTHS, "train")
     finally:
         seqio.TaskRegistry.remove(task.name)
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize("names", [("question", "answer"), ("targets",)])
+def test_a_task_without_inputs_and_targets_is_told(foreign, names):
+    feature = seqio.TaskRegistry.get("wholeshop_retrieval").output_features["targets"]
+    foreign({name: np.array([3, 1], np.int32) for name in names}, dict.fromkeys(names, feature))
+    message = f"some_foreign has the features {', '.join(sorted(names))}, but .* inputs and targets"
+    for asked in (inputs.vocabulary_size, train_batches):
+        with pytest.raises(UserError, match=message):
+            asked("some_foreign")
+
+
+@pytest.mark.usefixtures("domains")
+@pytest.mark.parametrize(
+    ("feature", "token"), [("inputs", -3), ("targets", -3), ("inputs", 70_000), ("targets", 70_000)]
+)
+def test_a_token_that_the_vocabulary_has_not_is_told(foreign, feature, token):
+    right = np.array([3, 1], np.int32)
+    foreign({"inputs": right, "targets": right, feature: np.array([3, token], np.int32)})
+    message = f"some_foreign has the token {token} in {feature}, but those of its vocabulary are 0"
+    with pytest.raises(UserError, match=message):
+        train_batches("some_foreign")
+
+
+@pytest.mark.usefixtures("domains")
+def test_given_tokens_of_a_task_that_goes_on_from_ours_are_no_fault():
+    gin.bind_parameter("retrieval.retrieval.answer_prefix", 1)
+    given = seqio.TaskRegistry.get("wholeshop_retrieval")
+    steps = [*given.preprocessors, lambda data: data.filter(lambda example: True)]
+    seqio.TaskRegistry.add("some_derived", given.source, given.output_features, steps)
+    assert next(train_batches("some_derived"))["encoder_input_tokens"].any()
+
+
+@pytest.mark.usefixtures("domains")
+def test_a_source_whose_splits_cannot_be_told_is_the_tasks_fault():
+    given = seqio.TaskRegistry.get("wholeshop_retrieval")
+    source = seqio.TfdsDataSource("nothing_there:1.0.0", "/nowhere")
+    seqio.TaskRegistry.add("some_missing", source, given.output_features, [])
+    seqio.MixtureRegistry.add("some_of_missing", ["wholeshop_retrieval", "some_missing"], 1.0)
+    with pytest.raises(UserError, match=r"^some_missing: "):
+        train_batches("some_of_missing")
 
 
 @pytest.mark.usefixtures("domains")
@@ -229,6 +299,17 @@ def test_tasks_of_a_domain_that_is_not_prepared(domains):
     error = shown("beauty_retrieval", data=domains)
     assert isinstance(error, UserError)
     assert "domain 'beauty' is not prepared" in str(error)
+
+
+def test_a_domain_that_is_prepared_and_that_no_module_registers(domains, monkeypatch):
+    monkeypatch.setenv("RECALIGN_DATA_DIR", str(domains))
+    registry._forget("threeshop")
+    try:
+        message = r"'threeshop_mim'; domain 'threeshop' is prepared, .* recalign.tasks .* regist"
+        with pytest.raises(UserError, match=message):
+            inputs.mixture_or_task("threeshop_mim")
+    finally:
+        registry.register_domain("threeshop", str(domains))
 
 
 @pytest.fixture

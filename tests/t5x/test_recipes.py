@@ -1,5 +1,6 @@
 """T5X trains, resumes, judges and infers with the files of gin/t5x."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from flax import traverse_util
 
 from recalign.engine.network.config import T5Config, parameter_shapes
 from recalign.engine.weights.conversion import load_params
+from recalign.errors import UserError
 from tests.engine.weights.saving import save_params
 
 GIN = Path(__file__).parents[2] / "gin"
@@ -243,3 +245,17 @@ def test_every_recipe_is_one_that_t5x_understands(t5x, shop, recipe, tmp_path):
 
 def test_there_is_a_recipe_of_each_kind():
     assert {"toyshop.gin", "beauty.gin", "toys.gin", "movielens_tiny.gin"} <= set(RECIPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wider(T5Config):
+    block: bool = False
+
+
+@pytest.mark.parametrize("field", ["copy_gate", "block"])
+def test_a_field_that_t5x_has_not_is_refused_where_it_is_set(field):
+    from recalign.t5x.bindings import t5x_config
+
+    assert t5x_config(_Wider(40, scan_layers=True, remat_policy="full")).vocab_size == 40
+    with pytest.raises(UserError, match=f"T5X's own network has no {field}: T5Config.{field} = F"):
+        t5x_config(_Wider(40, **{field: True}))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def tokens(shop, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache") / "tokens"
     run("cache", *SMALL, "--output", folder)
     return folder
+
+
+def test_what_to_train_with_is_told_as_a_shell_takes_it(shop, tmp_path):
+    printed = run("cache", *SMALL, "--output", tmp_path / "to kens")
+    words = shlex.split(printed.splitlines()[-1].partition("train with: ")[2])
+    assert words[2] == f"--gin_file={tmp_path}/to kens/train.gin"
 
 
 def source():

@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from recalign.engine.partitioning import share
+from recalign.errors import UserError, quote
 
 
 class Optimizer(NamedTuple):
@@ -74,7 +76,11 @@ def adafactor(
         epsilon2: least parameter scale.
         beta1: momentum; None for none, and no memory for it.
         weight_decay_rate: share of the parameter taken off each step, whatever the learning rate.
+
+    Raises:
+        UserError: the learning rate is neither.
     """
+    rate = _as_schedule(learning_rate)
     pieces = [
         _as_float32(),
         optax.scale_by_factored_rms(
@@ -94,8 +100,25 @@ def adafactor(
         pieces.append(optax.ema(beta1, debias=False, accumulator_dtype=jnp.float32))
     if weight_decay_rate is not None:
         pieces.append(optax.add_decayed_weights(weight_decay_rate))
-    rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
     return Optimizer(*optax.chain(*pieces, optax.scale(-1.0)), rate)
+
+
+def _as_schedule(learning_rate: optax.ScalarOrSchedule) -> optax.Schedule:
+    is_made = callable(learning_rate)
+    rate = learning_rate if is_made else optax.constant_schedule(learning_rate)
+    found: list[object] = []
+    try:
+        jax.eval_shape(lambda step: found.append(rate(step)), jax.ShapeDtypeStruct((), jnp.int32))
+    except TypeError as error:  # a function that makes one is given, not what it makes
+        raise UserError(f"adafactor.learning_rate cannot be asked of a step: {error}") from error
+    [value] = found
+    if not isinstance(value, jax.Array | np.number | float | int) or jnp.ndim(value) > 0:
+        given = f"what makes a {type(value).__name__} of a step" if is_made else quote(value)
+        raise UserError(
+            f"adafactor.learning_rate is {given}, but must be a number, or a function that makes "
+            "one of a step"
+        )
+    return rate
 
 
 def count_updates(opt_state: optax.OptState) -> int:

@@ -24,7 +24,7 @@ from recalign.engine import processes
 from recalign.engine.network.config import check_shapes
 from recalign.engine.weights import manifest
 from recalign.errors import UserError
-from recalign.files import filling, in_bucket, local_copy, resolve
+from recalign.files import check_no_pattern, filling, in_bucket, local_copy, resolve
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Checkpoints:
         self._manager = None if read_only else self._start_manager()
 
     def _start_manager(self) -> ocp.CheckpointManager:
+        check_no_pattern(self.directory)
         logging.getLogger("absl").addFilter(self._filter)
         if processes.is_first():
             self._remove_unfinished()
@@ -327,8 +328,8 @@ class Checkpoints:
                 )
             elif then != now:
                 raise UserError(
-                    f"{where} is of another {name}: {then}, where this run has {now}; name another "
-                    "MODEL_DIR"
+                    f"{where} is of another {name}: {then}, where this run has {now}; prepare it "
+                    "as it was, or train in another MODEL_DIR"
                 )
 
     def _write_manifest(self) -> None:

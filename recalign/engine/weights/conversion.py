@@ -286,8 +286,8 @@ def write_weights(
         raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
     folder = _check_empty(destination)
     if to != "hf":
-        make_folder(folder)
-        FORMATS[to].write(folder, weights.tensors, weights.config)
+        with _filling(folder):
+            FORMATS[to].write(folder, weights.tensors, weights.config)
         return
     hf.check_writable(weights.config)
     if vocabulary is not None:
@@ -295,12 +295,24 @@ def write_weights(
     source = resolve(weights.path) if weights.path else None
     source = source if source and hf.is_checkpoint(source) else None
     kept = hf.read_descriptions(source) if source else hf.NOTHING_KEPT
+    with _filling(folder):
+        if vocabulary is not None:
+            tokenizer.write(folder, vocabulary)
+        elif source:
+            tokenizer.copy(source, folder)
+        hf.write(folder, weights.tensors, weights.config, kept)
+
+
+@contextlib.contextmanager
+def _filling(folder: epath.Path) -> Iterator[None]:
+    """Makes an empty folder, which the block fills; where that fails it is left empty."""
     make_folder(folder)
-    if vocabulary is not None:
-        tokenizer.write(folder, vocabulary)
-    elif source:
-        tokenizer.copy(source, folder)
-    hf.write(folder, weights.tensors, weights.config, kept)
+    try:
+        yield
+    except BaseException:
+        for path in folder.iterdir() if folder.exists() else []:
+            path.rmtree() if path.is_dir() else path.unlink()
+        raise
 
 
 def _check_empty(destination: str) -> epath.Path:

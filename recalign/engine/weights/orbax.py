@@ -12,7 +12,7 @@ from flax import traverse_util
 from recalign.engine.weights.manifest import COMMITTED
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
-from recalign.files import in_bucket
+from recalign.files import check_no_pattern, in_bucket
 
 METADATA = "_METADATA"
 STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)_)?(\d+)")  # a folder among several checkpoints
@@ -108,8 +108,12 @@ def write(path: epath.Path, tensors: Flat, config: dict) -> None:
         path: the folder, which is empty or absent.
         tensors: by our names.
         config: unused, the format has no place for it.
+
+    Raises:
+        UserError: Orbax cannot write to a path of this name.
     """
     del config
+    check_no_pattern(path)
     tree = {"params": traverse_util.unflatten_dict(tensors, sep="/")}
     registry = ocp.type_handlers.create_type_handler_registry((Tensor, _Streaming()))
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

@@ -56,6 +56,15 @@ def trainer(optimizer=None):
     return Trainer(model, Partitioner(devices=jax.devices()[:1]))
 
 
+@pytest.mark.parametrize("name", ["run[1]", "a*", "a?", "a\\b"])
+def test_a_folder_that_orbax_takes_for_a_pattern_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint can be written here, .* for a pattern"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    assert not (tmp_path / name).exists()
+    Checkpoints(tmp_path / name, read_only=True)
+    Checkpoints(tmp_path / "run 1 #%41 ü {a}")
+
+
 def numbered(state, start=0):
     """A state of whose every value is known: leaf i counts from `start` + i."""
     leaves, tree = jax.tree.flatten(state)

@@ -1,6 +1,8 @@
 """Checkpoints: three formats, both ways, recognised, checked, bit-equal."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -309,6 +311,37 @@ def test_nothing_is_overwritten(tmp_path, tiny):
     save_params(tiny, tmp_path / "c", "t5x")
     with pytest.raises(UserError, match="not empty"):
         convert(tmp_path / "c", tmp_path / "c", "hf")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_folder_of_any_name_is_read_and_a_pattern_is_not_written_to_by_orbax(tmp_path, tiny, to):
+    save_params(tiny, tmp_path / "first", to)
+    (tmp_path / "first").rename(tmp_path / "copy [1] of ü*")
+    assert_same(load_params(tmp_path / "copy [1] of ü*")[1], tiny)
+    if to == "orbax":
+        with pytest.raises(UserError, match=r"since Orbax takes \[2\] for a pattern"):
+            convert(tmp_path / "copy [1] of ü*", tmp_path / "[2]", to)
+    else:
+        convert(tmp_path / "copy [1] of ü*", tmp_path / "[2]", to)
+        assert_same(load_params(tmp_path / "[2]")[1], tiny)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_ends_before_it_is_whole_leaves_an_empty_folder(tmp_path, tiny, to, monkeypatch):
+    save_params(tiny, tmp_path / "first", "t5x")
+    with monkeypatch.context() as full:
+        write = FORMATS_BY_NAME[to].write
+
+        def fail(*arguments):
+            write(*arguments)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(FORMATS_BY_NAME[to], "write", fail)
+        with pytest.raises(OSError, match="No space left"):
+            convert(tmp_path / "first", tmp_path / "second", to)
+    assert [*(tmp_path / "second").iterdir()] == []
+    convert(tmp_path / "first", tmp_path / "second", to)
+    assert_same(load_params(tmp_path / "second")[1], tiny)
 
 
 @pytest.mark.parametrize("to", FORMATS)
