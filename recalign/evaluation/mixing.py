@@ -6,9 +6,9 @@ mean and deviation over the whole catalogue, for each history on its own. The fi
 is 1; the others' are chosen by NDCG@10 on validation, seen items removed.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,19 +43,11 @@ HELD_ENTRIES = 400_000_000
 SWEEPS = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """A model of a sum.
-
-    Attributes:
-      label: how tables call it.
-      score: its scores.
-      evaluate: what it comes to alone.
-    """
+class Term(NamedTuple):
+    """A model of a sum: how tables call it, and its scores."""
 
     label: str
     score: Scorer
-    evaluate: Callable[[RetrievalExamples], Evaluated]
 
 
 def scorer_of(ranker: Ranker, num_items: int) -> Scorer:
@@ -122,17 +114,23 @@ def choose_weights(scorers: Sequence[Scorer], held: RetrievalExamples) -> list[f
 
 def evaluate_sum(
     scorers: Sequence[Scorer], weights: Sequence[float], examples: RetrievalExamples
-) -> Evaluated:
-    """`full/…` and `full_unseen/…` of the sum, over the whole catalogue, also by group."""
-    num_items, depth = examples.domain.num_items, max(CUTOFFS)
-    ranked = {name: np.empty((len(examples), depth), np.int32) for name in _PROTOCOLS}
+) -> list[Evaluated]:
+    """`full/…` and `full_unseen/…` over the whole catalogue, also by group.
+
+    Returns:
+      What the sum comes to, and then each model but the first.
+    """
+    num_items, shape = examples.domain.num_items, (len(examples), max(CUTOFFS))
+    ranked = [{name: np.empty(shape, np.int32) for name in _PROTOCOLS} for _ in scorers]
     for rows in _pieces(len(examples), num_items):
-        total = _add([standardise(score(examples, rows)) for score in scorers], weights)
-        for lists in ranked.values():  # of all items, then of unseen ones
-            lists[rows] = best_items(total, depth)
-            make_seen_impossible(total, examples, rows)
-    train = examples.domain.train()
-    return evaluate_rankings(ranked, train, num_items, examples, examples.targets, examples.users)
+        scores = [np.array(score(examples, rows)) for score in scorers]  # its own, to be changed
+        total = _add([standardise(each) for each in scores], weights)
+        for lists, each in zip(ranked, [total, *scores[1:]], strict=True):
+            for found in lists.values():  # of all items, then of unseen ones
+                found[rows] = best_items(each, shape[1])
+                make_seen_impossible(each, examples, rows)
+    train, about = examples.domain.train(), (examples, examples.targets, examples.users)
+    return [evaluate_rankings(lists, train, num_items, *about) for lists in ranked]
 
 
 _PROTOCOLS = ("full", "full_unseen")

@@ -8,7 +8,7 @@ from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.kept import content
 from recalign.evaluation.examples import Examples, RetrievalExamples
-from recalign.evaluation.outcomes import Evaluated, Outcomes
+from recalign.evaluation.outcomes import Outcomes
 from recalign.files import locate
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.result import read
@@ -64,13 +64,7 @@ def baseline_term(examples: RetrievalExamples, name: str) -> mixing.Term:
     """A baseline, fitted now or before, as a model of a sum that is asked of examples."""
     domain = examples.domain
     ranker, _ = baselines.fitted_ranker(domain, name)
-
-    def evaluate(asked: RetrievalExamples) -> Evaluated:
-        train = domain.train()
-        return baselines.evaluate_ranker(ranker, train, asked, asked.targets, domain.num_items)
-
-    label = baselines.RANKERS[name].label
-    return mixing.Term(label, mixing.scorer_of(ranker, domain.num_items), evaluate)
+    return mixing.Term(baselines.RANKERS[name].label, mixing.scorer_of(ranker, domain.num_items))
 
 
 def tell_domain(examples: Examples) -> str:

@@ -148,9 +148,9 @@ class Evaluation:
         scorers = [self.scorer(params), *(term.score for term in terms)]
         weights = mixing.choose_weights(scorers, held)
         parts = [f"{w:g} {term.label}" for w, term in zip(weights[1:], terms, strict=True)]
-        found = {" + ".join(["recalign", *parts]): mixing.evaluate_sum(scorers, weights, examples)}
-        found |= {term.label: term.evaluate(examples) for term in terms}
-        return {name: summarise([each]) for name, each in found.items()}
+        names = [" + ".join(["recalign", *parts]), *(term.label for term in terms)]
+        found = mixing.evaluate_sum(scorers, weights, examples)
+        return {name: summarise([each]) for name, each in zip(names, found, strict=True)}
 
     def predictions(self, params: Any, examples: Examples) -> Iterator[dict]:
         """What the network predicts, a JSON-ready object an example."""

@@ -382,11 +382,7 @@ class Run:
                 )
         step, _ = processes.decide_once(self._best_or_last)
         score = self.evaluation.scorer(self._restore(step)[1], lambda asked: own[asked.split])
-        return mixing.Term(
-            f"{self.model_dir}, step {step}",
-            score,
-            functools.partial(mixing.evaluate_sum, [score], [1.0]),
-        )
+        return mixing.Term(f"{self.model_dir}, step {step}", score)
 
     def predict(self, split: str, output: Path, task: str | None = None) -> int:
         """Writes what the model predicts for every example of a split, one JSON line each.

@@ -50,7 +50,7 @@ def test_the_sum_is_ranked_exactly(shop, monkeypatch):
     ranker = ItemCooccurrence().fit(*shop.train(), shop.num_items)
     scorers = [knows(shop, 0.3, 1), scorer_of(ranker, shop.num_items), knows(shop, 0.2, 2)]
     weights = [1.0, 0.5, 2.0]
-    found = evaluate_sum(scorers, weights, examples)
+    found, *alone = evaluate_sum(scorers, weights, examples)
     rows = slice(0, len(examples))
     everything = np.tile(np.arange(shop.num_items), (len(examples), 1))
     raw = [
@@ -62,17 +62,20 @@ def test_the_sum_is_ranked_exactly(shop, monkeypatch):
         w * (s - s.mean(axis=1, keepdims=True)) / s.std(axis=1, keepdims=True)
         for w, s in zip(weights, np.asarray(raw, float), strict=True)
     )
-    for protocol in ("full", "full_unseen"):
-        lists = np.argsort(-total, axis=1, kind="stable")[:, :20].astype(np.int32)
-        expected = metrics.full_ranking(lists, examples.targets, shop.num_items, protocol)
-        assert expected.items() < found.metrics.items()
-        for row, history in zip(
-            total, np.split(examples.events, examples.offsets[1:-1]), strict=True
-        ):
-            row[history] = -np.inf
+    for evaluated, scores in zip((found, *alone), (total, *raw[1:]), strict=True):
+        left = np.array(scores, float)
+        for protocol in ("full", "full_unseen"):
+            lists = np.argsort(-left, axis=1, kind="stable")[:, :20].astype(np.int32)
+            expected = metrics.full_ranking(lists, examples.targets, shop.num_items, protocol)
+            assert expected.items() < evaluated.metrics.items()
+            for row, history in zip(
+                left, np.split(examples.events, examples.offsets[1:-1]), strict=True
+            ):
+                row[history] = -np.inf
     assert found.outcomes["full"].users.tolist() == shop.split("test").users.tolist()
     monkeypatch.setattr(mixing, "CHUNK_ENTRIES", 7 * shop.num_items)
-    assert evaluate_sum(scorers, weights, examples).metrics == found.metrics
+    again = evaluate_sum(scorers, weights, examples)
+    assert [each.metrics for each in again] == [each.metrics for each in (found, *alone)]
 
 
 def test_weights_are_those_that_validation_likes_best(shop):
@@ -81,7 +84,7 @@ def test_weights_are_those_that_validation_likes_best(shop):
     weights = choose_weights(scorers, held)
     assert weights[0] == 1
     found = {
-        weight: evaluate_sum(scorers, [1.0, weight], held).metrics["full_unseen/ndcg@10"]
+        weight: evaluate_sum(scorers, [1.0, weight], held)[0].metrics["full_unseen/ndcg@10"]
         for weight in mixing.WEIGHTS
     }
     assert found[weights[1]] == pytest.approx(max(found.values()), abs=1e-6)

@@ -46,7 +46,7 @@ def test_a_network_is_added_to_baselines(tmp_path, monkeypatch):
         ranker, _ = baselines.fitted_ranker(shop, name)
         scorers.append(mixing.scorer_of(ranker, shop.num_items))
     assert mixing.choose_weights(scorers, held) == weights
-    found = mixing.evaluate_sum(scorers, weights, asked).metrics
+    found = mixing.evaluate_sum(scorers, weights, asked)[0].metrics
     assert found.items() < rows[together].items()
     assert {"full/low/hr@10", "full_unseen/high/ndcg@10"} < rows[together].keys()
     [alone] = baselines.domain_rows(shop, "test", ["slit"]).values()
