@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 Scorer = Callable[[RetrievalExamples, slice], np.ndarray]
 """Gives the scores of all items, float32[rows, N], for some rows of the examples."""
 
-WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""To choose from."""
+WEIGHTS = (0.0, *(2.0**power for power in range(-6, 4)))
+"""To choose from. Small ones are for closed forms, which tell a few items from many that are level:
+the best stand tens of deviations off the mean, where a network's stand at five."""
 
 JUDGED = 5_000
 """So many validation examples, the first ones, are enough to choose by."""
