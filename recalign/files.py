@@ -13,7 +13,6 @@ import functools
 import hashlib
 import logging
 import os
-import re
 import tempfile
 import traceback
 import uuid
@@ -97,18 +96,6 @@ def _find_refusal(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def check_no_pattern(path: Path) -> None:
-    r"""Raises a UserError for a folder whose name Orbax takes for a pattern: run[1], a*, a\b.
-
-    Of checkpoints that it writes there it finds no array again.
-    """
-    if found := re.search(r"\[.*\]|[*?\\]", str(path)):
-        raise UserError(
-            f"{path}: no checkpoint can be written here, since Orbax takes {found[0]} for a "
-            "pattern: choose a path without [ ] * ? and backslashes"
-        )
 
 
 def make_folder(path: Path) -> None:

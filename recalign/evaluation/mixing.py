@@ -124,9 +124,9 @@ def evaluate_sum(
     num_items, shape = examples.domain.num_items, (len(examples), max(CUTOFFS))
     ranked = [{name: np.empty(shape, np.int32) for name in _PROTOCOLS} for _ in scorers]
     for rows in _pieces(len(examples), num_items):
-        scores = [np.array(score(examples, rows)) for score in scorers]  # its own, to be changed
+        scores = [score(examples, rows) for score in scorers]
         total = _add([standardise(each) for each in scores], weights)
-        for lists, each in zip(ranked, [total, *scores[1:]], strict=True):
+        for lists, each in zip(ranked, [total, *map(np.array, scores[1:])], strict=True):
             for found in lists.values():  # of all items, then of unseen ones
                 found[rows] = best_items(each, shape[1])
                 make_seen_impossible(each, examples, rows)

@@ -325,30 +325,30 @@ class Run:
         mixed = [e for e in found if type(e) is RetrievalExamples] if together_with else []
         if together_with and not mixed:
             self.retrieval_examples(split, 1)  # says that there is none
-        for each in together_with:
-            for examples in mixed:
-                if isinstance(each, str):
-                    baselines.check_ranker(examples.domain, each)
+        for name in together_with:
+            if isinstance(name, str):
+                for examples in mixed:
+                    baselines.check_ranker(examples.domain, name)
         other = other_side(against, found) if against else None
-        sums = {}
-        for examples in mixed:
-            held = self.retrieval_examples("validation", mixing.JUDGED, examples.task)
-            sums[examples.task] = (
-                held,
-                [
-                    baseline_term(examples, each)
-                    if isinstance(each, str)
-                    else each.term([held, examples])
-                    for each in together_with
-                ],
-            )
+        sums = [self._sum(examples, together_with) for examples in mixed]
         step, params = self.restore()
         made = self._report(found, step, params, other)
-        for examples in mixed:
-            rows = self.evaluation.mix(params, examples, *sums[examples.task])
+        for examples, (held, terms) in zip(mixed, sums, strict=True):
+            rows = self.evaluation.mix(params, examples, held, terms)
             table = made.tables[examples.task]
             made.tables[examples.task] = {"recalign": table["recalign"], **rows, **table}
         return made
+
+    def _sum(
+        self, examples: RetrievalExamples, together_with: Sequence["str | Run"]
+    ) -> tuple[RetrievalExamples, list[mixing.Term]]:
+        """The examples that the weights of a sum are chosen by, and the models beside this run."""
+        held = self.retrieval_examples("validation", mixing.JUDGED, examples.task)
+        terms = [
+            baseline_term(examples, each) if isinstance(each, str) else each.term([held, examples])
+            for each in together_with
+        ]
+        return held, terms
 
     def term(self, asked: Sequence[RetrievalExamples]) -> mixing.Term:
         """This run, at the step that validation chose, as a model of a sum with another run.

@@ -273,7 +273,7 @@ def _item_texts(
     ids = domain.item_ids
     vocabulary = domain_vocabulary(name, data_dir)
     check_readable(vocabulary, name)
-    titles = _without_marks(titles, domain.id_pieces, vocabulary)
+    titles = _without_marks(titles, domain, vocabulary)
 
     def write(form: str) -> list[str]:
         pairs = zip(ids, titles, strict=True)
@@ -301,7 +301,7 @@ def _item_texts(
 
 
 def _without_marks(
-    titles: Sequence[str], id_pieces: Sequence[str], vocabulary: seqio.SentencePieceVocabulary
+    titles: Sequence[str], domain: domains.Domain, vocabulary: seqio.SentencePieceVocabulary
 ) -> list[str]:
     """Titles that have no token of an id or a sentinel: what reads like one is two words.
 
@@ -314,7 +314,8 @@ def _without_marks(
     if not suspects:
         return list(titles)
     tokenizer, found = vocabulary.tokenizer, list(titles)
-    marks = {piece for piece in id_pieces if tokenizer.piece_to_id(piece) != tokenizer.unk_id()}
+    unknown = tokenizer.unk_id()
+    marks = {piece for piece in domain.id_pieces if tokenizer.piece_to_id(piece) != unknown}
     marks |= {tokenizer.id_to_piece(vocabulary.vocab_size - 1 - n) for n in range(SENTINELS)}
     for row in suspects:
         title = read[row]

@@ -22,9 +22,9 @@ from etils import epath
 
 from recalign.engine import processes
 from recalign.engine.network.config import check_shapes
-from recalign.engine.weights import manifest
+from recalign.engine.weights import manifest, orbax
 from recalign.errors import UserError
-from recalign.files import check_no_pattern, filling, in_bucket, local_copy, resolve
+from recalign.files import filling, in_bucket, local_copy, resolve
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Checkpoints:
         self._manager = None if read_only else self._start_manager()
 
     def _start_manager(self) -> ocp.CheckpointManager:
-        check_no_pattern(self.directory)
+        orbax.check_no_pattern(self.directory)
         logging.getLogger("absl").addFilter(self._filter)
         if processes.is_first():
             self._remove_unfinished()

@@ -286,7 +286,7 @@ def write_weights(
         raise UserError(f"the format {to!r} is not known: expected one of {', '.join(FORMATS)}")
     folder = _check_empty(destination)
     if to != "hf":
-        with _filling(folder):
+        with _empty_unless_whole(folder):
             FORMATS[to].write(folder, weights.tensors, weights.config)
         return
     hf.check_writable(weights.config)
@@ -295,7 +295,7 @@ def write_weights(
     source = resolve(weights.path) if weights.path else None
     source = source if source and hf.is_checkpoint(source) else None
     kept = hf.read_descriptions(source) if source else hf.NOTHING_KEPT
-    with _filling(folder):
+    with _empty_unless_whole(folder):
         if vocabulary is not None:
             tokenizer.write(folder, vocabulary)
         elif source:
@@ -304,8 +304,8 @@ def write_weights(
 
 
 @contextlib.contextmanager
-def _filling(folder: epath.Path) -> Iterator[None]:
-    """Makes an empty folder, which the block fills; where that fails it is left empty."""
+def _empty_unless_whole(folder: epath.Path) -> Iterator[None]:
+    """Makes a folder, empty as yet, which the block fills; where that fails it is empty again."""
     make_folder(folder)
     try:
         yield

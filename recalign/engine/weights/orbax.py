@@ -12,7 +12,7 @@ from flax import traverse_util
 from recalign.engine.weights.manifest import COMMITTED
 from recalign.engine.weights.tensor import Flat, Tensor
 from recalign.errors import UserError
-from recalign.files import check_no_pattern, in_bucket
+from recalign.files import in_bucket
 
 METADATA = "_METADATA"
 STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)_)?(\d+)")  # a folder among several checkpoints
@@ -99,6 +99,18 @@ class _Streaming(ocp.type_handlers.NumpyHandler):
             for written in await super().serialize([value.read()], [info], [arg]):
                 written.result()
         return []
+
+
+def check_no_pattern(path: epath.Path) -> None:
+    r"""Raises a UserError for a folder whose name Orbax takes for a pattern: run[1], a*, a\b.
+
+    Of checkpoints that it writes there it finds no array again.
+    """
+    if found := re.search(r"\[.*\]|[*?\\]", str(path)):
+        raise UserError(
+            f"{path}: no checkpoint can be written here, since Orbax takes {found[0]} for a "
+            "pattern: choose a path without [ ] * ? and backslashes"
+        )
 
 
 def write(path: epath.Path, tensors: Flat, config: dict) -> None:
