@@ -44,6 +44,9 @@ _MIXTURE = re.compile(
     r"(.+?)_(aligned|recommendation|auxiliary|mim|mlm|bpr|(?:retrieval|ranking|rating)(?:_only)?)"
 )
 
+# What an ablation that leaves out kinds of task binds.
+_LEFT_OUT = "recalign.samples.registry.mixing_rate.left_out"
+
 Configure = Callable[..., None]
 """Makes the recipe the configuration: given default bindings, `files` to include after it and
 `overrides` of all others."""
@@ -122,11 +125,18 @@ def check(
     """Finds out whether `run` can begin, whose arguments see.
 
     Raises:
-      UserError: an ablation does not exist or does not fit the recipe; the domain is not prepared;
-        or the recipe sets a run's folder or seed itself.
+      UserError: an ablation does not exist, does not fit the recipe or leaves out what the recipe
+        has not; the domain is not prepared; or the recipe sets a run's folder or seed itself.
     """
+    idle = _configure(configure, RECIPE, seed, output, domain).data.idle()
     for name in names:
         made = _configure(configure, name, seed, output, domain)
+        if name != RECIPE and _LEFT_OUT in configuration.current() and made.data.idle() == idle:
+            mixture = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
+            raise UserError(
+                f"--ablations {name} leaves nothing out: the tasks of {mixture} are the same with "
+                "and without it"
+            )
     made.data.vocabulary_size()
 
 

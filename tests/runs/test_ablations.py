@@ -283,6 +283,10 @@ def test_an_evaluation_on_more_examples_leaves_the_interval_as_it_was(tmp_path):
         (["--gin.MODEL_DIR=elsewhere"], "use --output and --seeds"),
         (["--domains", "toyshop,nowhere"], "no task or mixture is named 'nowhere_aligned'"),
         (["--domains", "toyshop", "--gin.MIXTURE_OR_TASK_NAME=all"], "'all' is no mixture of"),
+        (
+            ["--ablations=recipe,no_mim", "--gin.MIXTURE_OR_TASK_NAME='toyshop_recommendation'"],
+            "--ablations no_mim leaves nothing out: the tasks of toyshop_recommendation",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(tmp_path, options, message):
