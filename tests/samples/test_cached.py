@@ -54,9 +54,9 @@ def test_a_task_that_is_not_cached(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("shop")
 def test_the_command_that_caches_is_told_the_module_of_the_tasks(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "tasks_of_mine.py").write_text("")
-    with pytest.raises(UserError, match="seqio_cache_tasks --module_import=tasks_of_mine --tasks"):
-        inputs.train_batches("testshop_mim", LENGTHS, 4, 0, "tasks_of_mine", use_cached=True)
+    (tmp_path / "tasks_of_ours.py").write_text("")
+    with pytest.raises(UserError, match="seqio_cache_tasks --module_import=tasks_of_ours --tasks"):
+        inputs.train_batches("testshop_mim", LENGTHS, 4, 0, "tasks_of_ours", use_cached=True)
 
 
 @pytest.fixture
