@@ -156,7 +156,7 @@ def _write_build(
         version=VERSION,
         filename_template=template,
         check_data=False,
-        # The records are in user order, but nothing hangs on it: SeqIO may shuffle the files.
+        # The records are in user order, but training need not read them so: SeqIO shuffles files.
         disable_shuffling=False,
         description=description,
         citation=_CITATION,

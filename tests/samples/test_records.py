@@ -136,6 +136,21 @@ def test_every_record_is_in_one_part_whatever_the_number_of_parts_and_files(
     assert {len(part) for part in found} <= {40 // parts, 40 // parts + 1}
 
 
+def test_records_of_several_files_come_in_the_order_of_users_unless_they_are_shuffled(
+    domain, tmp_path, monkeypatch
+):
+    """TFDS takes turns between files, 16 records of each: whose an example is would be unknown."""
+    monkeypatch.setattr(records, "RECORDS_PER_SHARD", 20)  # two files
+    source = Records("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
+
+    def users(shuffle):
+        read = source.get_dataset("validation", shuffle, seed=0)
+        return [int(record["user"]) for record in read]
+
+    assert users(shuffle=False) == [*range(40)]
+    assert users(shuffle=True) != sorted(users(shuffle=True)) == [*range(40)]
+
+
 def test_the_order_of_files_follows_from_the_seed(domain, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RECORDS_PER_SHARD", 5)  # eight files
     source = Records("corner_shop:1.0.0", tfds_data_dir=str(build(domain, tmp_path)))
