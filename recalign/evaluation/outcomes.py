@@ -144,7 +144,7 @@ def as_expected(evaluated: Evaluated) -> Evaluated:
 
 
 def summarise(seeds: Sequence[Evaluated]) -> dict[str, float]:
-    """A row of a report: the metrics, means over seeds, and the ends of their 95 % intervals.
+    """A row of a report: metrics that all have, means over seeds, and ends of 95 % intervals.
 
     The intervals are of the users: what else they might have been, the models being these.
 
@@ -156,7 +156,8 @@ def summarise(seeds: Sequence[Evaluated]) -> dict[str, float]:
       `<protocol>/high/<metric>`.
     """
     first, *_ = seeds
-    row = {name: float(np.mean([each.metrics[name] for each in seeds])) for name in first.metrics}
+    names = [name for name in first.metrics if all(name in each.metrics for each in seeds)]
+    row = {name: float(np.mean([each.metrics[name] for each in seeds])) for name in names}
     for protocol, (names, _, ends) in _estimates([each.outcomes for each in seeds], []).items():
         row |= _ends(protocol, names, ends, row)
     return row

@@ -170,20 +170,22 @@ def format_table(found: Found, split: str = "validation") -> str:
     """A line an ablation: mean ± standard deviation of each metric over the seeds.
 
     Returns:
-      Markdown: those of `METRICS` that a task has, then the mean seconds of training and each
-      seed's step that validation chose. The deviation is the sample's, and is left out where there
-      is one seed. In brackets stand the 95 % intervals of the means, over users, where runs have
-      kept what their examples came to.
+      Markdown: those of `METRICS` that a task has, "-" where not every seed has a number, then the
+      mean seconds of training and each seed's step that validation chose. The deviation is the
+      sample's, and is left out where there is one seed. In brackets stand the 95 % intervals of the
+      means, over users, where runs have kept what their examples came to.
     """
-    # The same for every ablation, since what a run is judged by does not depend on it.
-    [(first, _), *_], *_ = found.values()
-    columns = [name for name in getattr(first, split) if _place(name) is not None]
+    # Not every step need be evaluated on every task (EVAL_PERIODS).
+    every = (getattr(result, split) for trained in found.values() for result, _ in trained)
+    names = dict.fromkeys(name for measured in every for name in measured)
+    columns = [name for name in names if _place(name) is not None]
     columns.sort(key=lambda name: (name.split("/")[0], _place(name)))
     head = ["", *(f"{name.split('/')[0]} {_metric(name)}" for name in columns), "seconds", "steps"]
     body = []
     for name, trained in found.items():
         results, ends = [result for result, _ in trained], _ends(trained, split)
-        cells = [_cell([getattr(each, split)[c] for each in results], ends.get(c)) for c in columns]
+        measured = [getattr(each, split) for each in results]
+        cells = [_cell([each.get(c) for each in measured], ends.get(c)) for c in columns]
         seconds = statistics.mean(result.seconds for result in results)
         steps = " ".join(str(result.step) for result in results)
         body.append([name, *cells, f"{seconds:.0f}", steps])

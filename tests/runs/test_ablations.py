@@ -274,6 +274,41 @@ def test_an_evaluation_on_more_examples_leaves_the_interval_as_it_was(tmp_path):
     assert cells[0] == cells[1]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_one_step_alone_was_evaluated_on_has_a_column(tmp_path, turned):
+    """EVAL_PERIODS may leave a task out at the step that validation chose for a seed."""
+    both = {"t/validation/full/hr@10": 0.25, "r/validation/cand100/hr@10": 0.5}
+    alone = {"t/validation/full/hr@10": 0.75}
+    trained = [
+        ablations.Trained(Result("", None, {}, seed, 2.5, 9, 6, None, found), tmp_path)
+        for seed, found in enumerate((alone, both) if turned else (both, alone))
+    ]
+    variations = {"recipe": trained, "ids": trained[:1], "titles": trained[1:]}
+    head, lines = cells(ablations.format_table(variations))
+    assert head == ["", "r cand100/hr@10", "t full/hr@10", "seconds", "steps"]
+    ids, titles = ["0.5000", "0.2500"], ["-", "0.7500"]
+    assert [line[1:3] for line in lines] == [
+        ["-", "0.5000 ± 0.3536"],
+        *((titles, ids) if turned else (ids, titles)),
+    ]
+
+
+def test_what_is_no_number_for_one_seed_has_no_mean_and_no_interval(tmp_path):
+    metrics = {"full/hr@10": "t/validation/full/hr@10", "full/ndcg@10": "t/validation/full/ndcg@10"}
+    trained = []
+    for seed, ndcg in enumerate((0.5, None)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        tasks = {"t": ("shop sha256 0", {"full": Ranks(np.arange(4), np.array([1, 0, 0, 2]), 20)})}
+        RunDirectory(folder).record(7, "validation", {}, tasks)
+        found = dict(zip(metrics.values(), (0.5, ndcg), strict=True))
+        result = Result("", None, {}, seed, 2.5, 9, 7, None, found)
+        trained.append(ablations.Trained(result, folder))
+    _, [line] = cells(ablations.format_table({"recipe": trained}))
+    assert line[1].startswith("0.5000 ± 0.0000 [")
+    assert line[2] == "-"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
