@@ -127,9 +127,10 @@ class RunDirectory:
         report.append_metrics(self.path / HISTORY, step, split, metrics, limit)
         report.write_metrics(self.path / METRICS, metrics)
 
-    def is_evaluated(self, step: int, split: str = "validation") -> bool:
-        """Whether the evaluation of a step is recorded."""
-        return any(record["step"] == step for record in self._evaluations(split))
+    def is_evaluated(self, step: int, tasks: Collection[str]) -> bool:
+        """Whether the evaluation of a step on validation is recorded, of all these tasks."""
+        known = {name.partition("/")[0] for name in self.metrics_of(step, "validation")}
+        return known.issuperset(tasks)
 
     def best_step(self, metric: str | None, among: Collection[int] | None = None) -> int | None:
         """The step that is best on validation.

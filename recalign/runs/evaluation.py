@@ -206,7 +206,7 @@ class Evaluation:
             return name_metrics(rows, "validation")
 
         return [
-            Evaluator(functools.partial(evaluate, found), period)
+            Evaluator(functools.partial(evaluate, found), period, [each.task for each in found])
             for period, found in by_period.items()
         ]
 

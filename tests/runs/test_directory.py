@@ -76,8 +76,8 @@ def test_of_two_domains_the_mean_decides_unless_one_is_named(of_two_domains, met
 def test_steps_that_are_made_again_are_forgotten(directory):
     directory.forget_after(15)
     assert directory.best_step("full/hr@10") == 10
-    assert directory.is_evaluated(10)
-    assert not directory.is_evaluated(20)
+    assert directory.is_evaluated(10, ["shop_retrieval"])
+    assert not directory.is_evaluated(20, ["shop_retrieval"])
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,11 @@ def test_the_best_of_some_steps(directory):
     assert directory.best_step("full/hr@10", [50]) is None
 
 
+def test_a_step_is_evaluated_once_all_tasks_are(directory):
+    assert directory.is_evaluated(10, ["shop_retrieval"])
+    assert not directory.is_evaluated(10, ["shop_retrieval", "shop_ranking"])
+
+
 def test_an_evaluation_on_more_examples_than_training_takes_chooses_nothing(tmp_path):
     name, found = "shop_retrieval/validation/full/hr@10", RunDirectory(tmp_path, eval_examples=20)
     for step, hits in ((500, 0.080), (1000, 0.085), (1500, 0.084)):
@@ -117,8 +122,8 @@ def test_an_evaluation_on_more_examples_than_training_takes_chooses_nothing(tmp_
     assert found.best_step("full/hr@10") == 1000
     assert found.metrics_of(1000, "validation") == {name: 0.085}
     assert found.evaluations_since_best("full/hr@10") == 1
-    assert found.is_evaluated(1500)
-    assert not found.is_evaluated(2000)
+    assert found.is_evaluated(1500, ["shop_retrieval"])
+    assert not found.is_evaluated(2000, ["shop_retrieval"])
     found.record(1500, "validation", {name: 0.086}, limit=20)
     assert found.best_step("full/hr@10") == 1500
 

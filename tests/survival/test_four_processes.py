@@ -76,7 +76,7 @@ def small(folder):
     measure = trainer.partitioner.compile(
         optax.tree.norm, out_shardings=trainer.partitioner.sharding())
     evaluator = Evaluator(lambda params: {{"norm": float(measure(params))}}, period=6)
-    def evaluated(step):
+    def evaluated(step, tasks):
         file = folder / "metrics.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
         return any(json.loads(line)["step"] == step for line in lines)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,10 +39,12 @@ class Evaluator:
     Attributes:
       evaluate: gives the metrics of parameters.
       period: steps between evaluations; 0 means only at the end.
+      tasks: what they are measured on.
     """
 
     evaluate: Callable[[Any], Metrics]
     period: int
+    tasks: Collection[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Hooks:
     Attributes:
       evaluators: called with the parameters, each in its own period and at the end; what those of
         one step find is one evaluation.
-      is_evaluated: whether the evaluation of a step has been recorded already.
+      is_evaluated: whether the evaluation of a step on some tasks has been recorded already.
       on_start: called once the state is there, before the first step, with its number.
       on_metrics: told the step and the result of every evaluation.
       has_enough: asked in the first process, after an evaluation, whether to stop there.
@@ -64,7 +66,7 @@ class Hooks:
     """
 
     evaluators: Sequence[Evaluator] = ()
-    is_evaluated: Callable[[int], bool] = lambda step: False
+    is_evaluated: Callable[[int, Collection[str]], bool] = lambda step, tasks: False
     on_start: Callable[[int], None] = lambda step: None
     on_metrics: Callable[[int, Metrics], None] = lambda step, metrics: None
     has_enough: Callable[[], bool] = lambda: False
@@ -133,19 +135,26 @@ def train(
         def due(step: int) -> list[Evaluator]:
             return [each for each in hooks.evaluators if is_due(step, each.period)]
 
-        def evaluate(step: int) -> None:
-            if not due(step) or processes.decide_once(lambda: hooks.is_evaluated(step)):
+        def evaluate(step: int, evaluators: Sequence[Evaluator]) -> None:
+            tasks = {task for each in evaluators for task in each.tasks}
+            if not evaluators or processes.decide_once(lambda: hooks.is_evaluated(step, tasks)):
                 return
             with preemption.interruptible():
-                found = [each.evaluate(state.params) for each in due(step)]
+                found = [each.evaluate(state.params) for each in evaluators]
             metrics = {name: value for each in found for name, value in each.items()}
             _write_scalars(writer, metrics, step)
             hooks.on_metrics(step, metrics)
             meter.restart()
 
+        def has_enough(step: int) -> bool:
+            enough = processes.decide_once(hooks.has_enough)
+            if enough and len(due(step)) < len(hooks.evaluators):
+                evaluate(step, hooks.evaluators)  # it is the end after all
+            return enough
+
         if first:
-            evaluate(first)
-            if processes.decide_once(hooks.has_enough):
+            evaluate(first, due(first))
+            if has_enough(first):
                 return state
         log.info("parameters:\n%s", format_arrays(state.params))
         profiler = stack.enter_context(_Profiler(profile, model_dir))
@@ -174,8 +183,8 @@ def train(
                 hooks.on_saved(step)
             if stop:
                 preemption.safe_point()
-            evaluate(step)
-            if due(step) and processes.decide_once(hooks.has_enough):
+            evaluate(step, due(step))
+            if due(step) and has_enough(step):
                 break
         preemption.safe_point()
     return state

@@ -190,6 +190,34 @@ def test_a_run_that_has_enough_ends_after_an_evaluation_and_stays_ended(tmp_path
     assert found[2:] == [4]  # this run remembers nothing of its evaluations
 
 
+def test_who_has_enough_is_at_the_end_for_all_evaluators(tmp_path):
+    """Those of other periods too; what was cut off there, or was not the end before, is made."""
+    seen, known = [], []
+    often = Evaluator(lambda params: {"often": 1.0}, period=2, tasks=["a"])
+    last = Evaluator(lambda params: {"last": 1.0}, period=0, tasks=["b"])
+
+    def on_metrics(step, metrics):
+        seen.append((step, *metrics))
+        known.append((step, {"often": "a", "last": "b"}.keys() & metrics.keys()))
+
+    hooks = Hooks(
+        evaluators=[often, last],
+        is_evaluated=lambda step, tasks: any(s == step and len(tasks) <= len(m) for s, m in known),
+        on_metrics=on_metrics,
+        has_enough=lambda: len(seen) >= 2,
+    )
+    run(tmp_path / "run", 9, hooks=hooks)
+    assert seen == [(2, "often"), (4, "often"), (4, "often", "last")]
+    run(tmp_path / "run", 9, hooks=hooks)
+    assert len(seen) == 3
+    known.pop()
+    run(tmp_path / "run", 9, hooks=hooks)
+    assert seen[3:] == [(4, "often", "last")]
+    known.pop()
+    run(tmp_path / "run", 4, hooks=dataclasses.replace(hooks, has_enough=lambda: False))
+    assert seen[4:] == [(4, "often", "last")]
+
+
 def test_the_layout_of_parameters_and_of_a_batch_is_told(tmp_path, caplog):
     caplog.set_level("INFO", "recalign")
     state = run(tmp_path, 1)
