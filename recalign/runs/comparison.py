@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from recalign.errors import UserError
 from recalign.evaluation import mixing
 from recalign.evaluation.baselines import rows as baselines
 from recalign.evaluation.baselines.kept import content
 from recalign.evaluation.examples import Examples, RetrievalExamples
-from recalign.evaluation.outcomes import Outcomes
+from recalign.evaluation.outcomes import Errors, Outcomes
 from recalign.files import locate
 from recalign.runs.directory import CONFIG, RunDirectory
 from recalign.runs.result import read
@@ -41,7 +43,7 @@ def other_side(against: str, examples: Sequence[Examples]) -> Other:
 
     Raises:
       UserError: there is no such run or baseline; it cannot do any of the tasks; or the run was
-        not evaluated on the split, or on another domain's content.
+        not evaluated on the split, on another domain's content, or on other ratings.
     """
     if is_run(against):
         return _of_run(against, examples)
@@ -92,4 +94,11 @@ def _of_run(folder: str, examples: Sequence[Examples]) -> Other:
                 "here: only what was asked of the same domain can be compared. Evaluate both on "
                 "one prepared domain"
             )
+        for part in found[each.task][1].values():
+            if isinstance(part, Errors) and not np.array_equal(part.users, each.users):
+                raise UserError(
+                    f"--against {folder}: of {each.task} it was evaluated on other examples of "
+                    f"{split} than this run is here: `recalign eval --model_dir {folder} --split "
+                    f"{split} --step {step}` takes all"
+                )
     return Other(f"{folder}, step {step}", {e.task: found[e.task][1] for e in shared})

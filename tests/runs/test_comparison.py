@@ -7,6 +7,7 @@ import pytest
 
 from recalign.errors import UserError
 from recalign.evaluation import outcomes
+from recalign.evaluation.examples import RatingExamples
 from recalign.runs.comparison import other_side, tell_domain
 from recalign.runs.directory import RunDirectory
 from recalign.runs.result import Result
@@ -64,6 +65,36 @@ def test_only_the_same_content_is_compared(examples, tmp_path):
     renamed = dataclasses.replace(examples, task="corner_retrieval")
     with pytest.raises(UserError, match=r"on shop_retrieval, and this run on corner_retrieval"):
         other_side(str(tmp_path / "run"), [renamed])
+
+
+def test_ratings_of_a_part_alone_are_told_before_anything_is_evaluated(tmp_path):
+    """Training takes EVAL_EXAMPLES of validation, which need not be the first by user."""
+    shop = domain(rated=True)
+    held = shop.rating_split("validation")
+    every = RatingExamples(
+        task="shop_rating",
+        split="validation",
+        domain=shop,
+        inputs=[np.array([1])] * len(held),
+        users=held.users,
+        items=held.items,
+        ratings=held.ratings,
+        values=np.arange(1, 6),
+        stars=[],
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.gin").touch()
+    for limit, rows in ((9, np.arange(1, 10)), (None, np.arange(len(every)))):
+        found = {"rating": outcomes.Errors(held.users[rows], np.zeros(len(rows)))}
+        tasks = {every.task: (tell_domain(every), found)}
+        RunDirectory(folder, 9).record(100, "validation", {}, tasks, limit)
+        if limit:
+            message = "other examples of validation .* `recalign eval --model_dir .*/run --split va"
+            with pytest.raises(UserError, match=message):
+                other_side(str(folder), [every])
+    other = other_side(str(folder), [every])
+    assert len(other.outcomes[every.task]["rating"].users) == len(every)
 
 
 def test_a_run_that_was_not_evaluated_there_tells_how_to(examples, tmp_path):
