@@ -106,10 +106,11 @@ def rating(
 
 
 def values_of_stars(domain: str, data_dir: str | None) -> dict[str, float]:
-    """Every rating there is in train, ascending, by how it is written."""
+    """Every rating there is in train as it is written, ascending, and the number that this is."""
     values = domains.statistics_of(domain, data_dir)["ratings"]["values"]
-    # Ratings that differ by less than is written are the same answer.
-    return dict(zip(star_texts(values), values, strict=True))
+    # Ratings that differ by less than is written are the same answer; and what an answer says is
+    # not quite what 32 bits hold of 0.2, which would leave the lowest one off the scale.
+    return {text: float(text) for text in star_texts(values)}
 
 
 def tokens_of_stars(

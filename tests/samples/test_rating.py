@@ -9,6 +9,8 @@ import seqio
 
 from recalign import prompts
 from recalign.errors import UserError
+from recalign.evaluation.metrics import rating_in
+from recalign.samples import judged
 from recalign.samples.registry import register_domain
 from tests.samples.reading import fits, read
 from tests.samples.shops import prepared
@@ -74,6 +76,19 @@ def test_too_long_a_history_drops_its_oldest_ratings(rated):
 def test_no_stars_fit_one_token(rated):
     with pytest.raises(UserError, match=r"ratedshop_rating: the target '\d.*' needs"):
         next(read("ratedshop_rating", "train", {"inputs": 200, "targets": 1}))
+
+
+def test_a_rating_as_it_is_written_is_on_the_scale(tmp_path):
+    """Ratings are stored in 32 bits, which make of 0.2 a little more, and of 0.7 a little less."""
+    events = [f"u{u},i{u * i % 7},{(0.2, 0.4, 0.7)[i % 3]}" for u in range(1, 30) for i in range(7)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,rating", *events]))
+    options = ["--interactions", str(tmp_path / "events.csv"), "--vocab_size", "400"]
+    prepared("tenths", tmp_path, "table", *options)
+    register_domain("tenths", str(tmp_path))
+    [examples] = judged.examples("tenths_rating", {"inputs": 200, "targets": 8}, "test")
+    low, high = examples.values.min(), examples.values.max()
+    texts = {sample["targets"] for sample in read("tenths_rating", "test", None)}
+    assert {rating_in(text, low, high) for text in texts} == {0.2, 0.4, 0.7}
 
 
 def test_a_domain_registered_before_it_is_prepared_gets_its_tasks_then(tmp_path):
