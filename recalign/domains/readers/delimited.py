@@ -5,7 +5,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,11 @@ def parse(
         except pd.errors.ParserError as error:
             raise UserError(f"{path}: {_explain(str(error), header_line)}") from error
     above = 1 if names is None else 0  # records above the rows
+
+    def place(row: int) -> str:
+        line, _ = next(itertools.islice(_records(data, separator, quoted), row + above, None))
+        return f"{path}, line {line}"
+
     header = frame.iloc[0].fillna("").to_list() if names is None else list(names)
     if len(header) != frame.shape[1]:
         raise UserError(f"{path}, line 1 has {frame.shape[1]} fields, not {len(header)}")
@@ -90,6 +95,8 @@ def parse(
         if frame.iloc[1:, 0].to_list() != [str(n) for n in range(1, len(frame))]:
             (line, fields), *_ = itertools.islice(_records(data, separator, quoted), 1, 2)
             raise UserError(f"{path}, {_misfit(line, fields, fields - 1, header_line)}")
+    if quoted and data.count(b"\n") > len(frame):
+        _check_swallowed(frame, separator, lambda record: place(record - above))
     # The parser fills a short row up with empty fields; only then need the fields be counted.
     if (frame.iloc[:, -1] == "").any():
         rows = itertools.islice(_records(data, separator, quoted), above, None)
@@ -97,10 +104,6 @@ def parse(
         for line, fields in rows:
             if fields < width:
                 raise UserError(f"{path}, {_misfit(line, fields, width, header_line)}")
-
-    def place(row: int) -> str:
-        line, _ = next(itertools.islice(_records(data, separator, quoted), row + above, None))
-        return f"{path}, line {line}"
 
     rows = frame.iloc[above:].reset_index(drop=True).set_axis(header, axis=1)
     return Source.of(path, rows, place)
@@ -274,6 +277,47 @@ def _spans_rows(field: re.Match[bytes], marks: int) -> bool:
     end = field.string.find(b"\n", field.end())
     lines = field.string[start : end if end >= 0 else None].split(b"\n")
     return all(line.count(b"\t") == marks for line in lines)
+
+
+def _check_swallowed(frame: pd.DataFrame, separator: str, place: Callable[[int], str]) -> None:
+    """Refuses a field that a quote opens which is none, since it holds the rows up to the next one.
+
+    Such a field has lines that are rows: with what stands beside it, each has as many fields as the
+    record, without a space before any, and begins as the record does. Lines of a description are
+    taken for rows only where all of that is so.
+
+    Args:
+      frame: all records.
+      separator: what stands between fields.
+      place: tells where a record is.
+
+    Raises:
+      UserError: naming the line where such a field begins.
+    """
+    last = frame.shape[1] - 1
+    for column in range(last + 1 if last else 0):
+        for record in np.flatnonzero(frame.iloc[:, column].str.contains("\n", regex=False)):
+            lines = frame.iat[record, column].split("\n")
+            marks = [last - column, *[last] * (len(lines) - 2), column]
+            first = frame.iat[record, 0] if column else lines[0].split(separator)[0]
+            if (
+                len(lines) + last >= 4
+                and [line.count(separator) for line in lines] == marks
+                and not any(f"{separator} " in line for line in lines)
+                and all(_are_alike(first, line.split(separator)[0]) for line in lines[1:])
+                and (len(lines) > 2 or re.search(r"\d", first))
+            ):
+                raise UserError(
+                    f"{place(record)}: a double quote opens a field that takes in the rows after "
+                    f"it, {quote(lines[1])} the first, until another one closes it: remove the "
+                    f"quote, or double it and put the field in quotes of its own"
+                )
+
+
+def _are_alike(one: str, other: str) -> bool:
+    """Whether both are numbers, or neither is and they have the same marks between words."""
+    marks, others = (re.sub(r"\w", "", text.strip()) for text in (one, other))
+    return bool(other.strip()) and marks == others and one.isdecimal() == other.isdecimal()
 
 
 def _misfit(line: int | str, fields: int | str, width: int | str, header: str | None) -> str:

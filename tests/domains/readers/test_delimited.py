@@ -131,6 +131,31 @@ def test_a_quote_that_is_never_closed(put):
     refuse(put("a.csv", 'u,i\n1,"2\n3,4\n'), "double quote", quoted=True)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'i,t,b\n1,x,y\n2,"Weird Al,B\n3,TV 27",C\n4,z,\n',
+        'i,t,b\r\n1,x,y\r\n2,"Weird Al,B\r\n3,Foo,\r\n4,TV 27",C\r\n',
+        'i;t\nB0;x\nB1;"Weird Al\nB2;Foo\nB3;TV 27"\n',
+        'u|i|t\nu-x|a|1\n"u-a|b|1\nu-b|a|2\nu-c"|b|2\n',
+        'i,t,b\n1,x,y\n2,"a, b","Weird Al\n3,Foo,B\n4,Bar,C"\n',
+    ],
+)
+def test_a_quote_that_a_later_row_closes_takes_in_no_rows_without_a_word(put, text):
+    refuse(put("a.csv", text), "line 3", "double quote", "rows after it", quoted=True)
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["Soft, red\nbig, blue\ntwo, three", "Sizes:\n10,20\n11,21", "A\n\nB", "x,\ny,z\nv", "1\n2\n3"],
+)
+def test_a_description_of_several_lines_is_one_field(put, description):
+    for header, row in (("i,t,d", "1,a,{}"), ("i,d,t", "1,{},a"), ("d,i,t", "{},1,a")):
+        text = f"{header}\n2,b,c\n{row.format(chr(34) + description + chr(34))}\n"
+        source = delimited.read(put("a.csv", text), ",", True)
+        assert source.frame["d"].tolist()[1] == description
+
+
 @given(
     st.lists(
         st.lists(st.text(st.sampled_from('"ab,\n '), max_size=6), min_size=3, max_size=3),
