@@ -71,6 +71,8 @@ def open_weights(path: str) -> Weights:
             return Weights(
                 str(folder), {n: _explain_reading(folder, t) for n, t in tensors.items()}, known
             )
+    if (folder / "snapshots").is_dir():
+        raise UserError(f"{path} is a cache of Hugging Face's: give a folder in its snapshots")
     raise UserError(
         f"{path} is not a checkpoint: expected T5X's file 'checkpoint', Hugging Face's "
         f"'config.json' or Orbax's '{orbax.METADATA}' in it"
@@ -80,7 +82,7 @@ def open_weights(path: str) -> Weights:
 def _find_checkpoint(path: epath.Path) -> epath.Path:
     """`path`, or the newest whole checkpoint in it where it is a folder of checkpoints."""
     if not path.exists():
-        raise UserError(f"there is no checkpoint at {path}")
+        raise UserError(f"there is no checkpoint at {path}; none is downloaded by its name")
     if not path.is_dir():
         raise UserError(
             f"{path} is a file, but a checkpoint is a folder: give the one that it lies in"
@@ -153,15 +155,16 @@ def load_params(
 
     Raises:
         UserError: no checkpoint, or one of another architecture; the first parameter that differs
-            is named, with both shapes.
+            is named, with both shapes. Or a parameter is not finite.
     """
     weights = open_weights(path)
     if config is not None:
         weights = for_model(weights, config, new)
-    flat = {
-        name: tensor.read().astype(np.float32, copy=False)
-        for name, tensor in weights.tensors.items()
-    }
+    flat = {}
+    for name, tensor in weights.tensors.items():
+        flat[name] = tensor.read().astype(np.float32, copy=False)
+        if not np.isfinite(flat[name]).all():
+            raise UserError(f"{weights.path}: {name} has values that are NaN or infinite")
     return weights.config, traverse_util.unflatten_dict(flat, sep="/")
 
 

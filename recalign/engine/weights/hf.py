@@ -211,10 +211,10 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _tensors(path: epath.Path) -> Flat:
-    if (path / INDEX).exists():
-        files = set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    elif (path / SINGLE).exists():
+    if (path / SINGLE).exists():  # which transformers takes where an index is there too
         files = {SINGLE}
+    elif (path / INDEX).exists():
+        files = _indexed(path / INDEX)
     else:
         raise UserError(
             f"{path} holds neither {SINGLE} nor {INDEX}; older folders have pytorch_model.bin: "
@@ -228,6 +228,14 @@ def _tensors(path: epath.Path) -> Flat:
             raise UserError(f"{path}/{INDEX} names {name}, which is not there")
         tensors |= safetensors.read(path / name)
     return tensors
+
+
+def _indexed(index: epath.Path) -> set[str]:
+    """The names of the files that an index of shards lists."""
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{index} has no weight_map that names the file of each parameter")
+    return set(shards.values())
 
 
 def _depth(tensors: Flat, stack: str) -> int:

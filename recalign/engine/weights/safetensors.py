@@ -33,7 +33,10 @@ def read(path: epath.Path) -> Flat:
     """
     size = path.stat().length
     with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
+        first = file.read(8)
+        if first == b"version ":
+            raise UserError(f"{path} is a pointer of Git LFS, not the file: run git lfs pull")
+        start = 8 + int.from_bytes(first, "little")
         if not 8 < start <= size:
             raise UserError(f"{path} is not a safetensors file: its header's length is wrong")
         try:

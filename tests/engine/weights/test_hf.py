@@ -1,6 +1,7 @@
 """Hugging Face folders: what config.json says is honoured, kept or refused."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -244,3 +245,56 @@ def test_a_dtype_that_is_not_supported_is_named_with_those_that_are(untied):
     file.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
     with pytest.raises(UserError, match=r"has the dtype F8_E4M3, which is not sup.*F32.*BF16"):
         open_weights(untied)
+
+
+@pytest.fixture
+def sharded(untied):
+    """As large models are stored: an index, and the file of each parameter in it."""
+    (untied / "model.safetensors").rename(untied / "model-00001-of-00001.safetensors")
+    arrays = safetensors.read(epath.Path(untied / "model-00001-of-00001.safetensors"))
+    index = {"weight_map": dict.fromkeys(arrays, "model-00001-of-00001.safetensors")}
+    (untied / "model.safetensors.index.json").write_text(json.dumps(index))
+    return untied
+
+
+def test_one_file_beside_an_index_is_the_one_that_transformers_takes(sharded):
+    expected = logits(sharded)
+    shutil.copy(sharded / "model-00001-of-00001.safetensors", sharded / "model.safetensors")
+    store(sharded, lambda arrays: {**arrays, HEAD: arrays[HEAD] * 2})
+    np.testing.assert_array_equal(logits(sharded), expected * 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "index.json is no JSON"),
+        ("[]", "index.json is no JSON object"),
+        ('{"metadata": {}}', "index.json has no weight_map"),
+        ('{"weight_map": ["a"]}', "index.json has no weight_map"),
+        ('{"weight_map": {"a": 3}}', "index.json has no weight_map"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "which is no safetensors file in it"),
+    ],
+)
+def test_an_index_that_is_none_is_named(sharded, text, said):
+    (sharded / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        open_weights(sharded)
+
+
+def test_a_pointer_of_git_lfs_is_no_file_of_tensors(untied):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (untied / "model.safetensors").write_text(pointer)
+    with pytest.raises(UserError, match="git lfs pull"):
+        open_weights(untied)
+
+
+def test_a_cache_of_the_hub_is_told_from_a_folder_of_it(tmp_path, untied):
+    shutil.copytree(untied, tmp_path / "models--google--flan/snapshots/abc")
+    with pytest.raises(UserError, match="give a folder in its snapshots"):
+        open_weights(tmp_path / "models--google--flan")
+
+
+def test_a_parameter_that_is_not_finite_is_named(untied):
+    store(untied, lambda arrays: {**arrays, HEAD: np.full_like(arrays[HEAD], np.inf)})
+    with pytest.raises(UserError, match=r"logits_dense/kernel has values that are NaN or infin"):
+        load_params(untied)
