@@ -68,6 +68,8 @@ class _PathType(click.ParamType):
 
 SOURCE = _PathType()
 LOCAL_SOURCE = _PathType("read; copy it there first")
+# Names that no file has which is written so: it is JSON or a page, and not packed.
+_OTHER_FILES = {".csv", ".tsv", ".parquet", ".gz", ".bz2", ".xz", ".zst", ".zip"}
 _OUTPUT = _PathType("written to; copy it to a bucket afterwards")
 
 
@@ -177,12 +179,17 @@ def output_file(context: click.Context, option: click.Parameter, path: Path | No
 
     Raises:
       UserError: its folder is not there or cannot be written to, or the file is a folder, or
-        standard output.
+        standard output, or named as a table or packed, which nothing that is written so is.
     """
     del context
     if path is None:
         return None
     _check_named(option, path)
+    if path.suffix.lower() in _OTHER_FILES:
+        raise UserError(
+            f"{option.opts[0]} {path}: what is written is no {path.suffix}. "
+            f"{getattr(option, 'help', '')}"
+        )
     if path.is_dir():
         raise UserError(f"{option.opts[0]} {path}: there is a folder of that name")
     if not is_special(path):

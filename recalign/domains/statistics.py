@@ -10,7 +10,8 @@ def describe(domain: Domain) -> dict:
     """Counts of a domain, JSON-ready.
 
     Returns:
-      `users`, `items`, `interactions`; `sparsity` = 1 - interactions / (users × items);
+      `users`, `items`, `interactions`; `sparsity`, the share of the pairs of a user and an item
+      that are in no interaction;
       `history_length` (mean, median, p95 and max of the number of events a user has);
       `users_without_test` (fewer than three events); `cold_test_items` (distinct test targets that
       are in no train event) and `cold_test_records` (test records with such a target);
@@ -23,14 +24,17 @@ def describe(domain: Domain) -> dict:
     for piece in domain.pieces():
         seen[piece.train().events] = True
     targets = np.zeros(domain.num_items, np.int64)
+    pairs = 0
     for piece in domain.pieces():
+        users = np.repeat(np.arange(piece.num_users), piece.lengths)
+        pairs += len(np.unique(users * domain.num_items + piece.events))
         np.add.at(targets, piece.split("test").targets, 1)
     cold = targets[~seen]
     return {
         "users": domain.num_users,
         "items": domain.num_items,
         "interactions": domain.num_events,
-        "sparsity": round(1 - domain.num_events / (domain.num_users * domain.num_items), 6),
+        "sparsity": round(1 - pairs / (domain.num_users * domain.num_items), 6),
         "history_length": {
             "mean": round(float(lengths.mean()), 3),
             "median": float(np.median(lengths)),

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recalign.domains import storage
 from recalign.engine.weights.manifest import list_steps
 from recalign.errors import UserError
 from recalign.evaluation import report
@@ -76,6 +77,19 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} cannot be written to, and its metrics.json and metrics.jsonl receive "
                 "what is measured: evaluate a copy of the run"
+            )
+
+    def check_own(self) -> None:
+        """Refuses to begin in a domain's folder, which goes when the domain is prepared again.
+
+        Raises:
+          UserError: there is a prepared domain, and no run in it yet.
+        """
+        if in_bucket(self.path) or (self.path / CONFIG).exists():
+            return
+        if storage.read_statistics(self.path):
+            raise UserError(
+                f"MODEL_DIR is {self.path}, which holds a prepared domain: name a folder of its own"
             )
 
     def check_resumable(self) -> None:

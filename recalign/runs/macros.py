@@ -46,7 +46,7 @@ def _flag(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "must be a text"
+    return None if isinstance(value, str) and value else "must be a text that is not empty"
 
 
 def _or_none(needs: Needs) -> Needs:

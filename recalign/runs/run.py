@@ -171,6 +171,7 @@ class Run:
             raise UserError(
                 f"--profile: JAX writes traces to local disk alone, and MODEL_DIR is {folder}"
             )
+        self._directory.check_own()
         nothing = contextlib.nullcontext(lambda: None)
         with lock_folder(folder) if processes.is_first() else nothing as check:
             return self._train(accept_changes, profile, check)

@@ -47,6 +47,13 @@ def test_a_file_has_a_folder_to_be_in_and_is_none(command):
     assert "nowhere" in message(*arguments, "folder/out.jsonl")  # that one is right
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.TSV", "out.parquet", "out.jsonl.gz"])
+@pytest.mark.parametrize("command", FILES)
+def test_a_file_has_no_name_of_another_kind(command, name):
+    told = message(*FILES[command], name)
+    assert f"{name}: what is written is no {Path(name).suffix}. A" in told
+
+
 @pytest.mark.parametrize("command", FILES)
 def test_a_pipe_may_be_written_into_wherever_it_lies(command, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")

@@ -1,5 +1,9 @@
 """The numbers of `statistics.json`, counted by hand."""
 
+import dataclasses
+
+import numpy as np
+
 from recalign.domains.statistics import describe
 
 
@@ -18,3 +22,8 @@ def test_a_small_domain(small):
         "records_validation": 2,
         "records_test": 2,
     }
+
+
+def test_what_a_user_had_twice_is_one_pair(small):
+    twice = dataclasses.replace(small, events=np.zeros_like(small.events))
+    assert describe(twice)["sparsity"] == round(1 - 3 / 18, 6)

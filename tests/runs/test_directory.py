@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from recalign.domains import storage
 from recalign.errors import UserError
 from recalign.evaluation.outcomes import Ranks
 from recalign.runs.directory import RunDirectory
@@ -189,6 +190,15 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, ended):
     killed_amid_its_first = contextlib.nullcontext()
     with pytest.raises(UserError, match="came to") if ended else killed_amid_its_first:
         directory.check_resumable()
+
+
+def test_a_run_does_not_begin_in_the_folder_of_a_domain(tmp_path):
+    RunDirectory(tmp_path).check_own()
+    storage.write_statistics({"recalign_version": "0.1.0"}, tmp_path)
+    with pytest.raises(UserError, match="holds a prepared domain: name a folder of its own"):
+        RunDirectory(tmp_path).check_own()
+    (tmp_path / "config.gin").touch()  # of a run that an earlier version began there
+    RunDirectory(tmp_path).check_own()
 
 
 @pytest.mark.parametrize("name", ["result.json", "seconds.json"])
