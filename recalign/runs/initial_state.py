@@ -1,5 +1,6 @@
 """What a new run starts from: a checkpoint, and what is known of the items."""
 
+import logging
 from collections.abc import Iterator
 
 import jax
@@ -19,6 +20,8 @@ from recalign.evaluation.examples import RetrievalExamples
 from recalign.files import resolve
 from recalign.runs.item_embeddings import RANDOM, ItemEmbeddings, start_item_embeddings
 from recalign.runs.item_tokens import ItemTokens, new_tokens
+
+log = logging.getLogger(__name__)
 
 
 def start_state(
@@ -44,7 +47,7 @@ def start_state(
     """
     params = fresh.params
     if checkpoint:
-        new = _new_tokens(checkpoint, item_tokens, data)
+        new = _new_tokens(checkpoint, item_tokens, data, trainer.model.module.config.vocab_size)
         _, read = load_params(checkpoint, trainer.model.module.config, new)
         params = jax.tree.map(lambda value, leaf: put(value, leaf.sharding), read, params)
     if item_embeddings.start == RANDOM:
@@ -70,13 +73,28 @@ def _catalogues(data: Data) -> Iterator[tuple[Domain, np.ndarray]]:
     yield from of_name.values()
 
 
-def _new_tokens(checkpoint: str, options: ItemTokens, data: Data) -> NewTokens | None:
-    """The tokens of the vocabulary that a checkpoint may lack; None where it is of a like run."""
-    made_from = read_provenance(resolve(open_weights(checkpoint).path))
-    if made_from and made_from.get("vocabulary") == data.provenance().get("vocabulary"):
+def _new_tokens(checkpoint: str, options: ItemTokens, data: Data, rows: int) -> NewTokens | None:
+    """The tokens of the vocabulary that a checkpoint may lack; None where it is of a like run.
+
+    Where it is of a run with another vocabulary, and no rows are added for these, a warning says
+    so: a row may be of another piece then.
+    """
+    weights = open_weights(checkpoint)
+    then = read_provenance(resolve(weights.path)).get("vocabulary")
+    now = data.provenance().get("vocabulary")
+    if then and then == now:
         return None
     vocabulary = data.vocabulary()
-    if not count_added(vocabulary)[1]:
+    has_new = bool(count_added(vocabulary)[1])
+    if then and not (has_new and weights.config["vocab_size"] < rows):
+        log.warning(
+            "%s was trained with another vocabulary (%s, and this run has %s): the rows of its "
+            "table may be of other pieces",
+            weights.path,
+            then,
+            now,
+        )
+    if not has_new:
         return None
     of_domain = {e.domain.name: e.domain for e in data.examples("validation", 1)}
     return new_tokens(vocabulary, [*of_domain.values()], options)

@@ -19,7 +19,7 @@ from recalign.cli import recalign
 from recalign.errors import UserError
 from recalign.evaluation import metrics as metrics_of
 from recalign.evaluation.examples import RetrievalExamples
-from recalign.runs import calls
+from recalign.runs import calls, initial_state
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import inspect
 from recalign.runs.result import read
@@ -541,6 +541,17 @@ def test_a_run_can_start_from_the_parameters_of_another(trained, tmp_path):
     newest = shutil.copytree(trained[0], tmp_path / "newest")
     run("eval", "--model_dir", newest)
     assert metrics(tmp_path) == metrics(newest)
+
+
+def test_parameters_of_another_vocabulary_are_told(trained, tmp_path, monkeypatch, caplog):
+    others = {"vocabulary": "sha256 of another"}
+    monkeypatch.setattr(initial_state, "read_provenance", lambda checkpoint: others)
+    run(
+        *("train", "--gin_file=toyshop.gin", f"--gin.MODEL_DIR={tmp_path}", *SMALL),
+        f"--gin.INITIAL_CHECKPOINT_PATH={trained[0]}",
+        "--gin.TRAIN_STEPS=0",
+    )
+    assert "was trained with another vocabulary (sha256 of another, and this run" in caplog.text
 
 
 def test_tasks_lists_and_shows(shop):
