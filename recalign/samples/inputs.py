@@ -302,7 +302,7 @@ def tell_why_none(task: seqio.Task, split: str) -> str:
         elif task.name.endswith("_bpr"):
             reason = (
                 f"every user of {domain.name} has all {domain.num_items} items, so that none is "
-                "left to set against another"
+                "left to set against another; mixing_rate.rates = {'bpr': 0} leaves bpr out"
             )
     return f"{task.name} has no sample in {split}: {reason}"
 
