@@ -63,7 +63,8 @@ def examples(
     if not judged:
         raise UserError(
             f"{provider.name} holds no retrieval, ranking or rating task, so there is nothing to "
-            "evaluate"
+            "evaluate: take a mixture that holds one, which may be hardly ever drawn from "
+            "(mixing_rate.rates = {'retrieval': 0.001})"
         )
     folders = {domain_of(t) for t in tasks_of(provider) if t.name in judged}
     loaded = {folder: domains.load(*folder) for folder in folders}

@@ -574,7 +574,7 @@ def test_tasks_lists_and_shows(shop):
         ("--gin.VOCAB_SIZE=512", "vocabulary has 860 token ids.*512 rows"),
         ("--gin.MIXTURE_OR_TASK_NAME=toyshop_alined", "did you mean toyshop_aligned"),
         ("--gin.MIXTURE_OR_TASK_NAME=beauty_aligned", "domain 'beauty' is not prepared"),
-        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "so there is nothing to evaluate"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toyshop_mim", "nothing to evaluate: take a mixture that"),
         ("--gin.MIXTURE_OR_TASK_MODULE=no.such", "no module 'no.such'"),
         ("--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}", "do not fit|are .* tokens"),
         ("--gin.Inference.num_beam=3", "num_beam"),
