@@ -63,7 +63,8 @@ def mim(
         tokens = 1 + writer.target_tokens(events)  # each answer follows its sentinel
         masked = random_mask(tokens, writer.targets_length, mask_rate, seeds[2])
         mask_index = tf.cumsum(tf.cast(masked, tf.int32), exclusive=True)
-        sentinel = tf.gather(sentinels, mask_index)
+        # After the last of them no item is masked, nor one written.
+        sentinel = tf.gather(sentinels, tf.minimum(mask_index, SENTINELS - 1))
         shown = tf.where(masked, sentinel + items.end_mark, writer.history(events))
         answers = sentinel + " " + writer.target(events)
         return {

@@ -74,9 +74,9 @@ def span_corruption(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """T5's span corruption (Raffel et al. 2020, section 3.1.4) of one sequence.
 
-    `density` of the tokens are noise, in spans of `mean_span` tokens on average; the sequence
-    begins with a span that is kept and ends with one that is not, and the lengths are uniform over
-    all that add up.
+    `density` of the tokens are noise, in spans of `mean_span` tokens on average, or in longer ones
+    where there would be more spans than sentinels; the sequence begins with a span that is kept and
+    ends with one that is not, and the lengths are uniform over all that add up.
 
     Args:
       tokens: int32[n].
@@ -92,7 +92,8 @@ def span_corruption(
     n = tf.size(tokens)
     noise = tf.clip_by_value(_round(tf.cast(n, tf.float32) * density), 1, tf.maximum(n - 1, 1))
     kept = tf.maximum(n - noise, 1)
-    spans = tf.clip_by_value(_round(tf.cast(noise, tf.float32) / mean_span), 1, kept)
+    most = tf.minimum(kept, SENTINELS)
+    spans = tf.clip_by_value(_round(tf.cast(noise, tf.float32) / mean_span), 1, most)
     lengths_kept = _random_composition(kept, spans, seeds[0])
     lengths_noise = _random_composition(noise, spans, seeds[1])
     lengths = tf.stack([lengths_kept, lengths_noise], axis=1)

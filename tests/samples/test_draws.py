@@ -60,13 +60,13 @@ def test_no_more_than_there_are_sentinels():
 
 @pytest.mark.parametrize(
     ("tokens", "density", "mean_span"),
-    [(40, 0.15, 3.0), (40, 0.5, 2.0), (2, 0.15, 3.0), (9, 0.9, 1.0)],
+    [(40, 0.15, 3.0), (40, 0.5, 2.0), (2, 0.15, 3.0), (9, 0.9, 1.0), (600, 0.5, 1.5)],
 )
 def test_spans_are_as_many_and_as_long_as_asked_and_can_be_filled_in(tokens, density, mean_span):
     given = tf.range(10, 10 + tokens)
     draw = tf.function(lambda a, b: span_corruption(given, VOCAB, density, mean_span, (a, b)))
     noise = min(max(round(tokens * density), 1), tokens - 1)
-    spans = min(max(round(noise / mean_span), 1), tokens - noise)
+    spans = min(max(round(noise / mean_span), 1), tokens - noise, SENTINELS)
     firsts = Counter()
     for seed in seeds(60):
         inputs, targets = (side.numpy().tolist() for side in draw(seed, seed + 1))

@@ -6,11 +6,13 @@ import gin
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from recalign import prompts
 from recalign.domains.readers import toyshop
 from recalign.errors import UserError
 from recalign.samples.items import SENTINELS, item_texts, longest_beginning
+from recalign.samples.mim import mim
 from recalign.samples.mlm import _longest_corruptible
 from tests.samples.reading import fits, items_in, read
 from tests.samples.shops import prepared
@@ -177,3 +179,19 @@ def test_corrupted_targets_fit(domain, density, length):
 def test_no_history_is_so_long_that_sentinels_run_out(density, mean_span):
     tokens = _longest_corruptible(10**6, density, mean_span)
     assert round(round(tokens * density) / mean_span) == SENTINELS
+
+
+@pytest.mark.parametrize("room", [None, {"inputs": 20_000, "targets": 2_000}])
+def test_a_history_of_more_hidden_items_than_there_are_sentinels_shows_the_rest(domain, room):
+    events = np.tile(np.arange(ITEMS, dtype=np.int32), 3)
+    features = seqio.TaskRegistry.get("longshop_mim").output_features
+    [sample] = mim(
+        tf.data.Dataset.from_tensors({"events": events, "train": True}),
+        *("longshop", str(domain.path.parent), room, features),
+        max_history=len(events),
+        mask_rate=1.0,
+    )
+    shown = items_in(sample["inputs"].numpy().decode())
+    hidden = items_in(sample["targets"].numpy().decode())
+    assert hidden == events[:SENTINELS].tolist()
+    assert shown == events[SENTINELS:].tolist()
