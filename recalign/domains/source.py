@@ -141,8 +141,17 @@ def concatenate(path: Path, sources: Sequence[Source]) -> Source:
 
 
 def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of frames, one after the other; integers beside floats keep their digits."""
-    frame = pd.concat(frames, ignore_index=True)
+    """The rows of frames, one after the other; integers beside floats keep their digits.
+
+    Where a column holds nothing it has no type of its own, and takes that of the others.
+    """
+    names = dict.fromkeys(name for part in frames for name in part.columns)
+    empty = {n for n in names if all(_holds_nothing(part[n]) for part in frames if n in part)}
+    frames = [
+        part[[n for n in part.columns if n in empty or not _holds_nothing(part[n])]]
+        for part in frames
+    ]
+    frame = pd.concat(frames, ignore_index=True)[[*names]]
     large = {
         name
         for part in frames
@@ -154,7 +163,11 @@ def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not large:
         return frame
     exact = [part.astype({n: object for n in part.columns if n in large}) for part in frames]
-    return pd.concat(exact, ignore_index=True)
+    return pd.concat(exact, ignore_index=True)[[*names]]
+
+
+def _holds_nothing(column: pd.Series) -> bool:
+    return column.dtype == object and bool(column.isna().all())
 
 
 def resolve(

@@ -233,6 +233,24 @@ def test_parts_of_which_some_have_integers_and_others_floats(tmp_path, monkeypat
         assert domain.items["price"].tolist() == [0, 1, 2, 3, 0.5, 0.5]
 
 
+def test_parts_of_which_one_has_nothing_in_a_column(tmp_path, monkeypatch):
+    """It has no type of its own there: numbers of the others were texts beside it."""
+    first = BASE.iloc[:2].assign(price=None, new=None, note=None)
+    second = BASE.iloc[2:].assign(price=2.5, new=True, note=None)
+    (tmp_path / "parts").mkdir()
+    for number, frame in enumerate((first, second)):
+        frame.to_parquet(tmp_path / "parts" / f"{number}.parquet")
+    lines = "".join(part.to_json(orient="records", lines=True) for part in (first, second))
+    (tmp_path / "o.jsonl").write_text(lines)
+    whole = table.read(tmp_path / "o.jsonl", tmp_path / "o.jsonl").items
+    monkeypatch.setattr(jsonlines, "_BLOCK", 2)
+    for path in (tmp_path / "parts", tmp_path / "o.jsonl"):
+        items = table.read(path, path).items
+        assert items["price"].dtype == np.float64
+        assert items["new"].dtype == "boolean"
+        pd.testing.assert_frame_equal(items, whole)
+
+
 def test_a_folder_that_hugging_face_saved(tmp_path):
     found = pa.Table.from_pandas(BASE, preserve_index=False)
     with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", found.schema) as stream:
