@@ -22,7 +22,7 @@ from recalign.errors import UserError, quote
 # has none of them, a space.
 SEPARATORS = (",", "\t", ";", "|")
 _BLOCK = 1 << 20  # bytes
-_HEAD = 1 << 16  # bytes that hold the header and a row
+_HEAD = 1 << 16  # bytes that mostly hold the header and a row
 
 
 def read(path: Path, separator: str | None, quoted: bool) -> Source:
@@ -200,9 +200,12 @@ def _has_nameless(data: bytes, separator: str, quoted: bool) -> int | None:
 
     It is empty at the end, where a separator ends each row, or the row's number, as R writes it.
     """
-    head = data[:_HEAD].rpartition(b"\n")[0] if len(data) > _HEAD else data
-    fields = [n for _, n in itertools.islice(_records(head or data, separator, quoted), 2)]
-    return fields[1] if len(fields) == 2 and fields[1] == fields[0] + 1 else None
+    size, fields = 0, []
+    while len(fields) < 3 and size < len(data):  # the first row is whole where another one follows
+        size = max(2 * size, _HEAD)
+        head = data[:size].rpartition(b"\n")[0] if size < len(data) else data
+        fields = [n for _, n in itertools.islice(_records(head, separator, quoted), 3)]
+    return fields[1] if len(fields) > 1 and fields[1] == fields[0] + 1 else None
 
 
 def _end_lines(data: bytes) -> bytes:

@@ -220,6 +220,14 @@ def test_a_field_more_or_less_than_the_header_that_has_no_name(put, text):
     assert rows(source) == [["1", "2", "3"], ["4", "5", "6"]]
 
 
+@pytest.mark.parametrize(("mark", "quoted"), [("", False), ("", True), ("\n", True)])
+def test_a_field_without_a_name_of_a_row_longer_than_what_is_looked_at_first(put, mark, quoted):
+    word = mark.join(["many words"] * 9_000)
+    text = f'"{word}"' if quoted else word
+    source = delimited.read(put("a.csv", f"u\ti\n1\t{text}\t\n2\tb\t\n"), "\t", quoted)
+    assert rows(source) == [["1", word], ["2", "b"]]
+
+
 def test_a_misfit_shows_the_header_that_was_taken_for_one(put):
     path = put("a.csv", "# exported by X\n\nu,i\n1,2\n")
     refuse(path, "line 3 has 1 fields where the header has 4: '# exported by X'", quoted=True)
