@@ -10,7 +10,7 @@ from recalign.files import write_text
 from recalign.progress import duration, readable
 from recalign.runs.report import charts
 from recalign.runs.report.html import Content, Html, section, table, tag
-from recalign.runs.report.results import show_differences, show_glance, show_results
+from recalign.runs.report.results import show_differences, show_glance, show_results, tell_left_out
 from recalign.runs.report.subject import Subject, gather
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def _answers(subjects: Sequence[Subject]) -> Html | None:
         examples = [_example(example) for example in told["shown"]]
         opened = subject is subjects[0]
         shown.append(tag("details", tag("summary", summary), examples, open=opened))
-    return section("A few answers", shown)
+    return section("A few answers", shown and [tell_left_out(subjects, MOST_SHOWN), shown])
 
 
 def _example(example: Mapping) -> Html:

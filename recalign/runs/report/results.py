@@ -224,4 +224,12 @@ def show_differences(subjects: Sequence[Subject]) -> Html | None:
         head = ["", *(name.partition("/")[2] for name in names)]
         shown.append(table(head, body, f"{task}, {split}, {protocol}"))
     ahead = f"By what each is ahead of {subjects[0].name}, user by user, with 95 % intervals."
-    return section("Differences", [tag("p", ahead, class_="note"), shown] if shown else None)
+    told = [tag("p", ahead, class_="note"), tell_left_out(subjects, MOST_COMPARED)]
+    return section("Differences", [*told, shown] if shown else None)
+
+
+def tell_left_out(subjects: Sequence[Subject], most: int) -> Html | None:
+    """A note where the first runs alone are shown; None where all are."""
+    if len(subjects) <= most:
+        return None
+    return tag("p", f"Of {len(subjects)} runs, the first {most}.", class_="note")

@@ -7,12 +7,14 @@ import os
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign import domains
 from recalign.errors import UserError
+from recalign.evaluation.outcomes import Ranks
 from recalign.runs import calls, details
 from recalign.runs.directory import RunDirectory
 from recalign.runs.inspection import inspect
@@ -260,6 +262,22 @@ def test_looking_changes_nothing_and_the_page_is_the_same_each_time(folder, tmp_
     first = page([folder], tmp_path / "report.html")
     assert page([folder], tmp_path / "report.html") == first
     assert snapshot(folder) == before
+
+
+def test_runs_that_are_left_out_of_a_section_are_told(tmp_path):
+    paths = [tmp_path / f"run-{number}" for number in range(9)]
+    for path in paths:
+        outcomes = {"full": Ranks(np.arange(3), np.array([1, 2, 0]), depth=20)}
+        directory = write_run(path)
+        metrics = directory.metrics_of(20, "test")
+        directory.record(20, "test", metrics, {"shop_retrieval": ("shop sha256 bb", outcomes)})
+        details.write(path, 20, "test", TABLES, {"shop_retrieval": ANSWER})
+    for number, told in ((9, [8, 4]), (8, [4]), (4, [])):
+        write(paths[:number], tmp_path / "report.html")
+        found = re.findall(
+            rf"Of {number} runs, the first (\d)\.", (tmp_path / "report.html").read_text()
+        )
+        assert [*map(int, found)] == told
 
 
 def test_of_validation_the_best_step_is_shown_whatever_details_there_are(folder, tmp_path):
