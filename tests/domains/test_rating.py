@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.domains import storage
+from recalign.domains import rating, storage
 from recalign.domains.assemble import assemble
 from recalign.domains.domain import SPLITS
 from recalign.domains.readers import toyshop
@@ -84,6 +84,15 @@ def test_a_seed_decides(shop):
         return dataclasses.replace(shop, seed=seed).rating_parts.tolist()
 
     assert parts(1) == parts(1) != parts(2)
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_where_many_ratings_are_cut_has_no_say(shop, tmp_path, monkeypatch, block):
+    [whole] = shop.draw_rating_parts()
+    monkeypatch.setattr(rating, "_BLOCK", block)
+    for scratch in (None, tmp_path):
+        [parts] = shop.draw_rating_parts(scratch)
+        np.testing.assert_array_equal(parts, whole)
 
 
 def test_held_out_events_have_no_part(shop):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from recalign import domains
-from recalign.domains import storage
+from recalign.domains import digest, storage
 from recalign.domains.assemble import assemble
 from recalign.errors import UserError
 from recalign.files import list_files, read_parquet
@@ -45,6 +45,16 @@ def test_round_trip(small, tmp_path):
     assert not (loaded.path / "spiece.model").exists()
     (tmp_path / "small" / "spiece.model").write_bytes(b"")
     assert (loaded.path / "spiece.model").exists()
+
+
+def test_where_a_large_domain_is_cut_has_no_say(small, tmp_path, monkeypatch):
+    whole = digest.digest(small)
+    monkeypatch.setattr(storage, "_GROUP_ROWS", 2)
+    monkeypatch.setattr(digest, "_ROWS", 2)
+    save(small, tmp_path / "small")
+    loaded = domains.load("small", tmp_path)
+    same(small, loaded)
+    assert digest.digest(small) == digest.digest(loaded) == whole
 
 
 def test_round_trip_with_missing_times_and_ratings(small, tmp_path):

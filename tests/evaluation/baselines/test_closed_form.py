@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from recalign.errors import UserError
 from recalign.evaluation.baselines import closed_form
@@ -45,6 +46,17 @@ def scores_by_hand(weights, histories, decay):
         for age, item in enumerate(reversed(history)):
             row += decay**age * weights[item]
     return found
+
+
+def test_a_large_matrix_is_inverted_whole():
+    """Its other triangle is filled in by blocks of 1024 rows."""
+    items = 1030
+    taken = sp.random_array((3000, items), density=0.003, rng=np.random.default_rng(0))
+    gram = (taken.T @ taken).tocsr()
+    found = closed_form._inverse(gram, 10.0)
+    np.testing.assert_array_equal(found, found.T)
+    regular = gram.toarray() + 10.0 * np.eye(items)
+    np.testing.assert_allclose(found @ regular.astype(np.float32), np.eye(items), atol=1e-5)
 
 
 def test_ease_solves_its_equation(shop):
