@@ -68,9 +68,9 @@ class _PathType(click.ParamType):
 
 SOURCE = _PathType()
 LOCAL_SOURCE = _PathType("read; copy it there first")
+_OUTPUT = _PathType("written to; copy it to a bucket afterwards")
 # Names that no file has which is written so: it is JSON or a page, and not packed.
 _OTHER_FILES = {".csv", ".tsv", ".parquet", ".gz", ".bz2", ".xz", ".zst", ".zip"}
-_OUTPUT = _PathType("written to; copy it to a bucket afterwards")
 
 
 def _check_modules(

@@ -146,10 +146,11 @@ def stack(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Where a column holds nothing it has no type of its own, and takes that of the others.
     """
     names = dict.fromkeys(name for part in frames for name in part.columns)
-    empty = {n for n in names if all(_holds_nothing(part[n]) for part in frames if n in part)}
+    typed = [{n for n in part.columns if not _holds_nothing(part[n])} for part in frames]
+    untyped = names.keys() - set().union(*typed)
     frames = [
-        part[[n for n in part.columns if n in empty or not _holds_nothing(part[n])]]
-        for part in frames
+        part[[n for n in part.columns if n in own | untyped]]
+        for part, own in zip(frames, typed, strict=True)
     ]
     frame = pd.concat(frames, ignore_index=True)[[*names]]
     large = {

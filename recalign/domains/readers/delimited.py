@@ -297,24 +297,37 @@ def _check_swallowed(frame: pd.DataFrame, separator: str, place: Callable[[int],
     Raises:
       UserError: naming the line where such a field begins.
     """
-    last = frame.shape[1] - 1
-    for column in range(last + 1 if last else 0):
+    width = frame.shape[1]
+    for column in range(width if width > 1 else 0):
         for record in np.flatnonzero(frame.iloc[:, column].str.contains("\n", regex=False)):
             lines = frame.iat[record, column].split("\n")
-            marks = [last - column, *[last] * (len(lines) - 2), column]
-            first = frame.iat[record, 0] if column else lines[0].split(separator)[0]
-            if (
-                len(lines) + last >= 4
-                and [line.count(separator) for line in lines] == marks
-                and not any(f"{separator} " in line for line in lines)
-                and all(_are_alike(first, line.split(separator)[0]) for line in lines[1:])
-                and (len(lines) > 2 or re.search(r"\d", first))
-            ):
+            begin = frame.iat[record, 0] if column else lines[0].split(separator)[0]
+            if _are_rows(lines, separator, column, width, begin):
                 raise UserError(
                     f"{place(record)}: a double quote opens a field that takes in the rows after "
                     f"it, {quote(lines[1])} the first, until another one closes it: remove the "
                     f"quote, or double it and put the field in quotes of its own"
                 )
+
+
+def _are_rows(lines: Sequence[str], separator: str, column: int, width: int, begin: str) -> bool:
+    """Whether the lines of a field are rows, the first and last of them beside what is around it.
+
+    Args:
+      lines: at least two.
+      separator: what stands between fields.
+      column: that of the field.
+      width: how many fields a row has.
+      begin: the first field of the record.
+    """
+    marks = [width - 1 - column, *[width - 1] * (len(lines) - 2), column]
+    return (
+        # Two lines of two fields, or without a digit, may well be a description.
+        (len(lines) > 2 or (width > 2 and bool(re.search(r"\d", begin))))
+        and [line.count(separator) for line in lines] == marks
+        and not any(f"{separator} " in line for line in lines)
+        and all(_are_alike(begin, line.split(separator)[0]) for line in lines[1:])
+    )
 
 
 def _are_alike(one: str, other: str) -> bool:
