@@ -131,11 +131,14 @@ def check(
     idle = _configure(configure, RECIPE, seed, output, domain).data.idle()
     for name in names:
         made = _configure(configure, name, seed, output, domain)
-        if name != RECIPE and _LEFT_OUT in configuration.current() and made.data.idle() == idle:
-            mixture = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
+        bound = configuration.current()
+        if name != RECIPE and _LEFT_OUT in bound and made.data.idle() == idle:
+            samples = ("MIXTURE_OR_TASK_NAME", "TOKENS_DIR")
+            told = next((bound[macro] for macro in samples if macro in bound), "the recipe")
+            what = told.strip("'")
             raise UserError(
-                f"--ablations {name} leaves nothing out: the tasks of {mixture} are the same with "
-                "and without it"
+                f"--ablations {name} leaves nothing out: the tasks of {what} are the same with and "
+                "without it"
             )
     made.data.vocabulary_size()
 

@@ -330,3 +330,13 @@ def test_a_mistake_is_told_before_anything_is_trained(tmp_path, options, message
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
     assert not list(tmp_path.rglob("config.gin"))
+
+
+def test_of_a_folder_of_tokens_nothing_can_be_left_out(tmp_path):
+    tokens = tmp_path / "tokens"
+    run("cache", "--gin_file=toyshop.gin", *SMALL, "--gin.TRAIN_STEPS=1", "--output", tokens)
+    arguments = ["ablate", f"--gin_file={tokens}/train.gin", "--ablations=no_mim"]
+    result = CliRunner().invoke(recalign, [*arguments, f"--output={tmp_path}/runs"])
+    assert isinstance(result.exception, UserError)
+    told = f"--ablations no_mim leaves nothing out: the tasks of {tokens} are the same"
+    assert told in str(result.exception)
